@@ -1,0 +1,189 @@
+package fsm
+
+import (
+	"net/netip"
+	"time"
+
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// MAC is a 48-bit link-layer address.
+type MAC [6]byte
+
+// ServiceKey names a service.
+type ServiceKey struct {
+	Namespace string
+	Name      string
+}
+
+// String gives "namespace/name".
+func (k ServiceKey) String() string { return k.Namespace + "/" + k.Name }
+
+// Hash is a link of the chain over all batches: SHA-256(previous hash || raw batch).
+type Hash [32]byte
+
+// State is all facts folded. The zero State is that of an empty log. A State
+// is not safe for concurrent writes; concurrent reads are.
+type State struct {
+	// Revision of the newest batch folded, 0 for none.
+	Revision uint64
+	// Chain is the hash over all batches up to Revision.
+	Chain Hash
+	// Time of the newest batch, nanoseconds since 1970 UTC.
+	Time int64
+
+	ClusterID      [16]byte
+	ClusterVersion uint32
+	Lease          LeaseTimes
+	// Retention is how long a deleted service's address is kept for its name.
+	Retention time.Duration
+
+	Pools    map[string]*Pool
+	Ads      map[string]*Advertisement
+	Services map[ServiceKey]*Service
+	// Addresses holds every address in use.
+	Addresses map[netip.Addr]*Address
+	// Free remembers addresses that were used before and are free now.
+	Free  map[netip.Addr]*Free
+	Nodes map[string]*Node
+
+	// Indexes, derived from the maps above and rebuilt by a restore.
+	idx indexes
+}
+
+// LeaseTimes are the times of detection, in force from a revision on.
+type LeaseTimes struct {
+	Detection time.Duration // D
+	Heartbeat time.Duration // h
+	Settle    time.Duration
+}
+
+// Fence is F = max(2D, 1.5 s).
+func (t LeaseTimes) Fence() time.Duration { return max(2*t.Detection, 1500*time.Millisecond) }
+
+// DefaultLeaseTimes is the profile of a new cluster.
+var DefaultLeaseTimes = LeaseTimes{Detection: 750 * time.Millisecond, Heartbeat: 150 * time.Millisecond, Settle: 10 * time.Second}
+
+// DefaultRetention keeps a deleted service's address for a day.
+const DefaultRetention = 24 * time.Hour
+
+// Range is an inclusive range of addresses of one family.
+type Range struct {
+	First, Last netip.Addr
+}
+
+// Pool is a declared address pool.
+type Pool struct {
+	Spec   *logv1.Pool
+	Ranges []Range // in declared order
+	// DefinedAt is the revision of the newest definition.
+	DefinedAt uint64
+}
+
+// Advertisement is a declared L2Advertisement.
+type Advertisement struct {
+	Spec      *logv1.L2Advertisement
+	DefinedAt uint64
+}
+
+// Service is a declared service with what it has been given.
+type Service struct {
+	Key  ServiceKey
+	Spec *logv1.Service
+	// Source and Generation of the newest declaration.
+	Source     string
+	Generation uint64
+	// CreatedAt and DeclaredAt are revisions, DeclaredTime the newest declaration's time.
+	CreatedAt, DeclaredAt uint64
+	DeclaredTime          int64
+	// Addresses that the service has, IPv4 first; at most one of each family.
+	Addresses []netip.Addr
+	// Pending says why it has fewer than it asks for; empty when it has all.
+	Pending string
+}
+
+// Address is an address in use.
+type Address struct {
+	Addr netip.Addr
+	Pool string
+	// Services that have it, sorted by key; never empty.
+	Services []ServiceKey
+	Reason   logv1.AllocationReason
+	// Owner in the log; empty when nobody. Epoch is the revision that assigned it.
+	Owner     string
+	Epoch     uint64
+	OwnerTime int64
+	OwnerWhy  logv1.OwnerReason
+	// Prior is the node that had to give the address up and may not know yet;
+	// empty when it was never owned. PriorAt is the revision that took it,
+	// PriorSession the session that the node had then, PriorEpoch the epoch it had.
+	// They stay set while another owns it.
+	Prior        string
+	PriorAt      uint64
+	PriorSession uint64
+	PriorEpoch   uint64
+	// Failures counts the nodes and tries that could not announce it, by node.
+	Failures map[string]Failure
+	// Conflict is the MAC of a foreign claimant; zero for none.
+	Conflict     MAC
+	ConflictNode string
+}
+
+// Failure is a node that could not announce an address.
+type Failure struct {
+	Count  uint32
+	Time   int64
+	Reason string
+}
+
+// Free is an address that is not in use but was.
+type Free struct {
+	Addr netip.Addr
+	Pool string
+	// FreedAt is the revision that freed it: least recently used comes first.
+	FreedAt uint64
+	// Key is the service that had it last; kept for it until KeptUntil.
+	Key       ServiceKey
+	KeptUntil int64
+	// Prior* as in Address: an address that is allocated again waits for its old owner.
+	Prior        string
+	PriorAt      uint64
+	PriorSession uint64
+	PriorEpoch   uint64
+}
+
+// SessionState tells what became of a node's newest session.
+type SessionState uint8
+
+// Session states.
+const (
+	SessionNone SessionState = iota
+	SessionOpen
+	SessionClosed
+	SessionExpired
+)
+
+// Node is a node whose speaker has opened a session at some time.
+type Node struct {
+	Name string
+	// Session is the id of the newest session: the revision that opened it.
+	Session      uint64
+	SessionState SessionState
+	// EndedAt is the revision that closed or expired the session, 0 while open.
+	EndedAt     uint64
+	Process     [16]byte
+	Incarnation uint64
+	MACs        []MAC
+	// PriorMACs are those of the session before; they tell a restarted speaker
+	// from a cloned machine.
+	PriorMACs []MAC
+	Labels    map[string]string
+	Links     []*logv1.Link
+	Version   string
+	Drained   logv1.DrainReason // zero: not drained
+	// TakenAt is the newest revision that took an address from this node or
+	// narrowed what it may do with one; it is not acked before it has seen it.
+	TakenAt uint64
+	// Owned counts the addresses whose Owner is this node.
+	Owned int
+}
