@@ -1,0 +1,71 @@
+# The two commands that matter: `make demo` shows the main job, `make test`
+# passes every check that CI runs. `make help` lists the rest.
+
+GO      ?= go
+TOOL    := $(GO) tool -modfile=tools/tools.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/quorumlb/quorumlb/internal/version.Version=$(VERSION)
+BIN     := bin
+
+# Packages whose tests run without the network lab.
+UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v -e /test/)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+.PHONY: build
+build: ## build the three programs into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+.PHONY: demo
+demo: prepare build ## a lab of five nodes, seven disasters, one table (KEEP=1 keeps the lab)
+	$(GO) run ./test/demo $(if $(KEEP),-keep)
+
+.PHONY: test
+test: generate-check vet unit e2e ## everything that CI runs
+
+.PHONY: prepare
+prepare: ## install, or name, the system tools that the lab needs
+	@./test/prepare
+
+.PHONY: generate
+generate: ## generate code from proto/
+	$(TOOL) buf generate
+
+.PHONY: generate-check
+generate-check: ## lint proto/, compare it with main, check that generated code is current
+	$(TOOL) buf lint
+	$(TOOL) buf breaking --against '.git#branch=main'
+	@rm -rf .cache/gen && mkdir -p .cache/gen && $(TOOL) buf generate -o .cache/gen
+	@cd .cache/gen/proto && find . -name '*.go' | while read f; do \
+		cmp -s "$$f" "../../../proto/$$f" || { echo "proto/$$f is not current: run 'make generate' and commit the result"; exit 1; }; done
+	@rm -rf .cache/gen
+
+.PHONY: vet
+vet: ## go vet, staticcheck, gofmt
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt-ed:"; echo "$$out"; exit 1; }
+
+.PHONY: unit
+unit: ## unit tests with the race detector
+	$(GO) test -race -timeout 15m $(UNIT)
+
+.PHONY: e2e
+e2e: prepare build ## the lab: real processes, real sockets, real frames
+	$(GO) test -timeout 30m -count=1 -p 1 ./test/...
+
+.PHONY: bench
+bench: prepare build ## every speed claim, each beside its peer in the same run
+	$(GO) run ./test/bench
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (default 20s)
+	@for p in $$($(GO) list ./... | grep -v /test/); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p 2>/dev/null | grep '^Fuzz'); do \
+			echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),20s) $$p || exit 1; done; done
+
+.PHONY: clean
+clean: ## remove what the build made
+	rm -rf $(BIN) .cache
