@@ -6,5 +6,5 @@
 // client of it is cut off.
 //
 // Server owns the goroutines of its connections and ends them with Run. The
-// package must not import anything of the project but internal/task.
+// package must not import anything of the project but internal/version.
 package obs

@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/quorumlb/quorumlb/internal/version"
 )
 
 // NewRegistry makes a registry with the process' and the Go runtime's metrics
@@ -23,7 +25,7 @@ func NewRegistry(program string) *prometheus.Registry {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "quorumlb_build_info",
 		Help:        "Always 1; the labels tell which program and version this is.",
-		ConstLabels: prometheus.Labels{"program": program, "version": Version()},
+		ConstLabels: prometheus.Labels{"program": program, "version": version.String()},
 	})
 	info.Set(1)
 	reg.MustRegister(
