@@ -798,6 +798,262 @@ func (x *FetchLogResponse) GetBatch() []byte {
 	return nil
 }
 
+type ReadIndexRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadIndexRequest) Reset() {
+	*x = ReadIndexRequest{}
+	mi := &file_quorumlb_member_v1_member_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadIndexRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadIndexRequest) ProtoMessage() {}
+
+func (x *ReadIndexRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_member_v1_member_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadIndexRequest.ProtoReflect.Descriptor instead.
+func (*ReadIndexRequest) Descriptor() ([]byte, []int) {
+	return file_quorumlb_member_v1_member_proto_rawDescGZIP(), []int{11}
+}
+
+type ReadIndexResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadIndexResponse) Reset() {
+	*x = ReadIndexResponse{}
+	mi := &file_quorumlb_member_v1_member_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadIndexResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadIndexResponse) ProtoMessage() {}
+
+func (x *ReadIndexResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_member_v1_member_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadIndexResponse.ProtoReflect.Descriptor instead.
+func (*ReadIndexResponse) Descriptor() ([]byte, []int) {
+	return file_quorumlb_member_v1_member_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ReadIndexResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type ReportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportRequest) Reset() {
+	*x = ReportRequest{}
+	mi := &file_quorumlb_member_v1_member_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportRequest) ProtoMessage() {}
+
+func (x *ReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_member_v1_member_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
+func (*ReportRequest) Descriptor() ([]byte, []int) {
+	return file_quorumlb_member_v1_member_proto_rawDescGZIP(), []int{13}
+}
+
+type ReportResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Version  string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Revision uint64                 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	UpNanos  int64                  `protobuf:"varint,4,opt,name=up_nanos,json=upNanos,proto3" json:"up_nanos,omitempty"`
+	// The newest digests that the member has computed, oldest first.
+	Digests []*RevisionDigest `protobuf:"bytes,5,rep,name=digests,proto3" json:"digests,omitempty"`
+	// Why the member does not serve; empty when it does.
+	Problem       string `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportResponse) Reset() {
+	*x = ReportResponse{}
+	mi := &file_quorumlb_member_v1_member_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportResponse) ProtoMessage() {}
+
+func (x *ReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_member_v1_member_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
+func (*ReportResponse) Descriptor() ([]byte, []int) {
+	return file_quorumlb_member_v1_member_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReportResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReportResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ReportResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ReportResponse) GetUpNanos() int64 {
+	if x != nil {
+		return x.UpNanos
+	}
+	return 0
+}
+
+func (x *ReportResponse) GetDigests() []*RevisionDigest {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *ReportResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// RevisionDigest is the digest of the whole state at a revision. Two members
+// that have one of the same revision must have the same.
+type RevisionDigest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevisionDigest) Reset() {
+	*x = RevisionDigest{}
+	mi := &file_quorumlb_member_v1_member_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevisionDigest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevisionDigest) ProtoMessage() {}
+
+func (x *RevisionDigest) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_member_v1_member_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevisionDigest.ProtoReflect.Descriptor instead.
+func (*RevisionDigest) Descriptor() ([]byte, []int) {
+	return file_quorumlb_member_v1_member_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RevisionDigest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RevisionDigest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
 var File_quorumlb_member_v1_member_proto protoreflect.FileDescriptor
 
 const file_quorumlb_member_v1_member_proto_rawDesc = "" +
@@ -865,12 +1121,28 @@ const file_quorumlb_member_v1_member_proto_rawDesc = "" +
 	"\x05until\x18\x02 \x01(\x04R\x05until\"D\n" +
 	"\x10FetchLogResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05batch\x18\x02 \x01(\fR\x05batch2\xd3\x02\n" +
+	"\x05batch\x18\x02 \x01(\fR\x05batch\"\x12\n" +
+	"\x10ReadIndexRequest\"/\n" +
+	"\x11ReadIndexResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\x0f\n" +
+	"\rReportRequest\"\xc9\x01\n" +
+	"\x0eReportResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x19\n" +
+	"\bup_nanos\x18\x04 \x01(\x03R\aupNanos\x12<\n" +
+	"\adigests\x18\x05 \x03(\v2\".quorumlb.member.v1.RevisionDigestR\adigests\x12\x18\n" +
+	"\aproblem\x18\x06 \x01(\tR\aproblem\"D\n" +
+	"\x0eRevisionDigest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest2\xfe\x03\n" +
 	"\rMemberService\x12L\n" +
 	"\x05Hello\x12 .quorumlb.member.v1.HelloRequest\x1a!.quorumlb.member.v1.HelloResponse\x12I\n" +
 	"\x04Join\x12\x1f.quorumlb.member.v1.JoinRequest\x1a .quorumlb.member.v1.JoinResponse\x12P\n" +
 	"\x05Pulse\x12 .quorumlb.member.v1.PulseRequest\x1a!.quorumlb.member.v1.PulseResponse(\x010\x01\x12W\n" +
-	"\bFetchLog\x12#.quorumlb.member.v1.FetchLogRequest\x1a$.quorumlb.member.v1.FetchLogResponse0\x01B@Z>github.com/quorumlb/quorumlb/proto/quorumlb/member/v1;memberv1b\x06proto3"
+	"\bFetchLog\x12#.quorumlb.member.v1.FetchLogRequest\x1a$.quorumlb.member.v1.FetchLogResponse0\x01\x12X\n" +
+	"\tReadIndex\x12$.quorumlb.member.v1.ReadIndexRequest\x1a%.quorumlb.member.v1.ReadIndexResponse\x12O\n" +
+	"\x06Report\x12!.quorumlb.member.v1.ReportRequest\x1a\".quorumlb.member.v1.ReportResponseB@Z>github.com/quorumlb/quorumlb/proto/quorumlb/member/v1;memberv1b\x06proto3"
 
 var (
 	file_quorumlb_member_v1_member_proto_rawDescOnce sync.Once
@@ -884,37 +1156,47 @@ func file_quorumlb_member_v1_member_proto_rawDescGZIP() []byte {
 	return file_quorumlb_member_v1_member_proto_rawDescData
 }
 
-var file_quorumlb_member_v1_member_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_quorumlb_member_v1_member_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_quorumlb_member_v1_member_proto_goTypes = []any{
-	(*HelloRequest)(nil),     // 0: quorumlb.member.v1.HelloRequest
-	(*HelloResponse)(nil),    // 1: quorumlb.member.v1.HelloResponse
-	(*JoinRequest)(nil),      // 2: quorumlb.member.v1.JoinRequest
-	(*JoinResponse)(nil),     // 3: quorumlb.member.v1.JoinResponse
-	(*PulseRequest)(nil),     // 4: quorumlb.member.v1.PulseRequest
-	(*SpeakerAck)(nil),       // 5: quorumlb.member.v1.SpeakerAck
-	(*PulseResponse)(nil),    // 6: quorumlb.member.v1.PulseResponse
-	(*Heard)(nil),            // 7: quorumlb.member.v1.Heard
-	(*Silence)(nil),          // 8: quorumlb.member.v1.Silence
-	(*FetchLogRequest)(nil),  // 9: quorumlb.member.v1.FetchLogRequest
-	(*FetchLogResponse)(nil), // 10: quorumlb.member.v1.FetchLogResponse
+	(*HelloRequest)(nil),      // 0: quorumlb.member.v1.HelloRequest
+	(*HelloResponse)(nil),     // 1: quorumlb.member.v1.HelloResponse
+	(*JoinRequest)(nil),       // 2: quorumlb.member.v1.JoinRequest
+	(*JoinResponse)(nil),      // 3: quorumlb.member.v1.JoinResponse
+	(*PulseRequest)(nil),      // 4: quorumlb.member.v1.PulseRequest
+	(*SpeakerAck)(nil),        // 5: quorumlb.member.v1.SpeakerAck
+	(*PulseResponse)(nil),     // 6: quorumlb.member.v1.PulseResponse
+	(*Heard)(nil),             // 7: quorumlb.member.v1.Heard
+	(*Silence)(nil),           // 8: quorumlb.member.v1.Silence
+	(*FetchLogRequest)(nil),   // 9: quorumlb.member.v1.FetchLogRequest
+	(*FetchLogResponse)(nil),  // 10: quorumlb.member.v1.FetchLogResponse
+	(*ReadIndexRequest)(nil),  // 11: quorumlb.member.v1.ReadIndexRequest
+	(*ReadIndexResponse)(nil), // 12: quorumlb.member.v1.ReadIndexResponse
+	(*ReportRequest)(nil),     // 13: quorumlb.member.v1.ReportRequest
+	(*ReportResponse)(nil),    // 14: quorumlb.member.v1.ReportResponse
+	(*RevisionDigest)(nil),    // 15: quorumlb.member.v1.RevisionDigest
 }
 var file_quorumlb_member_v1_member_proto_depIdxs = []int32{
 	5,  // 0: quorumlb.member.v1.PulseRequest.acks:type_name -> quorumlb.member.v1.SpeakerAck
 	7,  // 1: quorumlb.member.v1.PulseResponse.heard:type_name -> quorumlb.member.v1.Heard
 	8,  // 2: quorumlb.member.v1.PulseResponse.silences:type_name -> quorumlb.member.v1.Silence
-	0,  // 3: quorumlb.member.v1.MemberService.Hello:input_type -> quorumlb.member.v1.HelloRequest
-	2,  // 4: quorumlb.member.v1.MemberService.Join:input_type -> quorumlb.member.v1.JoinRequest
-	4,  // 5: quorumlb.member.v1.MemberService.Pulse:input_type -> quorumlb.member.v1.PulseRequest
-	9,  // 6: quorumlb.member.v1.MemberService.FetchLog:input_type -> quorumlb.member.v1.FetchLogRequest
-	1,  // 7: quorumlb.member.v1.MemberService.Hello:output_type -> quorumlb.member.v1.HelloResponse
-	3,  // 8: quorumlb.member.v1.MemberService.Join:output_type -> quorumlb.member.v1.JoinResponse
-	6,  // 9: quorumlb.member.v1.MemberService.Pulse:output_type -> quorumlb.member.v1.PulseResponse
-	10, // 10: quorumlb.member.v1.MemberService.FetchLog:output_type -> quorumlb.member.v1.FetchLogResponse
-	7,  // [7:11] is the sub-list for method output_type
-	3,  // [3:7] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	15, // 3: quorumlb.member.v1.ReportResponse.digests:type_name -> quorumlb.member.v1.RevisionDigest
+	0,  // 4: quorumlb.member.v1.MemberService.Hello:input_type -> quorumlb.member.v1.HelloRequest
+	2,  // 5: quorumlb.member.v1.MemberService.Join:input_type -> quorumlb.member.v1.JoinRequest
+	4,  // 6: quorumlb.member.v1.MemberService.Pulse:input_type -> quorumlb.member.v1.PulseRequest
+	9,  // 7: quorumlb.member.v1.MemberService.FetchLog:input_type -> quorumlb.member.v1.FetchLogRequest
+	11, // 8: quorumlb.member.v1.MemberService.ReadIndex:input_type -> quorumlb.member.v1.ReadIndexRequest
+	13, // 9: quorumlb.member.v1.MemberService.Report:input_type -> quorumlb.member.v1.ReportRequest
+	1,  // 10: quorumlb.member.v1.MemberService.Hello:output_type -> quorumlb.member.v1.HelloResponse
+	3,  // 11: quorumlb.member.v1.MemberService.Join:output_type -> quorumlb.member.v1.JoinResponse
+	6,  // 12: quorumlb.member.v1.MemberService.Pulse:output_type -> quorumlb.member.v1.PulseResponse
+	10, // 13: quorumlb.member.v1.MemberService.FetchLog:output_type -> quorumlb.member.v1.FetchLogResponse
+	12, // 14: quorumlb.member.v1.MemberService.ReadIndex:output_type -> quorumlb.member.v1.ReadIndexResponse
+	14, // 15: quorumlb.member.v1.MemberService.Report:output_type -> quorumlb.member.v1.ReportResponse
+	10, // [10:16] is the sub-list for method output_type
+	4,  // [4:10] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_member_v1_member_proto_init() }
@@ -928,7 +1210,7 @@ func file_quorumlb_member_v1_member_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_member_v1_member_proto_rawDesc), len(file_quorumlb_member_v1_member_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,10 +22,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	MemberService_Hello_FullMethodName    = "/quorumlb.member.v1.MemberService/Hello"
-	MemberService_Join_FullMethodName     = "/quorumlb.member.v1.MemberService/Join"
-	MemberService_Pulse_FullMethodName    = "/quorumlb.member.v1.MemberService/Pulse"
-	MemberService_FetchLog_FullMethodName = "/quorumlb.member.v1.MemberService/FetchLog"
+	MemberService_Hello_FullMethodName     = "/quorumlb.member.v1.MemberService/Hello"
+	MemberService_Join_FullMethodName      = "/quorumlb.member.v1.MemberService/Join"
+	MemberService_Pulse_FullMethodName     = "/quorumlb.member.v1.MemberService/Pulse"
+	MemberService_FetchLog_FullMethodName  = "/quorumlb.member.v1.MemberService/FetchLog"
+	MemberService_ReadIndex_FullMethodName = "/quorumlb.member.v1.MemberService/ReadIndex"
+	MemberService_Report_FullMethodName    = "/quorumlb.member.v1.MemberService/Report"
 )
 
 // MemberServiceClient is the client API for MemberService service.
@@ -40,6 +42,12 @@ type MemberServiceClient interface {
 	Pulse(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PulseRequest, PulseResponse], error)
 	// FetchLog streams old batches from this member's archive, oldest first.
 	FetchLog(ctx context.Context, in *FetchLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchLogResponse], error)
+	// ReadIndex makes a linearizable read on a follower possible: the leader
+	// answers with a revision that contains every write acknowledged before the
+	// call. UNAVAILABLE: the callee does not lead.
+	ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error)
+	// Report tells how the member is. Any member answers for itself only.
+	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
 }
 
 type memberServiceClient struct {
@@ -102,6 +110,26 @@ func (c *memberServiceClient) FetchLog(ctx context.Context, in *FetchLogRequest,
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MemberService_FetchLogClient = grpc.ServerStreamingClient[FetchLogResponse]
 
+func (c *memberServiceClient) ReadIndex(ctx context.Context, in *ReadIndexRequest, opts ...grpc.CallOption) (*ReadIndexResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadIndexResponse)
+	err := c.cc.Invoke(ctx, MemberService_ReadIndex_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *memberServiceClient) Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportResponse)
+	err := c.cc.Invoke(ctx, MemberService_Report_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MemberServiceServer is the server API for MemberService service.
 // All implementations must embed UnimplementedMemberServiceServer
 // for forward compatibility.
@@ -114,6 +142,12 @@ type MemberServiceServer interface {
 	Pulse(grpc.BidiStreamingServer[PulseRequest, PulseResponse]) error
 	// FetchLog streams old batches from this member's archive, oldest first.
 	FetchLog(*FetchLogRequest, grpc.ServerStreamingServer[FetchLogResponse]) error
+	// ReadIndex makes a linearizable read on a follower possible: the leader
+	// answers with a revision that contains every write acknowledged before the
+	// call. UNAVAILABLE: the callee does not lead.
+	ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error)
+	// Report tells how the member is. Any member answers for itself only.
+	Report(context.Context, *ReportRequest) (*ReportResponse, error)
 	mustEmbedUnimplementedMemberServiceServer()
 }
 
@@ -135,6 +169,12 @@ func (UnimplementedMemberServiceServer) Pulse(grpc.BidiStreamingServer[PulseRequ
 }
 func (UnimplementedMemberServiceServer) FetchLog(*FetchLogRequest, grpc.ServerStreamingServer[FetchLogResponse]) error {
 	return status.Error(codes.Unimplemented, "method FetchLog not implemented")
+}
+func (UnimplementedMemberServiceServer) ReadIndex(context.Context, *ReadIndexRequest) (*ReadIndexResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadIndex not implemented")
+}
+func (UnimplementedMemberServiceServer) Report(context.Context, *ReportRequest) (*ReportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
 }
 func (UnimplementedMemberServiceServer) mustEmbedUnimplementedMemberServiceServer() {}
 func (UnimplementedMemberServiceServer) testEmbeddedByValue()                       {}
@@ -211,6 +251,42 @@ func _MemberService_FetchLog_Handler(srv interface{}, stream grpc.ServerStream) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MemberService_FetchLogServer = grpc.ServerStreamingServer[FetchLogResponse]
 
+func _MemberService_ReadIndex_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadIndexRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MemberServiceServer).ReadIndex(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MemberService_ReadIndex_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MemberServiceServer).ReadIndex(ctx, req.(*ReadIndexRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _MemberService_Report_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MemberServiceServer).Report(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: MemberService_Report_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MemberServiceServer).Report(ctx, req.(*ReportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // MemberService_ServiceDesc is the grpc.ServiceDesc for MemberService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -225,6 +301,14 @@ var MemberService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Join",
 			Handler:    _MemberService_Join_Handler,
+		},
+		{
+			MethodName: "ReadIndex",
+			Handler:    _MemberService_ReadIndex_Handler,
+		},
+		{
+			MethodName: "Report",
+			Handler:    _MemberService_Report_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
