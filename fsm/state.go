@@ -35,6 +35,9 @@ type State struct {
 	ClusterID      [16]byte
 	ClusterVersion uint32
 	Lease          LeaseTimes
+	// PriorLease holds the lease times before the newest change; zero when they
+	// never changed. A member that restarted needs them while leases granted by them run.
+	PriorLease LeaseTimes
 	// Retention is how long a deleted service's address is kept for its name.
 	Retention time.Duration
 

@@ -445,10 +445,12 @@ type PulseResponse struct {
 	Poll  uint64                 `protobuf:"varint,1,opt,name=poll,proto3" json:"poll,omitempty"`
 	// The follower's current Raft term, read after the poll arrived.
 	CurrentTerm uint64 `protobuf:"varint,2,opt,name=current_term,json=currentTerm,proto3" json:"current_term,omitempty"`
-	// Heartbeats heard since the last answer: the newest of each session.
+	// Heartbeats heard since the last answer on this stream: the newest of each
+	// session. The first answer has those of every session.
 	Heard []*Heard `protobuf:"bytes,3,rep,name=heard,proto3" json:"heard,omitempty"`
-	// For each session that the follower has ever heard in this run, how long
-	// ago. All sessions in every report.
+	// How long ago each session was heard that was not heard for two heartbeat
+	// intervals. A session of an earlier answer that is in neither list was not
+	// heard since, nor for that long.
 	Silences []*Silence `protobuf:"bytes,4,rep,name=silences,proto3" json:"silences,omitempty"`
 	// How long the follower has been up.
 	UpNanos int64 `protobuf:"varint,5,opt,name=up_nanos,json=upNanos,proto3" json:"up_nanos,omitempty"`

@@ -403,7 +403,9 @@ type HeartbeatResponse struct {
 	FenceNanos int64            `protobuf:"varint,2,opt,name=fence_nanos,json=fenceNanos,proto3" json:"fence_nanos,omitempty"`
 	Refusal    HeartbeatRefusal `protobuf:"varint,3,opt,name=refusal,proto3,enum=quorumlb.speaker.v1.HeartbeatRefusal" json:"refusal,omitempty"`
 	// With REFUSAL_BEHIND: the revision that the node has to see.
-	NeedRevision  uint64 `protobuf:"varint,4,opt,name=need_revision,json=needRevision,proto3" json:"need_revision,omitempty"`
+	NeedRevision uint64 `protobuf:"varint,4,opt,name=need_revision,json=needRevision,proto3" json:"need_revision,omitempty"`
+	// The session that this is about: acked_seq counts in it.
+	Session       uint64 `protobuf:"varint,5,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -462,6 +464,13 @@ func (x *HeartbeatResponse) GetRefusal() HeartbeatRefusal {
 func (x *HeartbeatResponse) GetNeedRevision() uint64 {
 	if x != nil {
 		return x.NeedRevision
+	}
+	return 0
+}
+
+func (x *HeartbeatResponse) GetSession() uint64 {
+	if x != nil {
+		return x.Session
 	}
 	return 0
 }
@@ -1695,13 +1704,14 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x12\n" +
-	"\x04seen\x18\x04 \x01(\x04R\x04seen\"\xb7\x01\n" +
+	"\x04seen\x18\x04 \x01(\x04R\x04seen\"\xd1\x01\n" +
 	"\x11HeartbeatResponse\x12\x1b\n" +
 	"\tacked_seq\x18\x01 \x01(\x04R\backedSeq\x12\x1f\n" +
 	"\vfence_nanos\x18\x02 \x01(\x03R\n" +
 	"fenceNanos\x12?\n" +
 	"\arefusal\x18\x03 \x01(\x0e2%.quorumlb.speaker.v1.HeartbeatRefusalR\arefusal\x12#\n" +
-	"\rneed_revision\x18\x04 \x01(\x04R\fneedRevision\"_\n" +
+	"\rneed_revision\x18\x04 \x01(\x04R\fneedRevision\x12\x18\n" +
+	"\asession\x18\x05 \x01(\x04R\asession\"_\n" +
 	"\fWatchRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12!\n" +
