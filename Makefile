@@ -57,7 +57,8 @@ e2e: prepare build ## the lab: real processes, real sockets, real frames
 	$(GO) test -timeout 30m -count=1 -p 1 ./test/...
 
 .PHONY: bench
-bench: prepare build ## every speed claim, each beside its peer in the same run
+bench: build ## every speed claim, each beside its peer in the same run
+	@./test/prepare bench
 	$(GO) run ./test/bench
 
 .PHONY: fuzz
