@@ -22,8 +22,9 @@ func (k ServiceKey) String() string { return k.Namespace + "/" + k.Name }
 // Hash is a link of the chain over all batches: SHA-256(previous hash || raw batch).
 type Hash [32]byte
 
-// State is all facts folded. The zero State is that of an empty log. A State
-// is not safe for concurrent writes; concurrent reads are.
+// State is all facts folded; New gives that of an empty log. Reading, Clone,
+// Digest and WriteSnapshot are safe together, Apply and Begin only alone. The
+// maps and records are for reading: only events change them.
 type State struct {
 	// Revision of the newest batch folded, 0 for none.
 	Revision uint64
@@ -52,6 +53,10 @@ type State struct {
 
 	// Indexes, derived from the maps above and rebuilt by a restore.
 	idx indexes
+	// broken is the error after which the state is not to be trusted.
+	broken error
+	// draft is the batch being decided on this state, nil for none.
+	draft *Draft
 }
 
 // LeaseTimes are the times of detection, in force from a revision on.
@@ -112,7 +117,9 @@ type Address struct {
 	// Services that have it, sorted by key; never empty.
 	Services []ServiceKey
 	Reason   logv1.AllocationReason
-	// Owner in the log; empty when nobody. Epoch is the revision that assigned it.
+	// Owner in the log; empty when nobody. Epoch is the revision that assigned
+	// it, 0 without an owner. OwnerTime and OwnerWhy say when and why the owner
+	// got it, or why there is none; both are zero before the first.
 	Owner     string
 	Epoch     uint64
 	OwnerTime int64
@@ -142,12 +149,16 @@ type Failure struct {
 // Free is an address that is not in use but was.
 type Free struct {
 	Addr netip.Addr
+	// Pool that has it; empty when none has: it is remembered only because its
+	// old owner may still answer.
 	Pool string
 	// FreedAt is the revision that freed it: least recently used comes first.
 	FreedAt uint64
 	// Key is the service that had it last; kept for it until KeptUntil.
-	Key       ServiceKey
-	KeptUntil int64
+	// Services with SharingKey, which it had, may have it too.
+	Key        ServiceKey
+	KeptUntil  int64
+	SharingKey string
 	// Prior* as in Address: an address that is allocated again waits for its old owner.
 	Prior        string
 	PriorAt      uint64

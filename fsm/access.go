@@ -1,0 +1,158 @@
+package fsm
+
+import (
+	"iter"
+	"net/netip"
+)
+
+// PoolOf names the pool whose ranges hold a; "" for none.
+func (s *State) PoolOf(a netip.Addr) string { return s.idx.poolOf(a) }
+
+// PoolNames are the names of all pools, sorted. Not to be changed.
+func (s *State) PoolNames() []string { return s.idx.poolOrder }
+
+// OwnedBy iterates over the addresses that a node owns, in a fixed order.
+func (s *State) OwnedBy(node string) iter.Seq[*Address] {
+	return func(yield func(*Address) bool) {
+		t := s.idx.owners[node]
+		if t == nil {
+			return
+		}
+		t.Scan(func(k addrKey) bool { return yield(s.Addresses[k.addr()]) })
+	}
+}
+
+// Unowned iterates over the addresses in use that nobody owns, in a fixed order.
+func (s *State) Unowned() iter.Seq[*Address] { return s.OwnedBy("") }
+
+// InPool iterates over the addresses in use that lie in a pool's ranges.
+func (s *State) InPool(name string) iter.Seq[*Address] {
+	return func(yield func(*Address) bool) {
+		pool := s.Pools[name]
+		if pool == nil {
+			return
+		}
+		for _, r := range pool.Ranges {
+			for a := range s.idx.within(r) {
+				if rec := s.Addresses[a]; rec != nil && !yield(rec) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// WithSharingKey iterates over the addresses in use whose services have the
+// sharing key, in a fixed order.
+func (s *State) WithSharingKey(key string) iter.Seq[*Address] {
+	return func(yield func(*Address) bool) {
+		s.idx.sharing.Ascend(textAddr{text: key}, func(t textAddr) bool {
+			return t.text == key && yield(s.Addresses[t.addr.addr()])
+		})
+	}
+}
+
+// KeptFor iterates over the free addresses that the service of this key had
+// last, whether or not their time has passed.
+func (s *State) KeptFor(key ServiceKey) iter.Seq[*Free] {
+	return func(yield func(*Free) bool) {
+		s.idx.keptKey.Ascend(serviceAddr{key: key}, func(t serviceAddr) bool {
+			return t.key == key && yield(s.Free[t.addr.addr()])
+		})
+	}
+}
+
+// KeptForSharing iterates over the free addresses that services with the
+// sharing key had last, whether or not their time has passed.
+func (s *State) KeptForSharing(key string) iter.Seq[*Free] {
+	return func(yield func(*Free) bool) {
+		if key == "" {
+			return
+		}
+		s.idx.keptSharing.Ascend(textAddr{text: key}, func(t textAddr) bool {
+			return t.text == key && yield(s.Free[t.addr.addr()])
+		})
+	}
+}
+
+// PendingServices iterates over the services whose allocation was refused, the
+// longest declared first.
+func (s *State) PendingServices() iter.Seq[*Service] {
+	return func(yield func(*Service) bool) {
+		s.idx.pending.Scan(func(k ageKey) bool { return yield(s.Services[k.key]) })
+	}
+}
+
+// PoolUse counts the addresses of a pool, by family.
+type PoolUse struct {
+	// Used are in use; one that services share counts once.
+	Used4, Used6 uint64
+	// Size is what the pool may hand out, at most 2^63-1.
+	Size4, Size6 uint64
+}
+
+// PoolUse counts the addresses of a pool; zero for an unknown one.
+func (s *State) PoolUse(name string) PoolUse {
+	p := s.idx.pools[name]
+	if p == nil {
+		return PoolUse{}
+	}
+	v4, v6 := &p.families[0], &p.families[1]
+	return PoolUse{Used4: uint64(v4.used), Used6: uint64(v6.used), Size4: v4.size, Size6: v6.size}
+}
+
+// PoolHas tells whether the pool has a range of the family.
+func (s *State) PoolHas(name string, v4 bool) bool {
+	p := s.idx.pools[name]
+	return p != nil && len(p.byFamily(v4).ranges) > 0
+}
+
+func (p *poolIndex) byFamily(v4 bool) *familyIndex {
+	if v4 {
+		return &p.families[0]
+	}
+	return &p.families[1]
+}
+
+// NextFresh is the lowest address of the pool, in the order of its ranges, that
+// was never used; invalid when there is none.
+func (s *State) NextFresh(pool string, v4 bool) netip.Addr {
+	p := s.idx.pools[pool]
+	if p == nil {
+		return netip.Addr{}
+	}
+	return p.byFamily(v4).next
+}
+
+// LeastRecent is the free address of the pool that was given up longest ago,
+// of those kept for nobody at the time now (nanoseconds since 1970 UTC); nil
+// when there is none.
+func (s *State) LeastRecent(pool string, v4 bool, now int64) *Free {
+	p := s.idx.pools[pool]
+	if p == nil {
+		return nil
+	}
+	f := p.byFamily(v4)
+	var best *Free
+	if q, ok := f.queue.Min(); ok {
+		best = s.Free[q.addr.addr()]
+	}
+	if now <= s.Time {
+		return best
+	}
+	// Those whose time ran out since the newest batch.
+	s.idx.kept.Scan(func(t timeAddr) bool {
+		if t.time > now {
+			return false
+		}
+		free := s.Free[t.addr.addr()]
+		if free.Addr.Is4() != v4 || !p.contains(free.Addr) || f.avoidBuggy && Buggy(free.Addr) {
+			return true
+		}
+		if best == nil || lessQueued(queued{free.FreedAt, t.addr}, queued{best.FreedAt, keyOf(best.Addr)}) {
+			best = free
+		}
+		return true
+	})
+	return best
+}

@@ -1,0 +1,163 @@
+package fsm
+
+import (
+	"net/netip"
+	"slices"
+
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+func (f *folding) addressAllocated(e *logv1.AddressAllocated) error {
+	a, err := ToAddr(e.GetAddress())
+	if err != nil {
+		return err
+	}
+	svc, err := f.service("AddressAllocated", e.GetNamespace(), e.GetName())
+	if err != nil {
+		return err
+	}
+	pool := f.s.Pools[e.GetPool()]
+	if pool == nil {
+		return corruptf("%s allocated from unknown pool %q", a, e.GetPool())
+	}
+	if !pool.Contains(a) {
+		return corruptf("%s allocated from pool %s, which does not hold it", a, e.GetPool())
+	}
+	for _, has := range svc.Addresses {
+		if has.Is4() == a.Is4() {
+			return corruptf("%s allocated for %s, which has %s", a, svc.Key, has)
+		}
+	}
+	if rec := f.s.Addresses[a]; rec != nil {
+		if err := f.joinAddress(rec, svc); err != nil {
+			return err
+		}
+	} else {
+		f.takeAddress(a, svc.Key, e)
+	}
+	f.s.idx.share(svc.sharingKey(), a)
+	c := f.editService(svc)
+	c.Addresses = append(slices.Clone(svc.Addresses), a)
+	slices.SortFunc(c.Addresses, netip.Addr.Compare) // IPv4 first
+	f.touchAddress(a)
+	return nil
+}
+
+// joinAddress adds a service to those that share the address. Which ports may
+// share is the allocator's decision; that all have one key is the log's.
+func (f *folding) joinAddress(rec *Address, svc *Service) error {
+	key := svc.sharingKey()
+	for _, other := range rec.Services {
+		if key == "" || f.s.Services[other].sharingKey() != key {
+			return corruptf("%s allocated for %s while %s has it and they share no key", rec.Addr, svc.Key, other)
+		}
+	}
+	c := f.editAddress(rec)
+	at, _ := slices.BinarySearchFunc(rec.Services, svc.Key, ServiceKey.Compare)
+	c.Services = slices.Insert(slices.Clone(rec.Services), at, svc.Key)
+	return nil
+}
+
+// takeAddress makes the record of an address that nobody has.
+func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllocated) {
+	x := &f.s.idx
+	rec := &Address{Addr: a, Pool: e.GetPool(), Services: []ServiceKey{key}, Reason: e.GetReason()}
+	free := f.s.Free[a]
+	if free != nil {
+		rec.Prior, rec.PriorAt, rec.PriorSession, rec.PriorEpoch = free.Prior, free.PriorAt, free.PriorSession, free.PriorEpoch
+		x.forget(f.s, free)
+		delete(f.s.Free, a)
+	} else {
+		x.touched.Set(keyOf(a))
+	}
+	f.s.Addresses[a] = rec
+	x.ownerSet("").Set(keyOf(a))
+	var buf [1]*poolIndex
+	for _, p := range x.containing(buf[:0], a) {
+		fi := p.family(a)
+		fi.used++
+		if free != nil {
+			fi.queue.Delete(queued{free.FreedAt, keyOf(a)})
+		} else if a == fi.next {
+			fi.advance(f.s)
+		}
+	}
+}
+
+func (f *folding) addressReleased(e *logv1.AddressReleased) error {
+	a, err := ToAddr(e.GetAddress())
+	if err != nil {
+		return err
+	}
+	svc, err := f.service("AddressReleased", e.GetNamespace(), e.GetName())
+	if err != nil {
+		return err
+	}
+	at := slices.Index(svc.Addresses, a)
+	if at < 0 {
+		return corruptf("%s released for %s, which does not have it", a, svc.Key)
+	}
+	rec := f.s.Addresses[a]
+	if len(rec.Services) == 1 && rec.Owner != "" {
+		return corruptf("%s released while %s owns it", a, rec.Owner)
+	}
+	f.editService(svc).Addresses = slices.Delete(slices.Clone(svc.Addresses), at, at+1)
+	f.touchAddress(a)
+	left := slices.DeleteFunc(slices.Clone(rec.Services), func(k ServiceKey) bool { return k == svc.Key })
+	f.s.idx.unshare(f.s, svc.sharingKey(), a, left)
+	if len(left) > 0 {
+		f.editAddress(rec).Services = left
+		return nil
+	}
+	f.freeAddress(rec, svc, e.GetKeptUntilUnixNano())
+	return nil
+}
+
+// freeAddress remembers an address that its last service gave up.
+func (f *folding) freeAddress(rec *Address, svc *Service, keptUntil int64) {
+	x := &f.s.idx
+	free := &Free{
+		Addr: rec.Addr, Pool: rec.Pool, FreedAt: f.revision,
+		Key: svc.Key, KeptUntil: keptUntil, SharingKey: svc.sharingKey(),
+		Prior: rec.Prior, PriorAt: rec.PriorAt, PriorSession: rec.PriorSession, PriorEpoch: rec.PriorEpoch,
+	}
+	delete(f.s.Addresses, rec.Addr)
+	f.s.Free[rec.Addr] = free
+	x.dropOwner("", keyOf(rec.Addr))
+	x.remember(f.s, free)
+	var buf [1]*poolIndex
+	for _, p := range x.containing(buf[:0], rec.Addr) {
+		fi := p.family(rec.Addr)
+		fi.used--
+		if keptUntil <= f.s.Time {
+			fi.enqueue(free)
+		}
+	}
+}
+
+// Contains tells whether the address lies in one of the pool's ranges.
+func (p *Pool) Contains(a netip.Addr) bool {
+	return slices.ContainsFunc(p.Ranges, func(r Range) bool { return r.Contains(a) })
+}
+
+// address finds the record of an address in use that an event names.
+func (f *folding) address(event string, b []byte) (*Address, error) {
+	a, err := ToAddr(b)
+	if err != nil {
+		return nil, err
+	}
+	rec := f.s.Addresses[a]
+	if rec == nil {
+		return nil, corruptf("%s for %s, which is not in use", event, a)
+	}
+	return rec, nil
+}
+
+// editAddress puts a copy of the record in its place, to be changed before
+// anybody else sees it.
+func (f *folding) editAddress(rec *Address) *Address {
+	c := *rec
+	f.s.Addresses[rec.Addr] = &c
+	f.touchAddress(rec.Addr)
+	return &c
+}

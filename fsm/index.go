@@ -1,0 +1,297 @@
+package fsm
+
+import (
+	"iter"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/tidwall/btree"
+)
+
+// indexes are derived from the maps of State. Each is a copy-on-write tree, so
+// that a Clone shares it. They are rebuilt by a restore and are no part of the
+// digest; a property test holds them against a rebuild.
+type indexes struct {
+	// copying serialises Clone: a tree marks its source when it is copied.
+	copying *sync.Mutex
+
+	// touched holds every address that is in use or free after use.
+	touched *btree.BTreeG[addrKey]
+	// owners holds the addresses in use by owner; "" for those without one.
+	owners map[string]*btree.BTreeG[addrKey]
+	// sharing holds the addresses in use by the sharing keys of their services.
+	sharing *btree.BTreeG[textAddr]
+	// keptKey and keptSharing hold the free addresses by the service and by the
+	// sharing key that had them last.
+	keptKey     *btree.BTreeG[serviceAddr]
+	keptSharing *btree.BTreeG[textAddr]
+	// kept holds the free addresses whose KeptUntil lies after State.Time; the
+	// others are in their pool's queue.
+	kept *btree.BTreeG[timeAddr]
+	// pending holds the services that wait for an address, oldest first.
+	pending *btree.BTreeG[ageKey]
+	// ranges holds the ranges of all pools by first address.
+	ranges *btree.BTreeG[poolRange]
+	pools  map[string]*poolIndex
+	// poolOrder are the names of the pools, sorted. The slice is replaced, never changed.
+	poolOrder []string
+	// overlapping are pools that share addresses with another. That may be while
+	// a batch redefines several, and no longer at its end.
+	overlapping []string
+}
+
+type textAddr struct {
+	text string
+	addr addrKey
+}
+
+type serviceAddr struct {
+	key  ServiceKey
+	addr addrKey
+}
+
+type timeAddr struct {
+	time int64
+	addr addrKey
+}
+
+type ageKey struct {
+	createdAt uint64
+	key       ServiceKey
+}
+
+type poolRange struct {
+	first, last addrKey
+	pool        string
+}
+
+func lessText(a, b textAddr) bool {
+	if c := strings.Compare(a.text, b.text); c != 0 {
+		return c < 0
+	}
+	return a.addr.less(b.addr)
+}
+
+func lessService(a, b serviceAddr) bool {
+	if c := a.key.Compare(b.key); c != 0 {
+		return c < 0
+	}
+	return a.addr.less(b.addr)
+}
+
+func lessTime(a, b timeAddr) bool {
+	if a.time != b.time {
+		return a.time < b.time
+	}
+	return a.addr.less(b.addr)
+}
+
+func lessAge(a, b ageKey) bool {
+	if a.createdAt != b.createdAt {
+		return a.createdAt < b.createdAt
+	}
+	return a.key.Compare(b.key) < 0
+}
+
+func lessRange(a, b poolRange) bool {
+	if a.first != b.first {
+		return a.first.less(b.first)
+	}
+	return a.pool < b.pool
+}
+
+func newTree[T any](less func(a, b T) bool) *btree.BTreeG[T] {
+	return btree.NewBTreeGOptions(less, btree.Options{NoLocks: true, Degree: 32})
+}
+
+func newIndexes() indexes {
+	return indexes{
+		copying:     new(sync.Mutex),
+		touched:     newTree(addrKey.less),
+		owners:      map[string]*btree.BTreeG[addrKey]{},
+		sharing:     newTree(lessText),
+		keptKey:     newTree(lessService),
+		keptSharing: newTree(lessText),
+		kept:        newTree(lessTime),
+		pending:     newTree(lessAge),
+		ranges:      newTree(lessRange),
+		pools:       map[string]*poolIndex{},
+	}
+}
+
+func (x *indexes) clone() indexes {
+	x.copying.Lock()
+	defer x.copying.Unlock()
+	c := indexes{
+		copying:     new(sync.Mutex),
+		touched:     x.touched.Copy(),
+		owners:      make(map[string]*btree.BTreeG[addrKey], len(x.owners)),
+		sharing:     x.sharing.Copy(),
+		keptKey:     x.keptKey.Copy(),
+		keptSharing: x.keptSharing.Copy(),
+		kept:        x.kept.Copy(),
+		pending:     x.pending.Copy(),
+		ranges:      x.ranges.Copy(),
+		pools:       make(map[string]*poolIndex, len(x.pools)),
+		poolOrder:   x.poolOrder,
+		overlapping: slices.Clone(x.overlapping),
+	}
+	for node, t := range x.owners { // order-free: fills a map
+		c.owners[node] = t.Copy()
+	}
+	for name, p := range x.pools { // order-free: fills a map
+		c.pools[name] = p.clone()
+	}
+	return c
+}
+
+// rebuild derives all indexes from the maps.
+func (s *State) rebuild() {
+	s.idx = newIndexes()
+	x := &s.idx
+	for a, rec := range s.Addresses { // order-free: fills ordered trees
+		x.touched.Set(keyOf(a))
+		x.ownerSet(rec.Owner).Set(keyOf(a))
+		for _, key := range rec.Services {
+			x.share(s.Services[key].Spec.GetSharingKey(), a)
+		}
+	}
+	for a, free := range s.Free { // order-free: fills ordered trees
+		x.touched.Set(keyOf(a))
+		x.remember(s, free)
+	}
+	for _, svc := range s.Services { // order-free: fills an ordered tree
+		if svc.Pending != "" {
+			x.pending.Set(ageKey{svc.CreatedAt, svc.Key})
+		}
+	}
+	for _, p := range s.Pools { // order-free: fills an ordered tree and a map
+		x.addPool(s, p)
+	}
+}
+
+func (x *indexes) ownerSet(node string) *btree.BTreeG[addrKey] {
+	t := x.owners[node]
+	if t == nil {
+		t = newTree(addrKey.less)
+		x.owners[node] = t
+	}
+	return t
+}
+
+func (x *indexes) dropOwner(node string, a addrKey) {
+	if t := x.owners[node]; t != nil {
+		t.Delete(a)
+		if t.Len() == 0 {
+			delete(x.owners, node)
+		}
+	}
+}
+
+func (x *indexes) share(key string, a netip.Addr) {
+	if key != "" {
+		x.sharing.Set(textAddr{key, keyOf(a)})
+	}
+}
+
+// unshare forgets that the address has the sharing key, unless one of the
+// services has it too.
+func (x *indexes) unshare(s *State, key string, a netip.Addr, services []ServiceKey) {
+	if key == "" {
+		return
+	}
+	for _, k := range services {
+		if s.Services[k].Spec.GetSharingKey() == key {
+			return
+		}
+	}
+	x.sharing.Delete(textAddr{key, keyOf(a)})
+}
+
+// remember enters a free address everywhere but in its pool's queue, which
+// takes it only when it is kept no more.
+func (x *indexes) remember(s *State, f *Free) {
+	k := keyOf(f.Addr)
+	x.keptKey.Set(serviceAddr{f.Key, k})
+	if f.SharingKey != "" {
+		x.keptSharing.Set(textAddr{f.SharingKey, k})
+	}
+	if f.KeptUntil > s.Time {
+		x.kept.Set(timeAddr{f.KeptUntil, k})
+	}
+}
+
+func (x *indexes) forget(s *State, f *Free) {
+	k := keyOf(f.Addr)
+	x.keptKey.Delete(serviceAddr{f.Key, k})
+	if f.SharingKey != "" {
+		x.keptSharing.Delete(textAddr{f.SharingKey, k})
+	}
+	if f.KeptUntil > s.Time {
+		x.kept.Delete(timeAddr{f.KeptUntil, k})
+	}
+}
+
+// release lets go of the free addresses that were kept until now or before.
+func (x *indexes) releaseKept(s *State) {
+	for {
+		t, ok := x.kept.Min()
+		if !ok || t.time > s.Time {
+			return
+		}
+		x.kept.PopMin()
+		f := s.Free[t.addr.addr()]
+		for _, p := range x.containing(nil, f.Addr) {
+			p.family(f.Addr).enqueue(f)
+		}
+	}
+}
+
+// within iterates over the touched addresses of a range, in order.
+func (x *indexes) within(r Range) iter.Seq[netip.Addr] {
+	last := keyOf(r.Last)
+	return func(yield func(netip.Addr) bool) {
+		x.touched.Ascend(keyOf(r.First), func(k addrKey) bool {
+			return !last.less(k) && yield(k.addr())
+		})
+	}
+}
+
+// containing appends the indexes of the pools that hold a: none or one, or more
+// while a batch moves ranges between pools.
+func (x *indexes) containing(buf []*poolIndex, a netip.Addr) []*poolIndex {
+	if len(x.overlapping) > 0 {
+		for _, name := range x.poolOrder {
+			if p := x.pools[name]; p.contains(a) {
+				buf = append(buf, p)
+			}
+		}
+		return buf
+	}
+	if name := x.poolOf(a); name != "" {
+		buf = append(buf, x.pools[name])
+	}
+	return buf
+}
+
+// poolOf names a pool that holds a; "" for none.
+func (x *indexes) poolOf(a netip.Addr) (name string) {
+	if len(x.overlapping) > 0 {
+		for _, name := range x.poolOrder {
+			if x.pools[name].contains(a) {
+				return name
+			}
+		}
+		return ""
+	}
+	k := keyOf(a)
+	x.ranges.Descend(poolRange{first: k, pool: "\xff"}, func(r poolRange) bool {
+		if !r.last.less(k) {
+			name = r.pool
+		}
+		return false
+	})
+	return name
+}

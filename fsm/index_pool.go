@@ -1,0 +1,181 @@
+package fsm
+
+import (
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+
+	"github.com/tidwall/btree"
+)
+
+// poolIndex finds the next address of a pool. It covers the addresses that lie
+// in the pool's ranges, whatever pool their records name.
+type poolIndex struct {
+	name     string
+	families [2]familyIndex // IPv4, IPv6
+	// owned counts the addresses in the pool by their owner.
+	owned map[string]int
+}
+
+// familyIndex is the part of one family.
+type familyIndex struct {
+	ranges     []Range
+	avoidBuggy bool
+	// at and next are the range and address of the lowest address that was never
+	// used; next is invalid when there is none. An address, once touched, stays so
+	// for as long as the pool has it, so next only goes forward: every touched
+	// address is passed once, and nothing is held for those never used.
+	at   int
+	next netip.Addr
+	// queue holds the free addresses that are kept for nobody, least recently
+	// used first.
+	queue *btree.BTreeG[queued]
+	// used counts the addresses in use, size those that the pool may hand out,
+	// at most 2^63-1.
+	used int
+	size uint64
+}
+
+type queued struct {
+	freedAt uint64
+	addr    addrKey
+}
+
+func lessQueued(a, b queued) bool {
+	if a.freedAt != b.freedAt {
+		return a.freedAt < b.freedAt
+	}
+	return a.addr.less(b.addr)
+}
+
+func (p *poolIndex) family(a netip.Addr) *familyIndex { return &p.families[fam(a)] }
+
+func (p *poolIndex) clone() *poolIndex {
+	c := *p
+	c.owned = maps.Clone(p.owned)
+	for i := range c.families {
+		c.families[i].queue = p.families[i].queue.Copy()
+	}
+	return &c
+}
+
+func (p *poolIndex) contains(a netip.Addr) bool {
+	for _, r := range p.family(a).ranges {
+		if r.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *poolIndex) addOwned(node string, delta int) {
+	if node == "" {
+		return
+	}
+	p.owned[node] += delta
+	if p.owned[node] == 0 {
+		delete(p.owned, node)
+	}
+}
+
+// advance moves next over addresses that are touched or must be avoided.
+func (f *familyIndex) advance(s *State) {
+	for f.next.IsValid() && (s.touched(f.next) || f.avoidBuggy && Buggy(f.next)) {
+		if f.next != f.ranges[f.at].Last {
+			f.next = f.next.Next()
+			continue
+		}
+		f.at++
+		f.next = netip.Addr{}
+		if f.at < len(f.ranges) {
+			f.next = f.ranges[f.at].First
+		}
+	}
+}
+
+func (s *State) touched(a netip.Addr) bool {
+	if _, ok := s.Addresses[a]; ok {
+		return true
+	}
+	_, ok := s.Free[a]
+	return ok
+}
+
+// addPool enters a pool that is new or has new ranges.
+func (x *indexes) addPool(s *State, pool *Pool) {
+	name := pool.Spec.GetName()
+	p := &poolIndex{name: name, owned: map[string]int{}}
+	for i := range p.families {
+		p.families[i] = familyIndex{avoidBuggy: pool.Spec.GetAvoidBuggyIps(), queue: newTree(lessQueued)}
+	}
+	for _, r := range pool.Ranges {
+		x.ranges.Set(poolRange{keyOf(r.First), keyOf(r.Last), name})
+		f := p.family(r.First)
+		f.ranges = append(f.ranges, r)
+		f.size = min(f.size+r.usable(f.avoidBuggy), math.MaxInt64)
+		for a := range x.within(r) {
+			p.enter(s, a)
+		}
+	}
+	for i := range p.families {
+		if f := &p.families[i]; len(f.ranges) > 0 {
+			f.next = f.ranges[0].First
+			f.advance(s)
+		}
+	}
+	x.pools[name] = p
+	if at, found := slices.BinarySearch(x.poolOrder, name); !found {
+		x.poolOrder = slices.Insert(slices.Clone(x.poolOrder), at, name)
+	}
+}
+
+// enter counts a touched address of the pool.
+func (p *poolIndex) enter(s *State, a netip.Addr) {
+	f := p.family(a)
+	if rec := s.Addresses[a]; rec != nil {
+		f.used++
+		p.addOwned(rec.Owner, 1)
+		return
+	}
+	if free := s.Free[a]; free.KeptUntil <= s.Time {
+		f.enqueue(free)
+	}
+}
+
+// enqueue enters a free address that is kept for nobody.
+func (f *familyIndex) enqueue(free *Free) {
+	if !f.avoidBuggy || !Buggy(free.Addr) {
+		f.queue.Set(queued{free.FreedAt, keyOf(free.Addr)})
+	}
+}
+
+func (x *indexes) removePool(pool *Pool) {
+	name := pool.Spec.GetName()
+	for _, r := range pool.Ranges {
+		x.ranges.Delete(poolRange{keyOf(r.First), keyOf(r.Last), name})
+	}
+	delete(x.pools, name)
+	if at, found := slices.BinarySearch(x.poolOrder, name); found {
+		x.poolOrder = slices.Delete(slices.Clone(x.poolOrder), at, at+1)
+	}
+}
+
+// overlaps names another pool that has an address of the ranges; "" for none.
+func (x *indexes) overlaps(name string, ranges []Range) (other string) {
+	for _, r := range ranges {
+		first, last := keyOf(r.First), keyOf(r.Last)
+		x.ranges.Descend(poolRange{first: last, pool: "\xff"}, func(o poolRange) bool {
+			if o.pool != name && !o.last.less(first) {
+				other = o.pool
+				return false
+			}
+			// The ranges of all other pools are disjoint but in the middle of a batch.
+			return o.pool == name || len(x.overlapping) > 0
+		})
+		if other != "" {
+			return other
+		}
+	}
+	return ""
+}
