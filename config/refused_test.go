@@ -1,0 +1,95 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+// refused are documents with one mistake each, and what is said about it.
+var refused = []struct{ name, doc, want string }{
+	{"unknown kind", head + "Foo\nmetadata: {name: x}", `kind: unknown kind "Foo"; allowed: IPAddressPool, L2Advertisement, VirtualService`},
+	{"misspelt kind", head + "IpAddressPool\nmetadata: {name: x}", `kind: unknown kind "IpAddressPool"; did you mean IPAddressPool? allowed:`},
+	{"kind not yet", head + "BGPPeer\nmetadata: {name: x}", "BGPPeer/x: kind: BGPPeer is a kind of MetalLB that QuorumLB does not support yet; allowed:"},
+	{"no kind", "apiVersion: quorumlb.io/v1\nmetadata: {name: x}", "kind: is missing; allowed:"},
+	{"no apiVersion", "kind: IPAddressPool\nmetadata: {name: x}", "apiVersion: is missing; write apiVersion: quorumlb.io/v1"},
+	{"another API", "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}", `apiVersion: must be quorumlb.io/v1, is "metallb.io/v1beta1"`},
+	{"Kubernetes Service", "apiVersion: v1\nkind: Service\nmetadata: {name: x}", "Service/x: kind: a Kubernetes Service cannot be applied here"},
+	{"not a mapping", "- a", "must be a mapping (apiVersion, kind, metadata, spec, status), is a list"},
+	{"unknown top field", pool("  addresses: [192.0.2.0/24]\nspecs: {}"), "IPAddressPool/p: specs: unknown field; did you mean spec?"},
+	{"no name", head + "IPAddressPool\nspec: {addresses: [192.0.2.0/24]}", "IPAddressPool: metadata.name: is missing"},
+	{"bad name", strings.Replace(pool("  addresses: [192.0.2.0/24]"), "name: p", "name: P_1", 1), `metadata.name: "P_1" must be lower case letters`},
+	{"number as name", strings.Replace(pool("  addresses: [192.0.2.0/24]"), "name: p", "name: 7", 1), "metadata.name: must be a string, is the number 7; quote it"},
+	{"namespace of a pool", strings.Replace(pool("  addresses: [192.0.2.0/24]"), "name: p", "name: p, namespace: x", 1), "metadata.namespace: this kind belongs to no namespace; remove the field"},
+	{"bad namespace", strings.Replace(svc("  ports: [{port: 1}]"), "name: s", "name: s, namespace: a.b", 1), `metadata.namespace: "a.b" must be`},
+	{"annotations", strings.Replace(svc("  ports: [{port: 1}]"), "name: s", "name: s, annotations: {a: b}", 1), "metadata.annotations: is not kept; what MetalLB reads"},
+	{"bad label key", strings.Replace(pool("  addresses: [192.0.2.0/24]"), "name: p", "name: p, labels: {A.b/c/d: x}", 1), `metadata.labels["A.b/c/d"]: label key "A.b/c/d": the part before / must be`},
+	{"bad label value", strings.Replace(pool("  addresses: [192.0.2.0/24]"), "name: p", "name: p, labels: {a: x y}", 1), `metadata.labels.a: label value "x y" must be`},
+	{"label is a number", strings.Replace(pool("  addresses: [192.0.2.0/24]"), "name: p", "name: p, labels: {a: 1}", 1), "metadata.labels.a: must be a string, is the number 1; quote it"},
+
+	{"no addresses", pool("  autoAssign: true"), "spec.addresses: needs at least one CIDR or first-last range"},
+	{"no spec", head + "IPAddressPool\nmetadata: {name: p}", "spec.addresses: needs at least one"},
+	{"reversed range", pool("  addresses: [192.0.2.9-192.0.2.1]"), "spec.addresses[0]: "},
+	{"mixed range", pool("  addresses: ['192.0.2.9-2001:db8::1']"), "spec.addresses[0]: "},
+	{"no range", pool("  addresses: [192.0.2.0/24, 192.0.2.300/32]"), "spec.addresses[1]: "},
+	{"overlap", pool("  addresses: [192.0.2.0/24, 192.0.2.17-192.0.2.18]"), "spec.addresses[1]: 192.0.2.17-192.0.2.18 overlaps 192.0.2.0/24 of spec.addresses[0]"},
+	{"address is a string", pool("  addresses: 192.0.2.0/24"), `spec.addresses: must be a list, is the string "192.0.2.0/24"`},
+	{"autoAssign is a string", pool("  addresses: [192.0.2.0/24]\n  autoAssign: 'no'"), `spec.autoAssign: must be true or false, is the string "no"`},
+	{"field of MetalLB", pool("  addresses: [192.0.2.0/24]\n  serviceAllocation: {}"), "spec.serviceAllocation: is a field of MetalLB that QuorumLB does not support yet; allowed: addresses, autoAssign, avoidBuggyIPs"},
+	{"misspelt field", pool("  addresses: [192.0.2.0/24]\n  autoassign: true"), "spec.autoassign: unknown field; did you mean autoAssign? allowed:"},
+	{"key twice", pool("  addresses: [192.0.2.0/24]\n  addresses: [198.51.100.0/24]"), "spec.addresses: is given twice, first in line 5"},
+
+	{"pool twice", ad("  ipAddressPools: [a, b, a]"), `spec.ipAddressPools[2]: "a" is already spec.ipAddressPools[0]`},
+	{"empty interface", ad("  interfaces: ['']"), "spec.interfaces[0]: is empty"},
+	{"selector twice", ad("  nodeSelectors: [{matchLabels: {a: b}}, {matchLabels: {a: b}}]"), "spec.nodeSelectors[1]: is the same as spec.nodeSelectors[0]"},
+	{"bad operator", ad("  nodeSelectors: [{matchExpressions: [{key: a, operator: Is}]}]"), `spec.nodeSelectors[0].matchExpressions[0].operator: must be one of In, NotIn, Exists, DoesNotExist, is "Is"`},
+	{"In without values", ad("  ipAddressPoolSelectors: [{matchExpressions: [{key: a, operator: In}]}]"), "spec.ipAddressPoolSelectors[0].matchExpressions[0].values: operator In needs at least one value"},
+	{"Exists with values", ad("  nodeSelectors: [{matchExpressions: [{key: a, operator: Exists, values: [b]}]}]"), "values: operator Exists takes no values"},
+	{"selector without key", ad("  nodeSelectors: [{matchExpressions: [{operator: Exists}]}]"), "matchExpressions[0].key: label key \"\""},
+	{"control loss", ad("  onControlLoss: hold"), `spec.onControlLoss: must be Hold or Release, is "hold"`},
+	{"placement", ad("  placement: Best"), `spec.placement: must be Sticky or Ideal, is "Best"`},
+	{"not yet", ad("  preferredNodeSelectors: []"), "spec.preferredNodeSelectors: is a field of MetalLB that QuorumLB does not support yet"},
+	{"not yet either", ad("  serviceSelectors: []"), "spec.serviceSelectors: is a field of MetalLB"},
+
+	{"no ports", svc("  pool: p"), "spec.ports: needs at least one port"},
+	{"port 0", svc("  ports: [{name: a}]"), "spec.ports[0].port: must be 1 to 65535"},
+	{"port too large", svc("  ports: [{port: 65536}]"), "spec.ports[0].port: must be a whole number from 0 to 65535, is the number 65536"},
+	{"port is a string", svc("  ports: [{port: http}]"), `spec.ports[0].port: must be a whole number`},
+	{"port twice", svc("  ports: [{name: a, port: 1}, {name: b, port: 1}]"), "spec.ports[1].port: 1 is already spec.ports[0] with the same protocol"},
+	{"port name twice", svc("  ports: [{name: a, port: 1}, {name: a, port: 2}]"), `spec.ports[1].name: "a" is already the name of spec.ports[0]`},
+	{"ports without names", svc("  ports: [{port: 1}, {name: a, port: 2}]"), "spec.ports[0].name: is missing; several ports need names"},
+	{"protocol", svc("  ports: [{port: 1, protocol: tcp}]"), `spec.ports[0].protocol: must be TCP or UDP or SCTP, is "tcp"`},
+	{"targetPort", svc("  ports: [{port: 1, targetPort: 2}]"), "spec.ports[0].targetPort: unknown field; allowed: name, protocol, port"},
+	{"address", svc("  ports: [{port: 1}]\n  addresses: [192.0.2.0/24]"), `spec.addresses[0]: "192.0.2.0/24" is not an IP address`},
+	{"two of one family", svc("  ports: [{port: 1}]\n  addresses: [192.0.2.1, 192.0.2.2]\n  ipFamilyPolicy: PreferDualStack"), "spec.addresses[1]: 192.0.2.2 is of the same family as 192.0.2.1"},
+	{"two addresses, one stack", svc("  ports: [{port: 1}]\n  addresses: [192.0.2.1, '2001:db8::1']"), "spec.addresses: ipFamilyPolicy SingleStack takes one address"},
+	{"two families, one stack", svc("  ports: [{port: 1}]\n  ipFamilies: [IPv4, IPv6]"), "spec.ipFamilies: ipFamilyPolicy SingleStack takes one family"},
+	{"wrong family", svc("  ports: [{port: 1}]\n  ipFamilies: [IPv6]\n  addresses: [192.0.2.1]"), "spec.addresses[0]: 192.0.2.1 is not of the family in ipFamilies (IPv6)"},
+	{"family", svc("  ports: [{port: 1}]\n  ipFamilies: [ipv6]"), `spec.ipFamilies[0]: must be IPv4 or IPv6, is "ipv6"`},
+	{"policy", svc("  ports: [{port: 1}]\n  ipFamilyPolicy: DualStack"), "spec.ipFamilyPolicy: must be SingleStack or PreferDualStack or RequireDualStack"},
+	{"traffic policy", svc("  ports: [{port: 1}]\n  externalTrafficPolicy: local"), "spec.externalTrafficPolicy: must be Cluster or Local"},
+	{"delivery", svc("  ports: [{port: 1}]\n  delivery: host"), `spec.delivery: must be None or Host, is "host"`},
+	{"selector", svc("  ports: [{port: 1}]\n  selector: {app: web}"), "spec.selector: is not known: a VirtualService has no endpoints"},
+	{"loadBalancerIP", svc("  ports: [{port: 1}]\n  loadBalancerIP: 192.0.2.1"), "spec.loadBalancerIP: is named addresses here"},
+
+	{"syntax", "apiVersion: [", "not valid YAML: "},
+	{"tab", "apiVersion:\n\tkind: x", "not valid YAML: "},
+	{"unknown item", "apiVersion: quorumlb.io/v1\nkind: List\nitems: [{kind: Foo}]", `Foo: kind: unknown kind "Foo"`},
+	{"list with spec", "apiVersion: quorumlb.io/v1\nkind: List\nspec: {}", "List: spec: unknown field; allowed: apiVersion, kind, metadata, items"},
+	{"list in list", "apiVersion: quorumlb.io/v1\nkind: List\nitems: [{kind: List}]", "List: kind: unknown kind"},
+	{"binary tag", strings.Replace(pool("  addresses: [192.0.2.0/24]"), "name: p", "name: !!binary cA==", 1), "metadata.name: must be a string"},
+	{"merge", pool("  <<: {addresses: [192.0.2.0/24]}"), "spec: merge keys (<<) are not supported"},
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, tt := range refused {
+		t.Run(tt.name, func(t *testing.T) {
+			docs, err := Parse("f", strings.NewReader(tt.doc))
+			if err == nil || !strings.Contains(err.Error(), tt.want) || len(docs) > 0 {
+				t.Errorf("have %v\nwant %s", err, tt.want)
+			}
+			if err != nil && !strings.HasPrefix(err.Error(), "f:") {
+				t.Errorf("no line in %v", err)
+			}
+		})
+	}
+}

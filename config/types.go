@@ -1,0 +1,214 @@
+package config
+
+import logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+
+// APIVersion is that of every document.
+const APIVersion = "quorumlb.io/v1"
+
+// Kinds of documents that can be applied. A List holds others in "items".
+const (
+	KindIPAddressPool   = "IPAddressPool"
+	KindL2Advertisement = "L2Advertisement"
+	KindVirtualService  = "VirtualService"
+	KindList            = "List"
+)
+
+// DefaultNamespace is that of a VirtualService which names none.
+const DefaultNamespace = "default"
+
+// Object is a document as it is written. Spec and Status are of the types below
+// when they come from FromResource.
+type Object struct {
+	APIVersion string   `json:"apiVersion"`
+	Kind       string   `json:"kind"`
+	Metadata   Metadata `json:"metadata"`
+	Spec       any      `json:"spec"`
+	// Status is what the group found; it is ignored when the document is applied.
+	Status any `json:"status,omitempty"`
+}
+
+// Metadata names an object.
+type Metadata struct {
+	Name string `json:"name"`
+	// Namespace is for VirtualService alone; "default" when not given.
+	Namespace string            `json:"namespace,omitempty"`
+	Labels    map[string]string `json:"labels,omitempty"`
+}
+
+// IPAddressPoolSpec is addresses to give to services.
+type IPAddressPoolSpec struct {
+	// Addresses are CIDRs and "first-last" ranges of either family.
+	Addresses []string `json:"addresses"`
+	// AutoAssign (default true): false leaves the pool to services that name it
+	// or one of its addresses.
+	AutoAssign bool `json:"autoAssign"`
+	// AvoidBuggyIPs (default false) skips IPv4 addresses that end in .0 or .255.
+	AvoidBuggyIPs bool `json:"avoidBuggyIPs"`
+}
+
+// L2AdvertisementSpec says for which pools, from which nodes and on which
+// interfaces addresses are announced in layer 2.
+type L2AdvertisementSpec struct {
+	// IPAddressPools and IPAddressPoolSelectors choose pools, by name or by
+	// label; both empty: all pools.
+	IPAddressPools         []string        `json:"ipAddressPools,omitempty"`
+	IPAddressPoolSelectors []LabelSelector `json:"ipAddressPoolSelectors,omitempty"`
+	// NodeSelectors admit nodes, any of them; empty: all nodes.
+	NodeSelectors []LabelSelector `json:"nodeSelectors,omitempty"`
+	// Interfaces to announce on; empty: all.
+	Interfaces []string `json:"interfaces,omitempty"`
+	// OnControlLoss is Hold (default) or Release.
+	OnControlLoss string `json:"onControlLoss"`
+	// Placement is Sticky (default) or Ideal.
+	Placement string `json:"placement"`
+}
+
+// VirtualServiceSpec is what a Kubernetes Service says, for use without Kubernetes.
+type VirtualServiceSpec struct {
+	Ports []Port `json:"ports"`
+	// Addresses asked for, at most one of each family; empty: any.
+	Addresses []string `json:"addresses,omitempty"`
+	// Pool asked for; empty: any that assigns by itself.
+	Pool string `json:"pool,omitempty"`
+	// IPFamilyPolicy is SingleStack (default), PreferDualStack or RequireDualStack.
+	IPFamilyPolicy string `json:"ipFamilyPolicy"`
+	// IPFamilies are IPv4 and IPv6 in the order of preference; empty: that of
+	// the addresses, or else what the pools have, IPv4 first.
+	IPFamilies []string `json:"ipFamilies,omitempty"`
+	// ExternalTrafficPolicy is Cluster (default) or Local.
+	ExternalTrafficPolicy string `json:"externalTrafficPolicy"`
+	// SharingKey lets services of the same key share an address when their
+	// ports differ.
+	SharingKey string `json:"sharingKey,omitempty"`
+	// NodeSelectors admit nodes, any of them; empty: all nodes.
+	NodeSelectors []LabelSelector `json:"nodeSelectors,omitempty"`
+	// Delivery is None (default: something else accepts the packets) or Host (the
+	// speaker puts the address on the loopback interface of every eligible node).
+	Delivery string `json:"delivery"`
+}
+
+// Port of a service.
+type Port struct {
+	// Name is needed when there are several ports.
+	Name string `json:"name,omitempty"`
+	// Protocol is TCP (default), UDP or SCTP.
+	Protocol string `json:"protocol"`
+	// Port is 1 to 65535.
+	Port uint16 `json:"port"`
+}
+
+// LabelSelector has Kubernetes' meaning: all parts must match; empty matches all.
+type LabelSelector struct {
+	MatchLabels      map[string]string  `json:"matchLabels,omitempty"`
+	MatchExpressions []LabelRequirement `json:"matchExpressions,omitempty"`
+}
+
+// LabelRequirement is one expression of a selector.
+type LabelRequirement struct {
+	Key string `json:"key"`
+	// Operator is In, NotIn, Exists or DoesNotExist.
+	Operator string   `json:"operator"`
+	Values   []string `json:"values,omitempty"`
+}
+
+const notYet = "is a field of MetalLB that QuorumLB does not support yet"
+
+func (IPAddressPoolSpec) fieldNote(name string) string {
+	if name == "serviceAllocation" {
+		return notYet
+	}
+	return ""
+}
+
+func (L2AdvertisementSpec) fieldNote(name string) string {
+	if name == "serviceSelectors" || name == "preferredNodeSelectors" {
+		return notYet
+	}
+	return ""
+}
+
+func (VirtualServiceSpec) fieldNote(name string) string {
+	switch name {
+	case "loadBalancerIP", "loadBalancerIPs":
+		return "is named addresses here"
+	case "selector":
+		return "is not known: a VirtualService has no endpoints, its address leads to nodes (see nodeSelectors)"
+	}
+	return ""
+}
+
+func (Metadata) fieldNote(name string) string {
+	if name == "annotations" {
+		return "is not kept; what MetalLB reads from annotations has fields in spec"
+	}
+	return ""
+}
+
+// enum is the words of a field for the values of the log; the first is the default.
+type enum[T ~int32] struct {
+	words  []string
+	values []T
+}
+
+func (e enum[T]) value(word string) (T, bool) {
+	for i, w := range e.words {
+		if w == word {
+			return e.values[i], true
+		}
+	}
+	return 0, false
+}
+
+// word of an unset value is the default's; ok is false for a value that this
+// program does not know.
+func (e enum[T]) word(v T) (string, bool) {
+	if v == 0 {
+		return e.words[0], true
+	}
+	for i, known := range e.values {
+		if v == known {
+			return e.words[i], true
+		}
+	}
+	return "", false
+}
+
+var (
+	controlLosses = enum[logv1.ControlLoss]{
+		[]string{"Hold", "Release"},
+		[]logv1.ControlLoss{logv1.ControlLoss_CONTROL_LOSS_HOLD, logv1.ControlLoss_CONTROL_LOSS_RELEASE},
+	}
+	placements = enum[logv1.Placement]{
+		[]string{"Sticky", "Ideal"},
+		[]logv1.Placement{logv1.Placement_PLACEMENT_STICKY, logv1.Placement_PLACEMENT_IDEAL},
+	}
+	protocols = enum[logv1.Protocol]{
+		[]string{"TCP", "UDP", "SCTP"},
+		[]logv1.Protocol{logv1.Protocol_PROTOCOL_TCP, logv1.Protocol_PROTOCOL_UDP, logv1.Protocol_PROTOCOL_SCTP},
+	}
+	families = enum[logv1.IPFamily]{
+		[]string{"IPv4", "IPv6"},
+		[]logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV4, logv1.IPFamily_IP_FAMILY_IPV6},
+	}
+	familyPolicies = enum[logv1.IPFamilyPolicy]{
+		[]string{"SingleStack", "PreferDualStack", "RequireDualStack"},
+		[]logv1.IPFamilyPolicy{
+			logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK,
+			logv1.IPFamilyPolicy_IP_FAMILY_POLICY_PREFER_DUAL_STACK,
+			logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK,
+		},
+	}
+	trafficPolicies = enum[logv1.ExternalTrafficPolicy]{
+		[]string{"Cluster", "Local"},
+		[]logv1.ExternalTrafficPolicy{
+			logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_CLUSTER,
+			logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL,
+		},
+	}
+	deliveries = enum[logv1.Delivery]{
+		[]string{"None", "Host"},
+		[]logv1.Delivery{logv1.Delivery_DELIVERY_NONE, logv1.Delivery_DELIVERY_HOST},
+	}
+)
+
+var operators = []string{"In", "NotIn", "Exists", "DoesNotExist"}
