@@ -1,0 +1,508 @@
+package watch_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
+	"github.com/quorumlb/quorumlb/raftnode/watch"
+)
+
+// rules: an address is advertised when there is an advertisement; a service's
+// node selector is the label that a node must have.
+type rules struct{}
+
+func (rules) Announce(s *fsm.State, addr netip.Addr) (watch.Terms, bool) {
+	ad := s.Ads["ad"]
+	if ad == nil {
+		return watch.Terms{}, false
+	}
+	return watch.Terms{OnControlLoss: ad.Spec.GetOnControlLoss(), Interfaces: ad.Spec.GetInterfaces()}, true
+}
+
+func (rules) Delivers(s *fsm.State, addr netip.Addr, node *fsm.Node) bool {
+	for _, k := range s.Addresses[addr].Services {
+		svc := s.Services[k]
+		if svc.Spec.GetDelivery() == logv1.Delivery_DELIVERY_HOST && node.Labels["host"] != "no" {
+			return true
+		}
+	}
+	return false
+}
+
+// group is a state that advances as a member's does.
+type group struct {
+	t     testing.TB
+	mu    sync.RWMutex
+	state *fsm.State
+	hub   *watch.Hub
+}
+
+func newGroup(t testing.TB, queue int) *group {
+	g := &group{t: t, state: fsm.New()}
+	g.hub = watch.NewHub(g, rules{}, queue)
+	g.apply(
+		&logv1.Event{Fact: &logv1.Event_ClusterFounded{ClusterFounded: &logv1.ClusterFounded{ClusterId: []byte("0123456789abcdef"), ClusterVersion: 1}}},
+		&logv1.Event{Fact: &logv1.Event_PoolDefined{PoolDefined: &logv1.PoolDefined{Pool: &logv1.Pool{Name: "p", Addresses: []string{"192.0.2.0/24"}}}}},
+		advertise("eth0"),
+	)
+	return g
+}
+
+func (g *group) Read(f func(*fsm.State)) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	f(g.state)
+}
+
+func (g *group) apply(events ...*logv1.Event) uint64 {
+	g.t.Helper()
+	g.mu.Lock()
+	raw := fsm.EncodeBatch(g.state.NextBatch(time.Now().UnixNano(), []string{"member:test"}, events))
+	batch, ch, err := g.state.Apply(raw)
+	g.mu.Unlock()
+	if err != nil {
+		g.t.Fatalf("apply %v: %v", events, err)
+	}
+	g.hub.Apply(batch, ch, g.state)
+	return batch.GetRevision()
+}
+
+func advertise(interfaces ...string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_AdvertisementDefined{AdvertisementDefined: &logv1.AdvertisementDefined{
+		Advertisement: &logv1.L2Advertisement{Name: "ad", Interfaces: interfaces, OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_HOLD},
+	}}}
+}
+
+func open(node string, incarnation uint64, mac byte, labels map[string]string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_SessionOpened{SessionOpened: &logv1.SessionOpened{
+		Node: node, Process: make([]byte, 16), Incarnation: incarnation, Macs: [][]byte{{2, 0, 0, 0, 0, mac}}, Labels: labels,
+	}}}
+}
+
+func declare(name string, delivery logv1.Delivery) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ServiceDeclared{ServiceDeclared: &logv1.ServiceDeclared{
+		Service: &logv1.Service{Namespace: "ns", Name: name, Delivery: delivery, Ports: []*logv1.Port{{Protocol: logv1.Protocol_PROTOCOL_TCP, Port: 80}}},
+		Source:  "apply",
+	}}}
+}
+
+func allocate(name, addr string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_AddressAllocated{AddressAllocated: &logv1.AddressAllocated{
+		Address: netip.MustParseAddr(addr).AsSlice(), Namespace: "ns", Name: name, Pool: "p",
+	}}}
+}
+
+func assign(addr, node string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_OwnerAssigned{OwnerAssigned: &logv1.OwnerAssigned{
+		Address: netip.MustParseAddr(addr).AsSlice(), Node: node, Reason: logv1.OwnerReason_OWNER_REASON_NEW_ADDRESS,
+	}}}
+}
+
+func release(addr, node string, epoch uint64) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_OwnerReleased{OwnerReleased: &logv1.OwnerReleased{
+		Address: netip.MustParseAddr(addr).AsSlice(), Node: node, Epoch: epoch, Reason: logv1.OwnerReason_OWNER_REASON_MOVE,
+	}}}
+}
+
+func (g *group) session(node string) (id uint64) {
+	g.Read(func(s *fsm.State) { id = s.Nodes[node].Session })
+	return id
+}
+
+func (g *group) subscribe(node string) *reader {
+	g.t.Helper()
+	sub, err := g.hub.Subscribe(node, g.session(node), 0)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(sub.Close)
+	return &reader{t: g.t, sub: sub}
+}
+
+// reader keeps a view as a speaker does.
+type reader struct {
+	t        testing.TB
+	sub      *watch.Subscription
+	revision uint64
+	view     *speakerv1.View
+}
+
+func (r *reader) next() *speakerv1.WatchResponse {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Second)
+	defer cancel()
+	msg, err := r.sub.Next(ctx)
+	if err != nil {
+		r.t.Fatalf("Next: %v", err)
+	}
+	r.take(msg)
+	return msg
+}
+
+func (r *reader) take(msg *speakerv1.WatchResponse) {
+	r.t.Helper()
+	if r.view == nil != (msg.GetView() != nil) {
+		r.t.Fatalf("the whole view must come first and once: %v", msg)
+	}
+	if msg.GetRevision() <= r.revision && r.view != nil {
+		r.t.Fatalf("revision %d after %d", msg.GetRevision(), r.revision)
+	}
+	r.revision = msg.GetRevision()
+	if v := msg.GetView(); v != nil {
+		r.view = proto.CloneOf(v)
+		return
+	}
+	fold(r.view, msg.GetDelta())
+}
+
+func fold(v *speakerv1.View, d *speakerv1.ViewDelta) {
+	v.Vips = slices.DeleteFunc(v.Vips, func(old *speakerv1.Vip) bool {
+		return slices.ContainsFunc(d.GetGoneVips(), func(a []byte) bool { return slices.Equal(a, old.GetAddress()) }) ||
+			slices.ContainsFunc(d.GetVips(), func(n *speakerv1.Vip) bool { return slices.Equal(n.GetAddress(), old.GetAddress()) })
+	})
+	v.Vips = append(v.Vips, d.GetVips()...)
+	slices.SortFunc(v.Vips, func(a, b *speakerv1.Vip) int { return slices.Compare(a.GetAddress(), b.GetAddress()) })
+	v.HostAddresses = slices.DeleteFunc(v.HostAddresses, func(old []byte) bool {
+		return slices.ContainsFunc(d.GetGoneHostAddresses(), func(a []byte) bool { return slices.Equal(a, old) })
+	})
+	v.HostAddresses = append(v.HostAddresses, d.GetHostAddresses()...)
+	slices.SortFunc(v.HostAddresses, slices.Compare[[]byte])
+	if d.GetLeaseTimes() != nil {
+		v.LeaseTimes = d.GetLeaseTimes()
+	}
+	if d.Nodes != nil {
+		v.Nodes = d.GetNodes().GetNodes()
+	}
+	if d.Drained != nil {
+		v.Drained = d.GetDrained()
+	}
+}
+
+// fresh is the view that a hub without a past makes.
+func (g *group) fresh(node string) *speakerv1.View {
+	g.t.Helper()
+	sub, err := watch.NewHub(g, rules{}, 0).Subscribe(node, g.session(node), 0)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	defer sub.Close()
+	msg, err := sub.Next(g.t.Context())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return msg.GetView()
+}
+
+func TestWholeViewThenDeltas(t *testing.T) {
+	g := newGroup(t, 0)
+	g.apply(open("n1", 1, 1, nil), open("n2", 1, 2, nil))
+	g.apply(declare("a", logv1.Delivery_DELIVERY_HOST), allocate("a", "192.0.2.1"))
+	epoch := g.apply(assign("192.0.2.1", "n1"))
+
+	r1, r2 := g.subscribe("n1"), g.subscribe("n2")
+	r1.next()
+	r2.next()
+	if v := r1.view; len(v.GetVips()) != 1 || v.GetVips()[0].GetEpoch() != epoch || !slices.Equal(v.GetVips()[0].GetInterfaces(), []string{"eth0"}) {
+		t.Errorf("view of the owner: %v", v)
+	}
+	if v := r2.view; len(v.GetVips()) != 0 || len(v.GetHostAddresses()) != 1 || len(v.GetNodes()) != 1 || v.GetNodes()[0].GetNode() != "n1" {
+		t.Errorf("view of the other: %v", v)
+	}
+
+	taken := g.apply(release("192.0.2.1", "n1", epoch))
+	if msg := r1.next(); msg.GetRevision() != taken || len(msg.GetDelta().GetGoneVips()) != 1 {
+		t.Errorf("release: %v", msg)
+	}
+	moved := g.apply(assign("192.0.2.1", "n2"))
+	if msg := r2.next(); msg.GetRevision() != moved || msg.GetDelta().GetVips()[0].GetEpoch() != moved {
+		t.Errorf("assignment: %v", msg)
+	}
+	// Host delivery survives the loss of the address: frames still arrive.
+	if len(r1.view.GetHostAddresses()) != 1 {
+		t.Errorf("host addresses of the old owner: %v", r1.view.GetHostAddresses())
+	}
+}
+
+func TestDeltaOnlyForThoseConcerned(t *testing.T) {
+	g := newGroup(t, 0)
+	g.apply(open("n1", 1, 1, nil), open("n2", 1, 2, nil))
+	g.apply(declare("a", logv1.Delivery_DELIVERY_NONE), allocate("a", "192.0.2.1"))
+	r1, r2 := g.subscribe("n1"), g.subscribe("n2")
+	r1.next()
+	r2.next()
+	for range 10 {
+		epoch := g.apply(assign("192.0.2.1", "n1"))
+		g.apply(release("192.0.2.1", "n1", epoch))
+		r1.next()
+		r1.next()
+	}
+	last := g.apply(assign("192.0.2.1", "n2"))
+	if msg := r2.next(); msg.GetRevision() != last {
+		t.Errorf("the first message for n2 is of revision %d, want %d", msg.GetRevision(), last)
+	}
+}
+
+func TestTakenMakesAMessageEvenWithoutContent(t *testing.T) {
+	g := newGroup(t, 0)
+	g.apply(open("n1", 1, 1, nil))
+	g.apply(declare("a", logv1.Delivery_DELIVERY_NONE), allocate("a", "192.0.2.1"))
+	g.apply(assign("192.0.2.1", "n1"))
+	r := g.subscribe("n1")
+	r.next()
+	rev := g.apply(advertise("eth0")) // says what it said before
+	if msg := r.next(); msg.GetRevision() != rev {
+		t.Errorf("revision %d, want %d", msg.GetRevision(), rev)
+	}
+}
+
+func TestUnadvertisedAddressLeavesTheView(t *testing.T) {
+	g := newGroup(t, 0)
+	g.apply(open("n1", 1, 1, nil))
+	g.apply(declare("a", logv1.Delivery_DELIVERY_NONE), allocate("a", "192.0.2.1"))
+	g.apply(assign("192.0.2.1", "n1"))
+	r := g.subscribe("n1")
+	r.next()
+	g.apply(&logv1.Event{Fact: &logv1.Event_AdvertisementDeleted{AdvertisementDeleted: &logv1.AdvertisementDeleted{Name: "ad"}}})
+	r.next()
+	if len(r.view.GetVips()) != 0 {
+		t.Errorf("an address without an advertisement must not be announced on all interfaces: %v", r.view.GetVips())
+	}
+}
+
+func TestAdmission(t *testing.T) {
+	g := newGroup(t, 0)
+	session := g.apply(open("n1", 1, 1, nil))
+	for _, tc := range []struct {
+		name         string
+		node         string
+		session, min uint64
+		want         error
+	}{
+		{"own session", "n1", session, 0, nil},
+		{"min behind", "n1", session, 1, nil},
+		{"min ahead", "n1", session, session + 1, watch.ErrBehind},
+		{"session ahead", "n1", session + 1, 0, watch.ErrBehind},
+		{"older session", "n1", session - 1, 0, watch.ErrReplaced},
+		{"no session", "n1", 0, 0, watch.ErrNoSession},
+		{"unknown node", "n9", session, 0, watch.ErrNoSession},
+	} {
+		sub, err := g.hub.Subscribe(tc.node, tc.session, tc.min)
+		if !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+		if sub != nil {
+			sub.Close()
+		}
+	}
+	if n := g.hub.Watchers(); n != 0 {
+		t.Errorf("%d watchers left", n)
+	}
+}
+
+func TestSlowReaderIsClosedAndNeverBlocksApply(t *testing.T) {
+	const queue = 8
+	g := newGroup(t, queue)
+	g.apply(open("n1", 1, 1, nil))
+	g.apply(declare("a", logv1.Delivery_DELIVERY_NONE), allocate("a", "192.0.2.1"))
+	slow, quick := g.subscribe("n1"), g.subscribe("n1")
+	slow.next()
+	quick.next()
+	for range queue + 1 {
+		epoch := g.apply(assign("192.0.2.1", "n1"))
+		quick.next()
+		g.apply(release("192.0.2.1", "n1", epoch))
+		quick.next()
+	}
+	if _, err := slow.sub.Next(t.Context()); !errors.Is(err, watch.ErrTooSlow) {
+		t.Errorf("slow reader: %v", err)
+	}
+	if n := g.hub.Watchers(); n != 1 {
+		t.Errorf("%d watchers, want the quick one", n)
+	}
+}
+
+func TestResetCloseAndForget(t *testing.T) {
+	g := newGroup(t, 0)
+	g.apply(open("n1", 1, 1, nil))
+	r := g.subscribe("n1")
+	r.next()
+	g.Read(func(s *fsm.State) { g.hub.Apply(nil, fsm.Changes{All: true}, s) })
+	if _, err := r.sub.Next(t.Context()); !errors.Is(err, watch.ErrReset) {
+		t.Errorf("after a restore: %v", err)
+	}
+	r = g.subscribe("n1")
+	r.next()
+	g.apply(&logv1.Event{Fact: &logv1.Event_SessionExpired{SessionExpired: &logv1.SessionExpired{Node: "n1", Session: g.session("n1")}}})
+	g.apply(&logv1.Event{Fact: &logv1.Event_NodeForgotten{NodeForgotten: &logv1.NodeForgotten{Node: "n1"}}})
+	if _, err := r.sub.Next(t.Context()); !errors.Is(err, watch.ErrNoSession) {
+		t.Errorf("forgotten node: %v", err)
+	}
+	g.apply(open("n1", 1, 1, nil))
+	r = g.subscribe("n1")
+	g.hub.Close()
+	if _, err := r.sub.Next(t.Context()); !errors.Is(err, watch.ErrClosed) {
+		t.Errorf("closed hub: %v", err)
+	}
+	if _, err := g.hub.Subscribe("n1", g.session("n1"), 0); !errors.Is(err, watch.ErrClosed) {
+		t.Errorf("subscribe to a closed hub: %v", err)
+	}
+}
+
+// TestDeltasAddUp: after any batches, a reader's view is the one that a hub
+// without a past makes of the same state.
+func TestDeltasAddUp(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			g := newGroup(t, 0)
+			rnd := rand.New(rand.NewPCG(seed, 1))
+			nodes := []string{"n1", "n2", "n3"}
+			for i, n := range nodes {
+				g.apply(open(n, 1, byte(i), nil))
+			}
+			readers := map[string][]*reader{}
+			for range 300 {
+				if rnd.IntN(10) == 0 {
+					n := nodes[rnd.IntN(len(nodes))]
+					readers[n] = append(readers[n], g.subscribe(n))
+				}
+				g.randomBatch(rnd, nodes)
+			}
+			for n, rs := range readers {
+				want := g.fresh(n)
+				for _, r := range rs {
+					r.drain()
+					if diff := cmp.Diff(want, r.view, protocmp.Transform()); diff != "" {
+						t.Fatalf("view of %s (-fresh +folded):\n%s", n, diff)
+					}
+				}
+			}
+		})
+	}
+}
+
+// drain takes what waits.
+func (r *reader) drain() {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(r.t.Context())
+	cancel()
+	for misses := 0; misses < 20; { // both ready: select may choose either
+		msg, err := r.sub.Next(ctx)
+		switch {
+		case errors.Is(err, context.Canceled):
+			misses++
+		case err != nil:
+			r.t.Fatal(err)
+		default:
+			misses = 0
+			r.take(msg)
+		}
+	}
+}
+
+func (g *group) randomBatch(rnd *rand.Rand, nodes []string) {
+	addr := fmt.Sprintf("192.0.2.%d", rnd.IntN(8))
+	name := "svc-" + addr
+	node := nodes[rnd.IntN(len(nodes))]
+	rec := g.state.Addresses[netip.MustParseAddr(addr)]
+	n := g.state.Nodes[node]
+	delivery := logv1.Delivery(1 + rnd.IntN(2))
+	switch rnd.IntN(9) {
+	case 0:
+		g.apply(advertise(fmt.Sprintf("eth%d", rnd.IntN(2))))
+	case 1:
+		g.apply(open(node, n.Incarnation+1, byte(rnd.IntN(4)), map[string]string{"host": []string{"yes", "no"}[rnd.IntN(2)]}))
+	case 2:
+		if n.SessionState == fsm.SessionOpen {
+			g.apply(&logv1.Event{Fact: &logv1.Event_SessionExpired{SessionExpired: &logv1.SessionExpired{Node: node, Session: n.Session}}})
+		}
+	case 3:
+		g.apply(&logv1.Event{Fact: &logv1.Event_NodeDrained{NodeDrained: &logv1.NodeDrained{Node: node, Reason: logv1.DrainReason_DRAIN_REASON_ADMIN}}},
+			&logv1.Event{Fact: &logv1.Event_LeaseTimesSet{LeaseTimesSet: &logv1.LeaseTimesSet{Times: &logv1.LeaseTimes{
+				DetectionNanos: int64(time.Second) + rnd.Int64N(3), HeartbeatNanos: int64(time.Second / 5), SettleNanos: 1}}}})
+	case 4:
+		g.apply(&logv1.Event{Fact: &logv1.Event_NodeUndrained{NodeUndrained: &logv1.NodeUndrained{Node: node}}})
+	case 5:
+		if rec != nil {
+			g.apply(declare(name, delivery))
+		} else {
+			g.apply(declare(name, delivery), allocate(name, addr))
+		}
+	case 6, 7:
+		if rec == nil || n.SessionState != fsm.SessionOpen {
+			return
+		}
+		if rec.Owner != "" && g.state.Nodes[rec.Owner].SessionState == fsm.SessionOpen {
+			g.apply(release(addr, rec.Owner, rec.Epoch))
+			return
+		}
+		g.apply(assign(addr, node))
+	case 8:
+		if rec == nil {
+			return
+		}
+		var evs []*logv1.Event
+		if rec.Owner != "" {
+			evs = append(evs, release(addr, rec.Owner, rec.Epoch))
+		}
+		g.apply(append(evs, &logv1.Event{Fact: &logv1.Event_AddressReleased{AddressReleased: &logv1.AddressReleased{
+			Address: rec.Addr.AsSlice(), Namespace: "ns", Name: name}}},
+			&logv1.Event{Fact: &logv1.Event_ServiceDeleted{ServiceDeleted: &logv1.ServiceDeleted{Namespace: "ns", Name: name}}})...)
+	}
+}
+
+// TestSubscribeWhileApplying: readers that come at any moment miss nothing.
+func TestSubscribeWhileApplying(t *testing.T) {
+	g := newGroup(t, 100000)
+	g.apply(open("n1", 1, 1, nil), open("n2", 1, 2, nil))
+	g.apply(declare("a", logv1.Delivery_DELIVERY_NONE), allocate("a", "192.0.2.1"))
+	session := g.session("n1")
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var readers []*reader
+	wg.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			sub, err := g.hub.Subscribe("n1", session, 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			mu.Lock()
+			readers = append(readers, &reader{t: t, sub: sub})
+			mu.Unlock()
+		}
+	})
+	for range 500 {
+		epoch := g.apply(assign("192.0.2.1", "n1"))
+		g.apply(release("192.0.2.1", "n1", epoch))
+	}
+	g.apply(assign("192.0.2.1", "n1"))
+	close(done)
+	wg.Wait()
+	want := g.fresh("n1")
+	for _, r := range readers[:min(len(readers), 200)] {
+		r.drain()
+		if diff := cmp.Diff(want, r.view, protocmp.Transform()); diff != "" {
+			t.Fatalf("(-fresh +folded):\n%s", diff)
+		}
+	}
+}

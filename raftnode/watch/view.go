@@ -1,0 +1,313 @@
+package watch
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
+)
+
+// nodeView is what the readers of one node have been told.
+type nodeView struct {
+	name    string
+	vips    map[netip.Addr]*speakerv1.Vip
+	hosts   map[netip.Addr]struct{}
+	labels  map[string]string
+	drained bool
+	subs    map[*Subscription]struct{}
+}
+
+// viewOf gives the view of a watched node, and makes it for the first reader.
+func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
+	if v := h.nodes[name]; v != nil {
+		return v
+	}
+	if len(h.nodes) == 0 {
+		h.revision, h.lease = s.Revision, s.Lease
+		h.macs = allMacs(s)
+		h.hosts = make(map[netip.Addr][]*fsm.Service)
+		for a := range s.Addresses {
+			if asking := hostServices(s, a); len(asking) > 0 {
+				h.hosts[a] = asking
+			}
+		}
+	}
+	n := s.Nodes[name]
+	v := &nodeView{
+		name: name, labels: n.Labels, drained: n.Drained != 0,
+		vips:  make(map[netip.Addr]*speakerv1.Vip),
+		hosts: make(map[netip.Addr]struct{}),
+		subs:  make(map[*Subscription]struct{}),
+	}
+	for rec := range s.OwnedBy(name) {
+		if vip := h.vip(s, rec.Addr); vip != nil {
+			v.vips[rec.Addr] = vip
+			h.holder[rec.Addr] = v
+		}
+	}
+	for a := range h.hosts {
+		if h.rules.Delivers(s, a, n) {
+			v.hosts[a] = struct{}{}
+		}
+	}
+	h.nodes[name] = v
+	return v
+}
+
+// whole makes the message of the whole view.
+func (h *Hub) whole(s *fsm.State, v *nodeView) *speakerv1.View {
+	view := &speakerv1.View{
+		ClusterId:  s.ClusterID[:],
+		LeaseTimes: leaseMessage(h.lease),
+		Drained:    v.drained,
+		Nodes:      h.otherMacs(v.name),
+	}
+	view.ClusterId = slices.Clone(view.ClusterId)
+	for _, a := range sortedAddrs(v.vips) {
+		view.Vips = append(view.Vips, v.vips[a])
+	}
+	for _, a := range sortedAddrs(v.hosts) {
+		view.HostAddresses = append(view.HostAddresses, a.AsSlice())
+	}
+	return view
+}
+
+// vip makes what the owner of a has to know; nil when nobody owns it or nothing
+// advertises it. (Without an advertisement there are no interfaces, which would
+// read as "all of them".)
+func (h *Hub) vip(s *fsm.State, a netip.Addr) *speakerv1.Vip {
+	rec := s.Addresses[a]
+	if rec == nil || rec.Owner == "" {
+		return nil
+	}
+	terms, ok := h.rules.Announce(s, a)
+	if !ok {
+		return nil
+	}
+	return &speakerv1.Vip{
+		Address: a.AsSlice(), Epoch: rec.Epoch, Reason: rec.OwnerWhy,
+		OnControlLoss: terms.OnControlLoss, Interfaces: terms.Interfaces,
+	}
+}
+
+// applyAddress compares one address with what the watched nodes were told.
+func (h *Hub) applyAddress(s *fsm.State, a netip.Addr, d *deltas) {
+	h.applyHost(s, a, d)
+	old := h.holder[a]
+	var now *nodeView
+	if rec := s.Addresses[a]; rec != nil && rec.Owner != "" {
+		now = h.nodes[rec.Owner]
+	}
+	var vip *speakerv1.Vip
+	if now != nil {
+		if vip = h.vip(s, a); vip == nil {
+			now = nil
+		}
+	}
+	if old != nil && old != now {
+		delete(old.vips, a)
+		delete(h.holder, a)
+		delta := d.to(old)
+		delta.GoneVips = append(delta.GoneVips, a.AsSlice())
+	}
+	if now == nil || sameVip(now.vips[a], vip) {
+		return
+	}
+	now.vips[a] = vip
+	h.holder[a] = now
+	delta := d.to(now)
+	delta.Vips = append(delta.Vips, vip)
+}
+
+// applyHost brings the local delivery of one address up to date.
+func (h *Hub) applyHost(s *fsm.State, a netip.Addr, d *deltas) {
+	asking := hostServices(s, a)
+	if slices.Equal(asking, h.hosts[a]) {
+		return // records are replaced, never written to
+	}
+	if len(asking) == 0 {
+		delete(h.hosts, a)
+	} else {
+		h.hosts[a] = asking
+	}
+	for _, v := range h.nodes {
+		h.deliver(s, a, v, d)
+	}
+}
+
+func (h *Hub) deliver(s *fsm.State, a netip.Addr, v *nodeView, d *deltas) {
+	n := s.Nodes[v.name]
+	_, has := v.hosts[a]
+	wants := n != nil && len(h.hosts[a]) > 0 && h.rules.Delivers(s, a, n)
+	switch {
+	case wants && !has:
+		v.hosts[a] = struct{}{}
+		delta := d.to(v)
+		delta.HostAddresses = append(delta.HostAddresses, a.AsSlice())
+	case has && !wants:
+		delete(v.hosts, a)
+		delta := d.to(v)
+		delta.GoneHostAddresses = append(delta.GoneHostAddresses, a.AsSlice())
+	}
+}
+
+// applyServices follows a declaration that changes how addresses are delivered
+// but none of the addresses' own records.
+func (h *Hub) applyServices(s *fsm.State, keys []fsm.ServiceKey, d *deltas) {
+	for _, k := range keys {
+		if svc := s.Services[k]; svc != nil {
+			for _, a := range svc.Addresses {
+				h.applyAddress(s, a, d)
+			}
+		}
+	}
+}
+
+// applyAll compares everything after a change of pools, advertisements or
+// settings.
+func (h *Hub) applyAll(s *fsm.State, d *deltas) {
+	if s.Lease != h.lease {
+		h.lease = s.Lease
+		for _, v := range h.nodes {
+			d.to(v).LeaseTimes = leaseMessage(s.Lease)
+		}
+	}
+	todo := make(map[netip.Addr]struct{}, len(h.holder))
+	for a := range h.holder {
+		todo[a] = struct{}{}
+	}
+	for name := range h.nodes {
+		for rec := range s.OwnedBy(name) {
+			todo[rec.Addr] = struct{}{}
+		}
+	}
+	for _, a := range sortedAddrs(todo) {
+		h.applyAddress(s, a, d)
+	}
+	hosts := make(map[netip.Addr]struct{}, len(h.hosts))
+	for a := range h.hosts {
+		hosts[a] = struct{}{}
+	}
+	for a := range s.Addresses {
+		if len(hostServices(s, a)) > 0 {
+			hosts[a] = struct{}{}
+		}
+	}
+	for _, a := range sortedAddrs(hosts) {
+		h.applyHost(s, a, d)
+		for _, v := range h.nodes {
+			h.deliver(s, a, v, d) // the pool's advertisements may select other nodes
+		}
+	}
+}
+
+// applyNodes follows changes of the nodes' own records: drains, labels, and the
+// link-layer addresses that every other node knows.
+func (h *Hub) applyNodes(s *fsm.State, ch fsm.Changes, d *deltas) {
+	macsChanged := false
+	for _, name := range ch.Nodes {
+		n := s.Nodes[name]
+		macsChanged = h.setMacs(name, n) || macsChanged
+		v := h.nodes[name]
+		if v == nil {
+			continue
+		}
+		if n == nil {
+			h.endView(v, ErrNoSession) // forgotten
+			continue
+		}
+		if drained := n.Drained != 0; drained != v.drained {
+			v.drained = drained
+			d.to(v).Drained = &drained
+		}
+		if !maps.Equal(n.Labels, v.labels) {
+			v.labels = n.Labels
+			for _, a := range sortedAddrs(h.hosts) {
+				h.deliver(s, a, v, d)
+			}
+		}
+	}
+	if macsChanged {
+		for _, v := range h.nodes {
+			d.to(v).Nodes = &speakerv1.NodeMacsList{Nodes: h.otherMacs(v.name)}
+		}
+	}
+}
+
+// setMacs records a node's addresses and tells whether they changed.
+func (h *Hub) setMacs(name string, n *fsm.Node) bool {
+	i, found := slices.BinarySearchFunc(h.macs, name, compareMacs)
+	if n == nil {
+		if found {
+			h.macs = slices.Delete(slices.Clone(h.macs), i, i+1)
+		}
+		return found
+	}
+	msg := macsMessage(n)
+	if found {
+		if slices.EqualFunc(h.macs[i].GetMacs(), msg.GetMacs(), slices.Equal[[]byte]) {
+			return false
+		}
+		h.macs = slices.Clone(h.macs)
+		h.macs[i] = msg
+		return true
+	}
+	h.macs = slices.Insert(slices.Clone(h.macs), i, msg)
+	return true
+}
+
+// otherMacs lists the addresses of all nodes but one.
+func (h *Hub) otherMacs(name string) []*speakerv1.NodeMacs {
+	others := make([]*speakerv1.NodeMacs, 0, len(h.macs))
+	for _, m := range h.macs {
+		if m.GetNode() != name {
+			others = append(others, m)
+		}
+	}
+	return others
+}
+
+func allMacs(s *fsm.State) []*speakerv1.NodeMacs {
+	all := make([]*speakerv1.NodeMacs, 0, len(s.Nodes))
+	for _, name := range slices.Sorted(maps.Keys(s.Nodes)) {
+		all = append(all, macsMessage(s.Nodes[name]))
+	}
+	return all
+}
+
+func macsMessage(n *fsm.Node) *speakerv1.NodeMacs {
+	m := &speakerv1.NodeMacs{Node: n.Name}
+	for _, mac := range n.MACs {
+		m.Macs = append(m.Macs, slices.Clone(mac[:]))
+	}
+	return m
+}
+
+// hostServices are the services of an address that ask for local delivery.
+func hostServices(s *fsm.State, a netip.Addr) []*fsm.Service {
+	rec := s.Addresses[a]
+	if rec == nil {
+		return nil
+	}
+	var asking []*fsm.Service
+	for _, k := range rec.Services {
+		if svc := s.Services[k]; svc != nil && svc.Spec.GetDelivery() == logv1.Delivery_DELIVERY_HOST {
+			asking = append(asking, svc)
+		}
+	}
+	return asking
+}
+
+func sameVip(a, b *speakerv1.Vip) bool {
+	return a != nil && b != nil && a.Epoch == b.Epoch && a.OnControlLoss == b.OnControlLoss &&
+		a.Reason == b.Reason && slices.Equal(a.Interfaces, b.Interfaces)
+}
+
+func leaseMessage(t fsm.LeaseTimes) *logv1.LeaseTimes {
+	return &logv1.LeaseTimes{
+		DetectionNanos: int64(t.Detection), HeartbeatNanos: int64(t.Heartbeat), SettleNanos: int64(t.Settle),
+	}
+}
