@@ -1,0 +1,233 @@
+package allocator
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// Choice is an address for a service.
+type Choice struct {
+	Addr   netip.Addr
+	Pool   string
+	Reason logv1.AllocationReason
+	// Kept: the service has the address already.
+	Kept bool
+}
+
+// Plan is what a service should have, and what it must give up first. A
+// service that has all it asks for, and may keep it, gets a plan that changes
+// nothing.
+type Plan struct {
+	// Choices are all addresses that the service should have, IPv4 first.
+	Choices []Choice
+	// Releases are addresses that it has and must not keep.
+	Releases []Release
+}
+
+// New gives the choices that the service does not have yet.
+func (p Plan) New() []Choice {
+	return slices.DeleteFunc(slices.Clone(p.Choices), func(c Choice) bool { return c.Kept })
+}
+
+// ChooseAddresses chooses the addresses of a service as spec declares it, at
+// the time now (nanoseconds since 1970 UTC, not before s.Time). spec must be
+// valid (fsm.ValidateService); the service need not be in the state yet.
+//
+// The error is a *Refusal when the service gets fewer addresses than it asks
+// for; the plan then still says what it should have and give up.
+//
+//   - An address that the service has is kept for as long as it is legal: in a
+//     pool, in the requested pool, the requested one, of a wanted family, and not
+//     in conflict with those who share it.
+//   - A requested address has to be in a pool and free, or shareable. A request
+//     outranks the time for which an address is kept for another service.
+//   - Otherwise, in this order: the address kept for this service (or for its
+//     sharing key), an address of its sharing key that it can join, and then of
+//     the pools by name, those only on request left out, the lowest address that was
+//     never used, or the one given up longest ago that is kept for nobody.
+//   - Two families come from one pool. PreferDualStack takes a pool with both
+//     first, then one of the first family, then one of the second.
+func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error) {
+	c := chooser{s: s, spec: spec, now: now, key: fsm.KeyOf(spec.GetNamespace(), spec.GetName())}
+	c.want()
+	c.keep()
+	r := c.choose()
+	if len(c.plan.Choices) == 2 && c.plan.Choices[1].Addr.Is4() {
+		c.plan.Choices[0], c.plan.Choices[1] = c.plan.Choices[1], c.plan.Choices[0]
+	}
+	if r != nil {
+		return c.plan, r
+	}
+	return c.plan, nil
+}
+
+// family is a position in arrays: IPv4, then IPv6.
+type family int
+
+const (
+	ipv4 family = iota
+	ipv6
+)
+
+func familyOf(a netip.Addr) family {
+	if a.Is4() {
+		return ipv4
+	}
+	return ipv6
+}
+
+func (f family) other() family { return 1 - f }
+
+func (f family) String() string {
+	if f == ipv4 {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// chooser is one choice of addresses.
+type chooser struct {
+	s    *fsm.State
+	spec *logv1.Service
+	key  fsm.ServiceKey
+	now  int64
+
+	// first is the family to take when there is to be one; either says that the
+	// other is as good when no pool has the first.
+	first  family
+	either bool
+	// second: two families are wanted; required: both or none.
+	second, required bool
+	// requested are the addresses asked for; asked tells which are.
+	requested [2]netip.Addr
+	asked     [2]bool
+	bad       string // a request that cannot be read
+
+	plan Plan
+	// has are the choices made so far, by family.
+	has [2]netip.Addr
+}
+
+// want reads from the spec which families it asks for.
+func (c *chooser) want() {
+	for _, text := range c.spec.GetAddresses() {
+		a, err := fsm.ParseAddr(text)
+		if err != nil {
+			c.bad = text
+			continue
+		}
+		c.requested[familyOf(a)], c.asked[familyOf(a)] = a, true
+	}
+	switch c.spec.GetIpFamilyPolicy() {
+	case logv1.IPFamilyPolicy_IP_FAMILY_POLICY_PREFER_DUAL_STACK:
+		c.second = true
+	case logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK:
+		c.second, c.required = true, true
+	default:
+		// Two requested addresses are a request for two families.
+		c.second = c.asked[ipv4] && c.asked[ipv6]
+	}
+	switch families := c.spec.GetIpFamilies(); {
+	case len(families) > 0 && families[0] == logv1.IPFamily_IP_FAMILY_IPV6:
+		c.first = ipv6
+	case len(families) > 0:
+		c.first = ipv4
+	case c.asked[ipv6] && !c.asked[ipv4]:
+		c.first = ipv6
+	default:
+		c.either = !c.asked[ipv4]
+	}
+}
+
+// keep decides which of its addresses the service keeps.
+func (c *chooser) keep() {
+	svc := c.s.Services[c.key]
+	if svc == nil {
+		return
+	}
+	// The one of the first family is looked at first: a second one is then legal or not.
+	current := slices.Clone(svc.Addresses)
+	if len(current) == 2 && familyOf(current[0]) != c.first {
+		slices.Reverse(current)
+	}
+	for _, a := range current {
+		rec := c.s.Addresses[a]
+		if why := c.mustGo(a, rec); why != WhyInvalid {
+			c.plan.Releases = append(c.plan.Releases, Release{a, why})
+			continue
+		}
+		c.take(Choice{Addr: a, Pool: c.s.PoolOf(a), Reason: rec.Reason, Kept: true})
+	}
+}
+
+func (c *chooser) take(choice Choice) {
+	c.has[familyOf(choice.Addr)] = choice.Addr
+	c.plan.Choices = append(c.plan.Choices, choice)
+}
+
+// mustGo tells why the service cannot keep an address; WhyInvalid when it can.
+func (c *chooser) mustGo(a netip.Addr, rec *fsm.Address) Why {
+	f := familyOf(a)
+	pool := c.s.PoolOf(a)
+	switch {
+	case pool == "":
+		return InNoPool
+	case c.spec.GetPool() != "" && pool != c.spec.GetPool():
+		return InOtherPool
+	case c.asked[f] && c.requested[f] != a, !c.asked[f] && c.asked[f.other()] && !c.second:
+		return FamilyNotWanted
+	case !c.second && !c.either && f != c.first:
+		return FamilyNotWanted
+	case !c.second && c.has[f.other()].IsValid():
+		return FamilyNotWanted
+	}
+	why, _ := c.shareable(rec)
+	return why
+}
+
+// shareable tells whether the service may have an address together with those
+// that have it, and which stands in the way.
+func (c *chooser) shareable(rec *fsm.Address) (Why, fsm.ServiceKey) {
+	for _, key := range rec.Services {
+		if key == c.key {
+			continue
+		}
+		if why := conflict(c.spec, c.s.Services[key].Spec); why != WhyInvalid {
+			return why, key
+		}
+	}
+	return WhyInvalid, fsm.ServiceKey{}
+}
+
+// conflict tells why two services cannot share an address: they need one
+// sharing key, one externalTrafficPolicy, and ports that are disjoint.
+func conflict(a, b *logv1.Service) Why {
+	if a.GetSharingKey() == "" || a.GetSharingKey() != b.GetSharingKey() {
+		return InUse
+	}
+	local := func(s *logv1.Service) bool {
+		return s.GetExternalTrafficPolicy() == logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL
+	}
+	if local(a) != local(b) {
+		return PolicyDiffers
+	}
+	for _, p := range a.GetPorts() {
+		for _, q := range b.GetPorts() {
+			if protocol(p) == protocol(q) && p.GetPort() == q.GetPort() {
+				return PortTaken
+			}
+		}
+	}
+	return WhyInvalid
+}
+
+// protocol is TCP when the port names none, as in Kubernetes.
+func protocol(p *logv1.Port) logv1.Protocol {
+	if p.GetProtocol() == logv1.Protocol_PROTOCOL_UNSPECIFIED {
+		return logv1.Protocol_PROTOCOL_TCP
+	}
+	return p.GetProtocol()
+}

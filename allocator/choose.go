@@ -1,0 +1,253 @@
+package allocator
+
+import (
+	"net/netip"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// choose finds what is missing.
+func (c *chooser) choose() *Refusal {
+	if c.bad != "" {
+		return &Refusal{Requested: c.bad, Why: NotAnAddress}
+	}
+	if r := c.chooseRequested(); r != nil {
+		return r
+	}
+	switch n := len(c.plan.Choices); {
+	case n == 2, n == 1 && !c.second:
+		return nil
+	case n == 1:
+		return c.chooseSecond()
+	case c.second:
+		return c.chooseBoth()
+	default:
+		return c.chooseOne()
+	}
+}
+
+// chooseRequested takes the addresses that the service asks for: all of them or none.
+func (c *chooser) chooseRequested() *Refusal {
+	var found [2]Choice
+	n := 0
+	for f := range c.requested {
+		a := c.requested[f]
+		if !c.asked[f] || c.has[f] == a {
+			continue
+		}
+		choice, r := c.request(a)
+		if r != nil {
+			return r
+		}
+		found[n] = choice
+		n++
+	}
+	for _, choice := range found[:n] {
+		c.take(choice)
+	}
+	return nil
+}
+
+func (c *chooser) request(a netip.Addr) (Choice, *Refusal) {
+	no := &Refusal{Requested: a.String(), Family: familyOf(a).String()}
+	pool := c.s.PoolOf(a)
+	rec := c.s.Addresses[a]
+	switch {
+	case !c.second && familyOf(a) != c.first:
+		no.Why = FamilyNotWanted
+	case pool == "":
+		no.Why = InNoPool
+	case c.spec.GetPool() != "" && pool != c.spec.GetPool():
+		no.Why = InOtherPool
+	case fsm.Buggy(a) && c.s.Pools[pool].Spec.GetAvoidBuggyIps():
+		no.Why = BuggyAddress
+	case rec != nil:
+		no.Why, no.Service = c.shareable(rec)
+	}
+	if no.Why != WhyInvalid {
+		return Choice{}, no
+	}
+	return Choice{Addr: a, Pool: pool, Reason: logv1.AllocationReason_ALLOCATION_REASON_REQUESTED}, nil
+}
+
+// chooseOne finds an address of the first family, or of the other where that is
+// as good.
+func (c *chooser) chooseOne() *Refusal {
+	f := c.first
+	if c.either && !c.anyPoolHas(f) && c.anyPoolHas(f.other()) {
+		f = f.other()
+	}
+	return c.one(f)
+}
+
+func (c *chooser) one(f family) *Refusal {
+	if choice, ok := c.again(f, ""); ok {
+		c.take(choice)
+		return nil
+	}
+	no := &Refusal{Family: f.String()}
+	for _, pool := range c.pools(no) {
+		choice, why := c.fromPool(pool, f)
+		if why == WhyInvalid {
+			c.take(choice)
+			return nil
+		}
+		no.Pools = append(no.Pools, PoolRefusal{pool, why})
+	}
+	return no
+}
+
+// chooseSecond adds the second family from the pool that the first came from.
+// Who only prefers two is content with one.
+func (c *chooser) chooseSecond() *Refusal {
+	have := c.plan.Choices[0]
+	f := familyOf(have.Addr).other()
+	choice, ok := c.again(f, have.Pool)
+	if !ok {
+		var why Why
+		if choice, why = c.fromPool(have.Pool, f); why != WhyInvalid {
+			if !c.required {
+				return nil
+			}
+			return &Refusal{Family: f.String(), Pools: []PoolRefusal{{have.Pool, why}}}
+		}
+	}
+	c.take(choice)
+	return nil
+}
+
+// chooseBoth finds a pool that gives both families; who only prefers two takes
+// one where there is none.
+func (c *chooser) chooseBoth() *Refusal {
+	no := &Refusal{Family: "IPv4 and IPv6"}
+	if choice, ok := c.again(c.first, ""); ok && c.pairIn(choice) {
+		return nil
+	}
+	for _, pool := range c.pools(no) {
+		choice, why := c.fromPool(pool, c.first)
+		if why == WhyInvalid && c.pairIn(choice) {
+			return nil
+		}
+		if why == WhyInvalid {
+			_, why = c.fromPool(pool, c.first.other())
+		}
+		no.Pools = append(no.Pools, PoolRefusal{pool, why})
+	}
+	if c.required {
+		return no
+	}
+	if c.one(c.first) == nil || c.one(c.first.other()) == nil {
+		return nil
+	}
+	return no
+}
+
+// pairIn takes the choice and one of the other family from its pool, or nothing.
+func (c *chooser) pairIn(choice Choice) bool {
+	f := familyOf(choice.Addr).other()
+	other, ok := c.again(f, choice.Pool)
+	if !ok {
+		var why Why
+		if other, why = c.fromPool(choice.Pool, f); why != WhyInvalid {
+			return false
+		}
+	}
+	c.take(choice)
+	c.take(other)
+	return true
+}
+
+// pools lists the pools to try; when there are none, no says why.
+func (c *chooser) pools(no *Refusal) []string {
+	if name := c.spec.GetPool(); name != "" {
+		return []string{name}
+	}
+	if len(c.s.PoolNames()) == 0 {
+		no.Why = NoPools
+	}
+	return c.s.PoolNames()
+}
+
+// admits tells whether the service may take from a pool; WhyInvalid when it may.
+func (c *chooser) admits(pool string) Why {
+	def := c.s.Pools[pool]
+	switch {
+	case def == nil:
+		return NoSuchPool
+	case c.spec.GetPool() != "" && c.spec.GetPool() != pool:
+		return InOtherPool
+	case def.Spec.GetManualOnly() && c.spec.GetPool() != pool:
+		return ManualOnly
+	}
+	return WhyInvalid
+}
+
+func (c *chooser) anyPoolHas(f family) bool {
+	for _, pool := range c.pools(new(Refusal)) {
+		if c.admits(pool) == WhyInvalid && c.s.PoolHas(pool, f == ipv4) {
+			return true
+		}
+	}
+	return false
+}
+
+// fromPool finds an address that nobody has and that is kept for nobody.
+func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
+	if why := c.admits(pool); why != WhyInvalid {
+		return Choice{}, why
+	}
+	v4 := f == ipv4
+	if !c.s.PoolHas(pool, v4) {
+		return Choice{}, NoFamily
+	}
+	if a := c.s.NextFresh(pool, v4); a.IsValid() {
+		return Choice{Addr: a, Pool: pool, Reason: logv1.AllocationReason_ALLOCATION_REASON_FRESH}, WhyInvalid
+	}
+	if free := c.s.LeastRecent(pool, v4, c.now); free != nil {
+		return Choice{Addr: free.Addr, Pool: pool, Reason: logv1.AllocationReason_ALLOCATION_REASON_REUSED}, WhyInvalid
+	}
+	use := c.s.PoolUse(pool)
+	used, size := use.Used4, use.Size4
+	if !v4 {
+		used, size = use.Used6, use.Size6
+	}
+	if used < size {
+		return Choice{}, Kept
+	}
+	return Choice{}, Full
+}
+
+// again finds an address of the family that is kept for the service or its
+// sharing key, or one of its sharing key that it can join; in one pool, or any
+// that admits the service.
+func (c *chooser) again(f family, pool string) (Choice, bool) {
+	for free := range c.s.KeptFor(c.key) {
+		if c.usable(free.Addr, f, pool) && free.KeptUntil > c.now {
+			return Choice{free.Addr, free.Pool, logv1.AllocationReason_ALLOCATION_REASON_RETAINED, false}, true
+		}
+	}
+	key := c.spec.GetSharingKey()
+	if key == "" {
+		return Choice{}, false
+	}
+	for rec := range c.s.WithSharingKey(key) {
+		if why, _ := c.shareable(rec); why == WhyInvalid && c.usable(rec.Addr, f, pool) {
+			return Choice{rec.Addr, rec.Pool, logv1.AllocationReason_ALLOCATION_REASON_SHARED, false}, true
+		}
+	}
+	for free := range c.s.KeptForSharing(key) {
+		if c.usable(free.Addr, f, pool) && free.KeptUntil > c.now {
+			return Choice{free.Addr, free.Pool, logv1.AllocationReason_ALLOCATION_REASON_RETAINED, false}, true
+		}
+	}
+	return Choice{}, false
+}
+
+func (c *chooser) usable(a netip.Addr, f family, pool string) bool {
+	has := c.s.PoolOf(a)
+	if familyOf(a) != f || has == "" || pool != "" && has != pool || c.admits(has) != WhyInvalid {
+		return false
+	}
+	return !fsm.Buggy(a) || !c.s.Pools[has].Spec.GetAvoidBuggyIps()
+}

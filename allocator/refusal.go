@@ -1,0 +1,132 @@
+package allocator
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/quorumlb/quorumlb/fsm"
+)
+
+// Why says why an address or a pool was not taken.
+type Why uint8
+
+// Reasons of a refusal.
+const (
+	// WhyInvalid is the zero value.
+	WhyInvalid Why = iota
+	// NotAnAddress: what the service asks for cannot be read.
+	NotAnAddress
+	// InNoPool: no pool holds the address asked for.
+	InNoPool
+	// InOtherPool: the address asked for is not in the pool asked for.
+	InOtherPool
+	// BuggyAddress: the address asked for ends in .0 or .255 and its pool avoids those.
+	BuggyAddress
+	// InUse: another service has the address, and they share no key.
+	InUse
+	// PortTaken: a service with the same sharing key uses one of the ports.
+	PortTaken
+	// PolicyDiffers: services share an address only when all have
+	// externalTrafficPolicy Cluster or all have Local.
+	PolicyDiffers
+	// FamilyNotWanted: the service does not ask for this family.
+	FamilyNotWanted
+	// NoPools: there are no pools.
+	NoPools
+	// NoSuchPool: the pool asked for does not exist.
+	NoSuchPool
+	// ManualOnly: the pool gives addresses only to those who ask for it.
+	ManualOnly
+	// NoFamily: the pool has no addresses of the family.
+	NoFamily
+	// Full: all addresses of the family are in use.
+	Full
+	// Kept: all free addresses of the family are kept for services that had them.
+	Kept
+)
+
+var whyTexts = [...]string{
+	WhyInvalid:      "invalid",
+	NotAnAddress:    "not an IP address",
+	InNoPool:        "in no pool",
+	InOtherPool:     "not in the requested pool",
+	BuggyAddress:    "ends in .0 or .255, which its pool avoids",
+	InUse:           "in use",
+	PortTaken:       "port taken by a service that shares the address",
+	PolicyDiffers:   "externalTrafficPolicy differs from that of a service that shares the address",
+	FamilyNotWanted: "family not wanted by the service",
+	NoPools:         "no pool is defined",
+	NoSuchPool:      "no such pool",
+	ManualOnly:      "only on request",
+	NoFamily:        "has none",
+	Full:            "full",
+	Kept:            "full but for addresses kept for deleted services",
+}
+
+// String explains the reason to an operator.
+func (w Why) String() string {
+	if int(w) < len(whyTexts) {
+		return whyTexts[w]
+	}
+	return whyTexts[WhyInvalid]
+}
+
+// PoolRefusal says why a pool gave nothing.
+type PoolRefusal struct {
+	Pool string
+	Why  Why
+}
+
+// Refusal is why a service has fewer addresses than it asks for. One state and
+// one service always give the same text.
+type Refusal struct {
+	// Family is "IPv4", "IPv6" or "IPv4 and IPv6"; empty when the refusal is not about one.
+	Family string
+	// Requested is the address that the service asked for, as written; empty for any.
+	Requested string
+	// Why is set for a refused request, and when there is no pool to try.
+	Why Why
+	// Service stands in the way of the request: it has the address.
+	Service fsm.ServiceKey
+	// Pools were tried in this order.
+	Pools []PoolRefusal
+}
+
+// Error names the first eight pools.
+func (r *Refusal) Error() string {
+	var b strings.Builder
+	switch {
+	case r.Requested != "":
+		fmt.Fprintf(&b, "requested address %s: %s", r.Requested, r.Why)
+		if r.Service != (fsm.ServiceKey{}) {
+			fmt.Fprintf(&b, " (%s)", r.Service)
+		}
+		return b.String()
+	case r.Family != "":
+		fmt.Fprintf(&b, "no %s address", r.Family)
+	default:
+		b.WriteString("no address")
+	}
+	if r.Why != WhyInvalid {
+		fmt.Fprintf(&b, ": %s", r.Why)
+	}
+	for i, p := range r.Pools {
+		if i == 8 {
+			fmt.Fprintf(&b, "; and %d more pools", len(r.Pools)-i)
+			break
+		}
+		sep := "; "
+		if i == 0 {
+			sep = ": "
+		}
+		fmt.Fprintf(&b, "%spool %s: %s", sep, p.Pool, p.Why)
+	}
+	return b.String()
+}
+
+// Release is an address that a service must give up.
+type Release struct {
+	Addr netip.Addr
+	Why  Why
+}
