@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
@@ -36,30 +37,12 @@ type Source interface {
 	Read(f func(s *fsm.State))
 }
 
-// Terms are the conditions under which an owner announces an address.
-type Terms struct {
-	OnControlLoss logv1.ControlLoss
-	// Interfaces to announce on; empty: all.
-	Interfaces []string
-}
-
-// Rules answer what the state alone does not say.
-type Rules interface {
-	// Announce gives the terms of addr; false when nothing advertises it.
-	Announce(s *fsm.State, addr netip.Addr) (Terms, bool)
-	// Delivers tells whether node accepts packets for addr locally, as far as
-	// selectors and labels go. It does not depend on sessions, drains and links:
-	// a node that lost an address must go on forwarding what still reaches it.
-	Delivers(s *fsm.State, addr netip.Addr, node *fsm.Node) bool
-}
-
 // DefaultQueue is the number of messages that a reader may be behind.
 const DefaultQueue = 1024
 
 // Hub makes the messages of all watched nodes.
 type Hub struct {
 	source Source
-	rules  Rules
 	queue  int
 
 	// Lock order: the source's read lock, then mu.
@@ -76,18 +59,21 @@ type Hub struct {
 	hosts map[netip.Addr][]*fsm.Service
 	macs  []*speakerv1.NodeMacs // of all nodes, sorted by name
 	lease fsm.LeaseTimes
+	// policies of the pools, until one of them or an advertisement changes.
+	policies map[string]allocator.Policy
 }
 
 // NewHub makes a hub. queue is the length of each reader's queue; 0 means
 // DefaultQueue.
-func NewHub(source Source, rules Rules, queue int) *Hub {
+func NewHub(source Source, queue int) *Hub {
 	if queue <= 0 {
 		queue = DefaultQueue
 	}
 	return &Hub{
-		source: source, rules: rules, queue: queue,
-		nodes:  make(map[string]*nodeView),
-		holder: make(map[netip.Addr]*nodeView),
+		source: source, queue: queue,
+		nodes:    make(map[string]*nodeView),
+		holder:   make(map[netip.Addr]*nodeView),
+		policies: make(map[string]allocator.Policy),
 	}
 }
 
@@ -149,6 +135,12 @@ func (h *Hub) Apply(batch *logv1.Batch, ch fsm.Changes, s *fsm.State) {
 	}
 	h.revision = max(h.revision, batch.GetRevision())
 	d := deltas{revision: batch.GetRevision(), of: make(map[*nodeView]*speakerv1.ViewDelta)}
+	if ch.All {
+		clear(h.policies)
+		for _, v := range h.nodes {
+			clear(v.terms)
+		}
+	}
 	h.applyNodes(s, ch, &d)
 	if ch.All {
 		h.applyAll(s, &d)
@@ -218,6 +210,7 @@ func (h *Hub) dropView(v *nodeView) {
 	delete(h.nodes, v.name)
 	if len(h.nodes) == 0 {
 		h.hosts, h.macs = nil, nil
+		clear(h.policies)
 	}
 }
 

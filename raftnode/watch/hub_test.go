@@ -21,28 +21,6 @@ import (
 	"github.com/quorumlb/quorumlb/raftnode/watch"
 )
 
-// rules: an address is advertised when there is an advertisement; a service's
-// node selector is the label that a node must have.
-type rules struct{}
-
-func (rules) Announce(s *fsm.State, addr netip.Addr) (watch.Terms, bool) {
-	ad := s.Ads["ad"]
-	if ad == nil {
-		return watch.Terms{}, false
-	}
-	return watch.Terms{OnControlLoss: ad.Spec.GetOnControlLoss(), Interfaces: ad.Spec.GetInterfaces()}, true
-}
-
-func (rules) Delivers(s *fsm.State, addr netip.Addr, node *fsm.Node) bool {
-	for _, k := range s.Addresses[addr].Services {
-		svc := s.Services[k]
-		if svc.Spec.GetDelivery() == logv1.Delivery_DELIVERY_HOST && node.Labels["host"] != "no" {
-			return true
-		}
-	}
-	return false
-}
-
 // group is a state that advances as a member's does.
 type group struct {
 	t     testing.TB
@@ -53,7 +31,7 @@ type group struct {
 
 func newGroup(t testing.TB, queue int) *group {
 	g := &group{t: t, state: fsm.New()}
-	g.hub = watch.NewHub(g, rules{}, queue)
+	g.hub = watch.NewHub(g, queue)
 	g.apply(
 		&logv1.Event{Fact: &logv1.Event_ClusterFounded{ClusterFounded: &logv1.ClusterFounded{ClusterId: []byte("0123456789abcdef"), ClusterVersion: 1}}},
 		&logv1.Event{Fact: &logv1.Event_PoolDefined{PoolDefined: &logv1.PoolDefined{Pool: &logv1.Pool{Name: "p", Addresses: []string{"192.0.2.0/24"}}}}},
@@ -93,9 +71,12 @@ func open(node string, incarnation uint64, mac byte, labels map[string]string) *
 	}}}
 }
 
+// onlyHosts keeps local delivery to nodes that are not labelled "host: no".
+var onlyHosts = []*logv1.LabelSelector{{MatchExpressions: []*logv1.LabelRequirement{{Key: "host", Operator: "NotIn", Values: []string{"no"}}}}}
+
 func declare(name string, delivery logv1.Delivery) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_ServiceDeclared{ServiceDeclared: &logv1.ServiceDeclared{
-		Service: &logv1.Service{Namespace: "ns", Name: name, Delivery: delivery, Ports: []*logv1.Port{{Protocol: logv1.Protocol_PROTOCOL_TCP, Port: 80}}},
+		Service: &logv1.Service{Namespace: "ns", Name: name, Delivery: delivery, NodeSelectors: onlyHosts, Ports: []*logv1.Port{{Protocol: logv1.Protocol_PROTOCOL_TCP, Port: 80}}},
 		Source:  "apply",
 	}}}
 }
@@ -195,7 +176,7 @@ func fold(v *speakerv1.View, d *speakerv1.ViewDelta) {
 // fresh is the view that a hub without a past makes.
 func (g *group) fresh(node string) *speakerv1.View {
 	g.t.Helper()
-	sub, err := watch.NewHub(g, rules{}, 0).Subscribe(node, g.session(node), 0)
+	sub, err := watch.NewHub(g, 0).Subscribe(node, g.session(node), 0)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -421,7 +402,11 @@ func (g *group) randomBatch(rnd *rand.Rand, nodes []string) {
 	delivery := logv1.Delivery(1 + rnd.IntN(2))
 	switch rnd.IntN(9) {
 	case 0:
-		g.apply(advertise(fmt.Sprintf("eth%d", rnd.IntN(2))))
+		ad := advertise(fmt.Sprintf("eth%d", rnd.IntN(2)))
+		if rnd.IntN(3) == 0 {
+			ad.GetAdvertisementDefined().GetAdvertisement().NodeSelectors = onlyHosts
+		}
+		g.apply(ad)
 	case 1:
 		g.apply(open(node, n.Incarnation+1, byte(rnd.IntN(4)), map[string]string{"host": []string{"yes", "no"}[rnd.IntN(2)]}))
 	case 2:

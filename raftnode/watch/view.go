@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
@@ -17,7 +18,34 @@ type nodeView struct {
 	hosts   map[netip.Addr]struct{}
 	labels  map[string]string
 	drained bool
-	subs    map[*Subscription]struct{}
+	// terms of the pools on this node, until labels or policies change.
+	terms map[string]terms
+	subs  map[*Subscription]struct{}
+}
+
+// terms are the conditions under which a node announces the addresses of a pool.
+type terms struct {
+	admitted      bool
+	onControlLoss logv1.ControlLoss
+	interfaces    []string // empty: all
+}
+
+// terms of an address on a watched node.
+func (h *Hub) terms(s *fsm.State, v *nodeView, a netip.Addr) terms {
+	pool := s.PoolOf(a)
+	t, ok := v.terms[pool]
+	if ok {
+		return t
+	}
+	policy, ok := h.policies[pool]
+	if !ok {
+		policy = allocator.PoolPolicy(s, pool)
+		h.policies[pool] = policy
+	}
+	t.onControlLoss = policy.ControlLoss
+	t.interfaces, t.admitted = policy.On(v.labels)
+	v.terms[pool] = t
+	return t
 }
 
 // viewOf gives the view of a watched node, and makes it for the first reader.
@@ -40,16 +68,17 @@ func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
 		name: name, labels: n.Labels, drained: n.Drained != 0,
 		vips:  make(map[netip.Addr]*speakerv1.Vip),
 		hosts: make(map[netip.Addr]struct{}),
+		terms: make(map[string]terms),
 		subs:  make(map[*Subscription]struct{}),
 	}
 	for rec := range s.OwnedBy(name) {
-		if vip := h.vip(s, rec.Addr); vip != nil {
+		if vip := h.vip(s, v, rec.Addr); vip != nil {
 			v.vips[rec.Addr] = vip
 			h.holder[rec.Addr] = v
 		}
 	}
 	for a := range h.hosts {
-		if h.rules.Delivers(s, a, n) {
+		if h.delivers(s, v, a) {
 			v.hosts[a] = struct{}{}
 		}
 	}
@@ -75,22 +104,31 @@ func (h *Hub) whole(s *fsm.State, v *nodeView) *speakerv1.View {
 	return view
 }
 
-// vip makes what the owner of a has to know; nil when nobody owns it or nothing
-// advertises it. (Without an advertisement there are no interfaces, which would
-// read as "all of them".)
-func (h *Hub) vip(s *fsm.State, a netip.Addr) *speakerv1.Vip {
+// vip makes what the owner of a has to know; nil when no advertisement admits
+// it. (Without an advertisement there are no interfaces, which would read as
+// "all of them".)
+func (h *Hub) vip(s *fsm.State, owner *nodeView, a netip.Addr) *speakerv1.Vip {
+	t := h.terms(s, owner, a)
+	if !t.admitted {
+		return nil
+	}
 	rec := s.Addresses[a]
-	if rec == nil || rec.Owner == "" {
-		return nil
-	}
-	terms, ok := h.rules.Announce(s, a)
-	if !ok {
-		return nil
-	}
 	return &speakerv1.Vip{
 		Address: a.AsSlice(), Epoch: rec.Epoch, Reason: rec.OwnerWhy,
-		OnControlLoss: terms.OnControlLoss, Interfaces: terms.Interfaces,
+		OnControlLoss: t.onControlLoss, Interfaces: t.interfaces,
 	}
+}
+
+// delivers tells whether a node accepts packets for an address locally, as far
+// as selectors and labels go. It does not depend on sessions, drains and links:
+// a node that lost an address must go on forwarding what still reaches it.
+func (h *Hub) delivers(s *fsm.State, v *nodeView, a netip.Addr) bool {
+	if _, excluded := v.labels[allocator.LabelExclude]; excluded || !h.terms(s, v, a).admitted {
+		return false
+	}
+	return slices.ContainsFunc(h.hosts[a], func(svc *fsm.Service) bool {
+		return fsm.MatchAny(svc.Spec.GetNodeSelectors(), v.labels)
+	})
 }
 
 // applyAddress compares one address with what the watched nodes were told.
@@ -103,7 +141,7 @@ func (h *Hub) applyAddress(s *fsm.State, a netip.Addr, d *deltas) {
 	}
 	var vip *speakerv1.Vip
 	if now != nil {
-		if vip = h.vip(s, a); vip == nil {
+		if vip = h.vip(s, now, a); vip == nil {
 			now = nil
 		}
 	}
@@ -139,9 +177,8 @@ func (h *Hub) applyHost(s *fsm.State, a netip.Addr, d *deltas) {
 }
 
 func (h *Hub) deliver(s *fsm.State, a netip.Addr, v *nodeView, d *deltas) {
-	n := s.Nodes[v.name]
 	_, has := v.hosts[a]
-	wants := n != nil && len(h.hosts[a]) > 0 && h.rules.Delivers(s, a, n)
+	wants := h.delivers(s, v, a)
 	switch {
 	case wants && !has:
 		v.hosts[a] = struct{}{}
@@ -225,15 +262,29 @@ func (h *Hub) applyNodes(s *fsm.State, ch fsm.Changes, d *deltas) {
 		}
 		if !maps.Equal(n.Labels, v.labels) {
 			v.labels = n.Labels
-			for _, a := range sortedAddrs(h.hosts) {
-				h.deliver(s, a, v, d)
-			}
+			clear(v.terms)
+			h.applyLabels(s, v, d)
 		}
 	}
 	if macsChanged {
 		for _, v := range h.nodes {
 			d.to(v).Nodes = &speakerv1.NodeMacsList{Nodes: h.otherMacs(v.name)}
 		}
+	}
+}
+
+// applyLabels compares all that a node has after its labels have changed.
+func (h *Hub) applyLabels(s *fsm.State, v *nodeView, d *deltas) {
+	todo := maps.Clone(h.hosts)
+	for a := range v.vips {
+		todo[a] = nil
+	}
+	for rec := range s.OwnedBy(v.name) {
+		todo[rec.Addr] = nil
+	}
+	for _, a := range sortedAddrs(todo) {
+		h.applyAddress(s, a, d)
+		h.deliver(s, a, v, d)
 	}
 }
 
