@@ -1,0 +1,103 @@
+package fsm
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/tidwall/btree"
+)
+
+// CheckRows tells whether the rows fit together, as a restore demands.
+func (s *State) CheckRows() error { return s.check() }
+
+// CheckIndexes holds the indexes against a rebuild from the rows.
+func (s *State) CheckIndexes() error {
+	c := *s
+	c.rebuild()
+	have, want := &s.idx, &c.idx
+	for _, err := range []error{
+		same("touched", have.touched, want.touched),
+		same("sharing", have.sharing, want.sharing),
+		same("keptKey", have.keptKey, want.keptKey),
+		same("keptSharing", have.keptSharing, want.keptSharing),
+		same("kept", have.kept, want.kept),
+		same("pending", have.pending, want.pending),
+		same("ranges", have.ranges, want.ranges),
+		sameKeys("owners", have.owners, want.owners),
+		sameKeys("pools", have.pools, want.pools),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	if !slices.Equal(have.poolOrder, want.poolOrder) {
+		return fmt.Errorf("poolOrder: %v, rebuilt %v", have.poolOrder, want.poolOrder)
+	}
+	if len(have.overlapping) > 0 {
+		return fmt.Errorf("overlapping: %v", have.overlapping)
+	}
+	for node, t := range want.owners {
+		if err := same("owner "+node, have.owners[node], t); err != nil {
+			return err
+		}
+	}
+	for name, p := range want.pools {
+		if err := samePool(have.pools[name], p); err != nil {
+			return fmt.Errorf("pool %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func samePool(have, want *poolIndex) error {
+	if !maps.Equal(have.owned, want.owned) {
+		return fmt.Errorf("owned: %v, rebuilt %v", have.owned, want.owned)
+	}
+	for i := range have.families {
+		h, w := have.families[i], want.families[i]
+		if err := same("queue", h.queue, w.queue); err != nil {
+			return err
+		}
+		h.queue, w.queue = nil, nil
+		if !reflect.DeepEqual(h, w) {
+			return fmt.Errorf("family %d: %+v, rebuilt %+v", i, h, w)
+		}
+	}
+	return nil
+}
+
+func same[T any](name string, have, want *btree.BTreeG[T]) error {
+	if h, w := have.Items(), want.Items(); !reflect.DeepEqual(h, w) {
+		return fmt.Errorf("%s: %v, rebuilt %v", name, h, w)
+	}
+	return nil
+}
+
+func sameKeys[V any](name string, have, want map[string]V) error {
+	h, w := slices.Sorted(maps.Keys(have)), slices.Sorted(maps.Keys(want))
+	if !slices.Equal(h, w) {
+		return fmt.Errorf("%s: %v, rebuilt %v", name, h, w)
+	}
+	return nil
+}
+
+// EventTypes gives the numbers of the events that have a handler, with its name.
+func EventTypes() map[int]string {
+	types := map[int]string{}
+	for n, h := range handlers {
+		if h.fold != nil {
+			types[n] = h.name
+		}
+	}
+	return types
+}
+
+// Touched tells whether an address is or was in use.
+func (s *State) Touched(r Range) (n int) {
+	for range s.idx.within(r) {
+		n++
+	}
+	return n
+}
