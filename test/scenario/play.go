@@ -1,0 +1,175 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/quorumlb/quorumlb/test/lab"
+)
+
+// Flight is how long two stations may both be heard for one address when one
+// follows the other: an answer that was decided before the address left is on
+// its way through a scheduler that this machine shares with everything else.
+const Flight = 20 * time.Millisecond
+
+// Event is something that happens to the cluster, and what may follow from it.
+type Event struct {
+	Name     string
+	Expected string
+	// Play makes it happen and returns when the cluster has come to rest. What
+	// it notes in the Limits decides how the event is judged.
+	Play func(ctx context.Context, s *Stage, limits *Limits) error
+}
+
+// Limits say what an event may cost.
+type Limits struct {
+	// Dark are the addresses that may go unanswered, and for how long.
+	Dark    []netip.Addr
+	DarkFor time.Duration
+	// Moves are the addresses that must have another owner afterwards; all
+	// others must have the same.
+	Moves []netip.Addr
+	// Overlap is how long two stations may be heard for one address; Flight
+	// when zero.
+	Overlap time.Duration
+}
+
+// Outcome is what the audience saw of an event.
+type Outcome struct {
+	Event    Event
+	From, To time.Time
+	Lost     int // datagrams
+	Failed   int // new connections
+	Resets   int // connections that an address left behind
+	Gap      time.Duration
+	GapAt    netip.Addr
+	Overlap  time.Duration
+	Answered string // who answered ARP and neighbour solicitations
+	Misses   []string
+}
+
+// Play plays one event and judges it. The error says that it could not be
+// played to its end, which is a miss as well.
+func (s *Stage) Play(ctx context.Context, e Event) (Outcome, error) {
+	out := Outcome{Event: e, From: time.Now()}
+	before, err := s.Owners(ctx)
+	if err != nil {
+		return out, err
+	}
+	var limits Limits
+	played := e.Play(ctx, s, &limits)
+	if played != nil {
+		out.miss("%v", played)
+	}
+	// Late frames and late answers belong to the event.
+	if err := lab.Wait(ctx, 500*time.Millisecond); err != nil {
+		return out, err
+	}
+	out.To = time.Now()
+	if err := lab.Wait(ctx, lab.Patience); err != nil {
+		return out, err
+	}
+	if played == nil {
+		if after, err := s.Owners(ctx); err != nil {
+			out.miss("owners: %v", err)
+		} else {
+			out.judgeOwners(s.Addrs, before, after, limits)
+		}
+	}
+	out.judgeProbes(s, limits)
+	out.judgeClaims(s, limits)
+	return out, played
+}
+
+func (o *Outcome) miss(format string, args ...any) {
+	o.Misses = append(o.Misses, fmt.Sprintf(format, args...))
+}
+
+func (o *Outcome) judgeOwners(addrs []netip.Addr, before, after map[string]string, limits Limits) {
+	for _, addr := range addrs {
+		was, is := before[addr.String()], after[addr.String()]
+		switch moved := was != is; {
+		case moved && !slices.Contains(limits.Moves, addr):
+			o.miss("%s moved from %s to %s", addr, was, is)
+		case !moved && slices.Contains(limits.Moves, addr):
+			o.miss("%s did not move from %s", addr, was)
+		}
+	}
+}
+
+func (o *Outcome) judgeProbes(s *Stage, limits Limits) {
+	for _, addr := range s.Addrs {
+		udp, tcp := s.UDP[addr].Window(o.From, o.To), s.TCP[addr].Window(o.From, o.To)
+		o.Lost += udp.Lost
+		o.Failed += tcp.Lost
+		o.Resets += tcp.Resets
+		if udp.LongestGap > o.Gap {
+			o.Gap, o.GapAt = udp.LongestGap, addr
+		}
+		if slices.Contains(limits.Dark, addr) {
+			if udp.LongestGap > limits.DarkFor {
+				o.miss("%s was dark for %v", addr, udp.LongestGap.Round(time.Millisecond))
+			}
+			continue
+		}
+		if udp.Lost > 0 {
+			o.miss("%s lost %d of %d datagrams", addr, udp.Lost, udp.Sent)
+		}
+		if tcp.Lost > 0 {
+			o.miss("%s: %d of %d new connections failed", addr, tcp.Lost, tcp.Sent)
+		}
+	}
+}
+
+func (o *Outcome) judgeClaims(s *Stage, limits Limits) {
+	claims := lab.Claims(o.From, o.To, s.Addrs, s.AtClient, s.AtRouter)
+	overlaps := lab.Overlaps(claims)
+	o.Overlap = lab.LongestOverlap(overlaps)
+	for _, x := range overlaps {
+		if x.For() > max(limits.Overlap, Flight) {
+			o.miss("%s: %s was heard for %v after %s", x.Addr, s.NameOf(x.Old), x.For().Round(time.Millisecond), s.NameOf(x.New))
+		}
+	}
+	tenures := lab.Tenures(claims)
+	for _, addr := range s.Addrs {
+		if len(tenures[addr]) == 0 {
+			o.miss("nobody answered for %s", addr)
+		}
+	}
+	if n := s.AtClient.Drops() + s.AtRouter.Drops(); n > 0 {
+		o.miss("the captures dropped %d frames", n)
+	}
+	o.Answered = s.describe(tenures)
+}
+
+// describe words who answered: the moves, or that there were none.
+func (s *Stage) describe(tenures map[netip.Addr][]lab.Tenure) string {
+	moves := map[string]int{}
+	for _, list := range tenures {
+		var path []string
+		for _, t := range list {
+			if name := s.NameOf(t.MAC); !slices.Contains(path, name) {
+				path = append(path, name)
+			}
+		}
+		if len(path) > 1 {
+			moves[strings.Join(path, ">")]++
+		}
+	}
+	if len(moves) == 0 {
+		return "same nodes"
+	}
+	var words []string
+	for path, n := range moves {
+		if n > 1 {
+			path = fmt.Sprintf("%d x %s", n, path)
+		}
+		words = append(words, path)
+	}
+	slices.Sort(words)
+	return strings.Join(words, ", ")
+}
