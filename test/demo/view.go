@@ -167,7 +167,7 @@ func (v *view) members(state *adminv1.GetResponse, err error) string {
 		word := n.MemberName + " on " + n.Name + " "
 		i := slices.IndexFunc(state.GetMembers(), func(m *adminv1.MemberStatus) bool { return m.GetAddress() == n.MemberAddr() })
 		switch {
-		case i < 0 || !n.Member.Running():
+		case i < 0 || !n.Member().Running():
 			word += "\x1b[31mdown\x1b[0m"
 		case state.GetMembers()[i].GetLeader():
 			word += "\x1b[32mleader\x1b[0m"

@@ -138,8 +138,12 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// Running says whether it has not ended yet.
+// Running says whether it has been started and has not ended yet; a nil Process
+// does not run.
 func (p *Process) Running() bool {
+	if p == nil {
+		return false
+	}
 	select {
 	case <-p.done:
 		return false

@@ -136,7 +136,7 @@ func killLeader(ctx context.Context, s *Stage, _ *Limits) error {
 	if err != nil {
 		return err
 	}
-	if err := old.Member.Kill(); err != nil {
+	if err := old.Member().Kill(); err != nil {
 		return err
 	}
 	err = lab.Poll(ctx, 10*time.Second, func(ctx context.Context) error {
@@ -203,10 +203,10 @@ func cutOff(ctx context.Context, s *Stage, limits *Limits) error {
 func KillMembers(nodes ...*cluster.Node) error {
 	var errs []error
 	for _, n := range nodes {
-		errs = append(errs, n.Member.Signal(unix.SIGKILL))
+		errs = append(errs, n.Member().Signal(unix.SIGKILL))
 	}
 	for _, n := range nodes {
-		errs = append(errs, n.Member.Kill())
+		errs = append(errs, n.Member().Kill())
 	}
 	return errors.Join(errs...)
 }

@@ -58,7 +58,7 @@ func (c *Cluster) Do(ctx context.Context, fn func(context.Context, adminv1.Admin
 	var last error
 	for ctx.Err() == nil {
 		for _, n := range c.Members() {
-			if !running(n.Member) {
+			if !n.Member().Running() {
 				continue
 			}
 			client, err := c.AdminAt(n)

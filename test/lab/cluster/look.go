@@ -20,7 +20,7 @@ var ErrSilent = errors.New("no member answers")
 // members, nodes and addresses. It is for eyes, not for proofs.
 func (c *Cluster) Look(ctx context.Context) (*adminv1.GetResponse, error) {
 	for _, n := range c.Members() {
-		if !running(n.Member) {
+		if !n.Member().Running() {
 			continue
 		}
 		client, err := c.AdminAt(n)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,20 +17,28 @@ import (
 	"github.com/quorumlb/quorumlb/test/lab"
 )
 
-// Node is a host of the cluster and what runs on it. A process field is nil
-// until the process has been started for the first time.
+// Node is a host of the cluster and what runs on it.
 type Node struct {
 	Name string
 	// MemberName is empty on a node without a member.
 	MemberName string
 	Host       *lab.Host
 
-	Member, Speaker, Responder *lab.Process
-
 	c      *Cluster
 	number int
 	disk   string // of the member
+
+	member, speaker, responder atomic.Pointer[lab.Process]
 }
+
+// Member is the member's newest process; nil before the first start.
+func (n *Node) Member() *lab.Process { return n.member.Load() }
+
+// Speaker is the speaker's newest process; nil before the first start.
+func (n *Node) Speaker() *lab.Process { return n.speaker.Load() }
+
+// Responder is the newest process of the service behind the addresses.
+func (n *Node) Responder() *lab.Process { return n.responder.Load() }
 
 // IsMember says whether a member runs here.
 func (n *Node) IsMember() bool { return n.MemberName != "" }
@@ -56,33 +65,37 @@ func (n *Node) makeDisk() (err error) {
 
 // StartAll starts whatever of the node's processes does not run.
 func (n *Node) StartAll() error {
-	if n.IsMember() && !running(n.Member) {
+	if n.IsMember() && !n.Member().Running() {
 		if err := n.StartMember(); err != nil {
 			return err
 		}
 	}
-	if !running(n.Responder) {
+	if !n.Responder().Running() {
 		if err := n.StartResponder(); err != nil {
 			return err
 		}
 	}
-	if running(n.Speaker) {
+	if n.Speaker().Running() {
 		return nil
 	}
 	return n.StartSpeaker()
 }
 
-func running(p *lab.Process) bool { return p != nil && p.Running() }
-
 // StartResponder starts the service behind the addresses.
-func (n *Node) StartResponder() (err error) {
-	n.Responder, err = n.Host.StartResponder()
+func (n *Node) StartResponder() error {
+	p, err := n.Host.StartResponder()
+	if err == nil {
+		n.responder.Store(p)
+	}
 	return err
 }
 
 // StartMember starts quorumlb-node, always by the same command line.
-func (n *Node) StartMember() (err error) {
-	n.Member, err = n.Host.Start("member", n.MemberCommand()...)
+func (n *Node) StartMember() error {
+	p, err := n.Host.Start("member", n.MemberCommand()...)
+	if err == nil {
+		n.member.Store(p)
+	}
 	return err
 }
 
@@ -106,8 +119,11 @@ func (n *Node) MemberCommand() []string {
 }
 
 // StartSpeaker starts quorumlb-speaker, always by the same command line.
-func (n *Node) StartSpeaker() (err error) {
-	n.Speaker, err = n.Host.Start("speaker", n.SpeakerCommand()...)
+func (n *Node) StartSpeaker() error {
+	p, err := n.Host.Start("speaker", n.SpeakerCommand()...)
+	if err == nil {
+		n.speaker.Store(p)
+	}
 	return err
 }
 
@@ -131,10 +147,10 @@ func (n *Node) PowerOn() error {
 
 // StopMember ends the member as an init system would: SIGTERM, and SIGKILL for
 // one that does not listen, which is an error.
-func (n *Node) StopMember(ctx context.Context) error { return stop(ctx, n.Member) }
+func (n *Node) StopMember(ctx context.Context) error { return stop(ctx, n.Member()) }
 
 // StopSpeaker ends the speaker as an init system would.
-func (n *Node) StopSpeaker(ctx context.Context) error { return stop(ctx, n.Speaker) }
+func (n *Node) StopSpeaker(ctx context.Context) error { return stop(ctx, n.Speaker()) }
 
 func stop(ctx context.Context, p *lab.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)

@@ -15,11 +15,11 @@ import (
 func (c *Cluster) WaitMembers(ctx context.Context, deadline time.Duration) error {
 	return lab.Poll(ctx, deadline, func(ctx context.Context) error {
 		for _, n := range c.Members() {
-			if n.Member == nil || !n.Host.On() {
+			if n.Member() == nil || !n.Host.On() {
 				continue
 			}
-			if !n.Member.Running() {
-				return fmt.Errorf("%s has ended: %w", n.MemberName, n.Member.Wait(ctx))
+			if !n.Member().Running() {
+				return fmt.Errorf("%s has ended: %w", n.MemberName, n.Member().Wait(ctx))
 			}
 			if err := n.MemberReady(ctx); err != nil {
 				return err
@@ -37,7 +37,7 @@ func (c *Cluster) WaitNodes(ctx context.Context, deadline time.Duration) error {
 			return err
 		}
 		for _, n := range c.Nodes {
-			if !running(n.Speaker) {
+			if !n.Speaker().Running() {
 				continue
 			}
 			i := slices.IndexFunc(resp.GetNodes(), func(s *adminv1.NodeStatus) bool { return s.GetName() == n.Name })
