@@ -1,0 +1,119 @@
+package decider
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/quorumlb/quorumlb/allocator"
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// allocate gives addresses to the services that lack them: to those that wait,
+// when something may help them, the longest waiting first; then to those that
+// the command declared. It runs after each command, so that the next one sees
+// what this one took.
+func (r *reign) allocate(t *tx) error {
+	w := r.work
+	t.asMember(func() {
+		for (len(w.services) > 0 || w.retry) && t.err == nil {
+			keys := w.services
+			w.services = nil
+			if w.retry {
+				w.retry = false
+				r.allocatePending(t)
+			}
+			for _, key := range keys {
+				t.fit(key)
+			}
+		}
+	})
+	return t.err
+}
+
+// shape is what makes two services fare alike when no address is free for them.
+type shape struct {
+	pool   string
+	policy logv1.IPFamilyPolicy
+	first  logv1.IPFamily
+}
+
+// shapeOf gives the service's shape; false when it is one of its kind.
+func shapeOf(s *fsm.State, svc *fsm.Service) (shape, bool) {
+	spec := svc.Spec
+	if len(spec.GetAddresses()) > 0 || spec.GetSharingKey() != "" || len(svc.Addresses) > 0 {
+		return shape{}, false
+	}
+	for range s.KeptFor(svc.Key) {
+		return shape{}, false
+	}
+	sh := shape{pool: spec.GetPool(), policy: spec.GetIpFamilyPolicy()}
+	if f := spec.GetIpFamilies(); len(f) > 0 {
+		sh.first = f[0]
+	}
+	return sh, true
+}
+
+// allocatePending tries the pending services, the longest waiting first. Of
+// services that fare alike none is tried after one that got nothing.
+func (r *reign) allocatePending(t *tx) {
+	var keys []fsm.ServiceKey
+	for svc := range t.s.PendingServices() {
+		keys = append(keys, svc.Key)
+	}
+	hopeless := map[shape]struct{}{}
+	pending := false
+	for _, key := range keys {
+		svc := t.s.Services[key]
+		sh, alike := shapeOf(t.s, svc)
+		if _, skip := hopeless[sh]; alike && skip {
+			pending = true
+			continue
+		}
+		if !t.fit(key) {
+			pending = true
+			if alike {
+				hopeless[sh] = struct{}{}
+			}
+		}
+	}
+	r.work.keptEnd = 0
+	if until, ok := t.s.NextKept(); ok && pending {
+		r.work.keptEnd = r.d.cfg.Clock.Now() + max(time.Duration(until-t.now), time.Second)
+	}
+}
+
+// fit gives a service what the allocator says it should have, and takes what it
+// must not keep. It tells whether the service has all it asks for.
+func (t *tx) fit(key fsm.ServiceKey) bool {
+	svc := t.s.Services[key]
+	if svc == nil {
+		return true
+	}
+	plan, refusal := allocator.ChooseAddresses(t.s, svc.Spec, t.now)
+	for _, rel := range plan.Releases {
+		t.release(rel.Addr, key, 0)
+	}
+	for _, c := range plan.New() {
+		t.emit(addressAllocated(c.Addr, key, c.Pool, c.Reason))
+	}
+	why := ""
+	if refusal != nil {
+		why = refusal.Error()
+	}
+	if why != svc.Pending {
+		t.emit(allocationRefused(key, why))
+	}
+	return refusal == nil
+}
+
+// release takes an address from a service. When it was the last one its owner
+// must stop answering first, and the address is kept for the service's name
+// until keptUntil (nanoseconds since 1970 UTC).
+func (t *tx) release(addr netip.Addr, key fsm.ServiceKey, keptUntil int64) {
+	rec := t.s.Addresses[addr]
+	if len(rec.Services) == 1 && rec.Owner != "" {
+		t.emit(ownerReleased(rec, logv1.OwnerReason_OWNER_REASON_ADDRESS_DELETED))
+	}
+	t.emit(addressReleased(addr, key, keptUntil))
+}

@@ -1,0 +1,114 @@
+package decider
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+
+	"github.com/quorumlb/quorumlb/allocator"
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// AnnounceFailed reports that a node cannot announce an address that it owns.
+// Reports of an older epoch are passed over.
+type AnnounceFailed struct {
+	Node    string
+	Address netip.Addr
+	Epoch   uint64
+	Reason  string
+}
+
+func (c *AnnounceFailed) kind() string  { return "AnnounceFailed" }
+func (c *AnnounceFailed) actor() string { return "speaker:" + c.Node }
+func (c *AnnounceFailed) observed()     {}
+func (c *AnnounceFailed) urgent()       {}
+
+func (c *AnnounceFailed) decide(t *tx) (answer, error) {
+	rec := t.s.Addresses[c.Address]
+	if rec == nil || rec.Owner != c.Node || rec.Epoch != c.Epoch {
+		return nil, nil
+	}
+	if old, failed := rec.Failures[c.Node]; failed && old.Time >= rec.OwnerTime &&
+		t.now < old.Time+int64(allocator.Backoff(old.Count)) {
+		return nil, nil // it counts once; a speaker may repeat itself as often as it likes
+	}
+	t.emit(&logv1.Event{Fact: &logv1.Event_AnnounceFailed{AnnounceFailed: &logv1.AnnounceFailed{
+		Address: fsm.FromAddr(c.Address), Node: c.Node, Epoch: c.Epoch, Reason: strings.ToValidUTF8(c.Reason, "?"),
+	}}})
+	return nil, nil
+}
+
+// AnnounceRecovered reports that a node can announce an address again.
+type AnnounceRecovered struct {
+	Node    string
+	Address netip.Addr
+}
+
+func (c *AnnounceRecovered) kind() string  { return "AnnounceRecovered" }
+func (c *AnnounceRecovered) actor() string { return "speaker:" + c.Node }
+func (c *AnnounceRecovered) observed()     {}
+
+func (c *AnnounceRecovered) decide(t *tx) (answer, error) {
+	rec := t.s.Addresses[c.Address]
+	if rec == nil {
+		return nil, nil
+	}
+	if _, failed := rec.Failures[c.Node]; failed {
+		t.emit(&logv1.Event{Fact: &logv1.Event_AnnounceRecovered{AnnounceRecovered: &logv1.AnnounceRecovered{
+			Address: fsm.FromAddr(c.Address), Node: c.Node,
+		}}})
+	}
+	return nil, nil
+}
+
+// ConflictObserved reports a foreign station that claims an address.
+type ConflictObserved struct {
+	Node    string
+	Address netip.Addr
+	MAC     fsm.MAC
+}
+
+func (c *ConflictObserved) kind() string  { return "ConflictObserved" }
+func (c *ConflictObserved) actor() string { return "speaker:" + c.Node }
+func (c *ConflictObserved) observed()     {}
+
+func (c *ConflictObserved) decide(t *tx) (answer, error) {
+	if c.MAC == (fsm.MAC{}) {
+		var f faults
+		f.add("mac", "must not be zero")
+		return nil, f.err()
+	}
+	rec := t.s.Addresses[c.Address]
+	if rec == nil || rec.Conflict == c.MAC && rec.ConflictNode == c.Node {
+		return nil, nil
+	}
+	t.emit(&logv1.Event{Fact: &logv1.Event_AddressConflictObserved{
+		AddressConflictObserved: &logv1.AddressConflictObserved{
+			Address: fsm.FromAddr(c.Address), Node: c.Node, Mac: bytes.Clone(c.MAC[:]),
+		},
+	}})
+	return nil, nil
+}
+
+// ConflictCleared reports that the foreign station has gone silent. Only the
+// node whose report is recorded clears it.
+type ConflictCleared struct {
+	Node    string
+	Address netip.Addr
+}
+
+func (c *ConflictCleared) kind() string  { return "ConflictCleared" }
+func (c *ConflictCleared) actor() string { return "speaker:" + c.Node }
+func (c *ConflictCleared) observed()     {}
+
+func (c *ConflictCleared) decide(t *tx) (answer, error) {
+	rec := t.s.Addresses[c.Address]
+	if rec == nil || rec.Conflict == (fsm.MAC{}) || rec.ConflictNode != c.Node {
+		return nil, nil
+	}
+	t.emit(&logv1.Event{Fact: &logv1.Event_AddressConflictCleared{
+		AddressConflictCleared: &logv1.AddressConflictCleared{Address: fsm.FromAddr(c.Address)},
+	}})
+	return nil, nil
+}

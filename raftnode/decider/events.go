@@ -1,0 +1,80 @@
+package decider
+
+import (
+	"net/netip"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// The facts that more than one place states.
+
+func ownerReleased(rec *fsm.Address, why logv1.OwnerReason) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_OwnerReleased{OwnerReleased: &logv1.OwnerReleased{
+		Address: fsm.FromAddr(rec.Addr), Node: rec.Owner, Epoch: rec.Epoch, Reason: why,
+	}}}
+}
+
+func ownerAssigned(addr netip.Addr, node string, why logv1.OwnerReason) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_OwnerAssigned{OwnerAssigned: &logv1.OwnerAssigned{
+		Address: fsm.FromAddr(addr), Node: node, Reason: why,
+	}}}
+}
+
+func addressAllocated(addr netip.Addr, key fsm.ServiceKey, pool string, why logv1.AllocationReason) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_AddressAllocated{AddressAllocated: &logv1.AddressAllocated{
+		Address: fsm.FromAddr(addr), Namespace: key.Namespace, Name: key.Name, Pool: pool, Reason: why,
+	}}}
+}
+
+func addressReleased(addr netip.Addr, key fsm.ServiceKey, keptUntil int64) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_AddressReleased{AddressReleased: &logv1.AddressReleased{
+		Address: fsm.FromAddr(addr), Namespace: key.Namespace, Name: key.Name, KeptUntilUnixNano: keptUntil,
+	}}}
+}
+
+func allocationRefused(key fsm.ServiceKey, reason string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_AllocationRefused{AllocationRefused: &logv1.AllocationRefused{
+		Namespace: key.Namespace, Name: key.Name, Reason: reason,
+	}}}
+}
+
+func serviceDeclared(spec *logv1.Service, source string, generation uint64) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ServiceDeclared{ServiceDeclared: &logv1.ServiceDeclared{
+		Service: spec, Source: source, Generation: generation,
+	}}}
+}
+
+func serviceDeleted(key fsm.ServiceKey) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ServiceDeleted{ServiceDeleted: &logv1.ServiceDeleted{
+		Namespace: key.Namespace, Name: key.Name,
+	}}}
+}
+
+func poolDefined(spec *logv1.Pool) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_PoolDefined{PoolDefined: &logv1.PoolDefined{Pool: spec}}}
+}
+
+func poolDeleted(name string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_PoolDeleted{PoolDeleted: &logv1.PoolDeleted{Name: name}}}
+}
+
+func adDefined(spec *logv1.L2Advertisement) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_AdvertisementDefined{
+		AdvertisementDefined: &logv1.AdvertisementDefined{Advertisement: spec},
+	}}
+}
+
+func adDeleted(name string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_AdvertisementDeleted{
+		AdvertisementDeleted: &logv1.AdvertisementDeleted{Name: name},
+	}}
+}
+
+func leaseTimesSet(t fsm.LeaseTimes) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_LeaseTimesSet{LeaseTimesSet: &logv1.LeaseTimesSet{
+		Times: &logv1.LeaseTimes{
+			DetectionNanos: int64(t.Detection), HeartbeatNanos: int64(t.Heartbeat), SettleNanos: int64(t.Settle),
+		},
+	}}}
+}

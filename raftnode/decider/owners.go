@@ -1,0 +1,281 @@
+package decider
+
+import (
+	"math"
+	"net/netip"
+	"time"
+
+	"github.com/quorumlb/quorumlb/allocator"
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// sweepLimit bounds the addresses of a sweep that are looked at in one batch, so
+// that a failover never waits for one.
+const sweepLimit = 4096
+
+// reconcile decides what follows from the newest events and from time: addresses
+// for services, and every transition of ownership.
+func (r *reign) reconcile(t *tx) error {
+	now := r.d.cfg.Clock.Now()
+	if now < r.pauseUntil {
+		return nil
+	}
+	w := r.work
+	t.by = t.self
+	w.settleNodes(t.s)
+	w.settleTimes(now)
+	if err := guard(func() error { return r.allocate(t) }); err != nil {
+		return err
+	}
+	o := &owners{tx: t, d: r.d, w: w, boot: now, heard: map[string]bool{}, waits: map[Release]answerAt{}, fences: map[string]answerAt{}}
+	limit := r.d.cfg.MaxBatchBytes
+	for _, pass := range []struct {
+		queue *addrQueue
+		most  int // addresses
+		bytes int
+	}{
+		// A dead node's addresses are worth a larger entry: the batch that expires
+		// it shall hold them all.
+		{&w.dead, math.MaxInt, 4 * limit},
+		{&w.dirty, math.MaxInt, limit},
+		{&w.sweep, sweepLimit, limit},
+	} {
+		for n := 0; n < pass.most && pass.queue.len() > 0 && t.size < pass.bytes; n++ {
+			if err := r.lookAt(o, pass.queue.pop()); err != nil {
+				return err
+			}
+		}
+	}
+	r.d.stats.Unowned.Store(int64(len(w.idle)))
+	r.d.stats.Waiting.Store(int64(w.parkedLen()))
+	return nil
+}
+
+// lookAt decides about one address. A fault there concerns only this address: it
+// is left alone until something else touches it.
+func (r *reign) lookAt(o *owners, addr netip.Addr) error {
+	m := o.mark()
+	err := guard(func() error { o.look(addr); return o.err })
+	if err == nil {
+		return nil
+	}
+	r.d.logger.Error("the owner of an address could not be decided", "vip", addr, "err", err)
+	r.d.stats.Internal.Add(1)
+	return r.rollback(o.tx, m, true)
+}
+
+// answerAt is what the leases answered, for the length of one batch.
+type answerAt struct {
+	yes   bool
+	again time.Duration
+}
+
+// owners decides about addresses within one batch, on one set of answers from
+// the leases.
+type owners struct {
+	*tx
+	d    *Decider
+	w    *work
+	boot time.Duration
+
+	heard  map[string]bool
+	waits  map[Release]answerAt
+	fences map[string]answerAt
+}
+
+// look decides about one address, whatever brought it here.
+func (o *owners) look(addr netip.Addr) {
+	rec := o.s.Addresses[addr]
+	if rec == nil {
+		o.w.forget(addr)
+		o.d.targets.drop(addr)
+		return
+	}
+	if o.choose().Policy(addr).Placement == logv1.Placement_PLACEMENT_IDEAL {
+		o.w.ideal[addr] = struct{}{}
+	} else {
+		delete(o.w.ideal, addr)
+	}
+	switch owner := o.s.Nodes[rec.Owner]; {
+	case rec.Owner == "":
+		o.assign(rec)
+	case owner.SessionState != fsm.SessionOpen:
+		o.succeed(rec, owner)
+	default:
+		o.mayStay(rec)
+	}
+}
+
+// mayStay decides about an address whose owner is alive. It leaves in two
+// batches: this one takes it, a later one gives it to the successor.
+func (o *owners) mayStay(rec *fsm.Address) {
+	why, move := o.shouldMove(rec)
+	if move {
+		o.emit(ownerReleased(rec, why))
+		return // the event makes it dirty: assign comes next
+	}
+	if r := o.choose().Eligible(rec.Addr, rec.Owner, o.now); r != allocator.OK {
+		// It does badly, and no other node can do better.
+		o.w.idle[rec.Addr] = struct{}{}
+		o.retryFailures(rec)
+		return
+	}
+	delete(o.w.idle, rec.Addr)
+}
+
+// shouldMove tells whether the address leaves its living owner, and why.
+func (o *owners) shouldMove(rec *fsm.Address) (logv1.OwnerReason, bool) {
+	if to, wanted := o.d.targets.get(rec.Addr); wanted {
+		if to != rec.Owner && o.choose().Eligible(rec.Addr, to, o.now) == allocator.OK {
+			return logv1.OwnerReason_OWNER_REASON_MOVE, true
+		}
+		o.d.targets.drop(rec.Addr)
+	}
+	why, move := o.choose().ShouldMove(rec.Addr, allocator.Options{Now: o.now})
+	if !move || why != logv1.OwnerReason_OWNER_REASON_IDEAL {
+		return why, move
+	}
+	// The hash winner must be alive now, or the address would only travel.
+	ideal, ok := o.choose().ChooseOwner(rec.Addr, allocator.Options{Now: o.now})
+	if !ok || !o.isHeard(ideal) {
+		o.w.retries.add(o.boot+time.Second, rec.Addr)
+		return 0, false
+	}
+	return why, true
+}
+
+// succeed decides about an address whose owner's session has ended. The owner
+// keeps it, in name, until a successor may have it.
+func (o *owners) succeed(rec *fsm.Address, owner *fsm.Node) {
+	if !o.hold(rec.Addr) {
+		if a := o.fencePassed(owner.Name); !a.yes {
+			park(o.w.fences, owner.Name, rec.Addr, a.again)
+			return
+		}
+	}
+	why := logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED
+	if owner.SessionState == fsm.SessionClosed {
+		why = logv1.OwnerReason_OWNER_REASON_LEAVE
+	}
+	o.give(rec, owner.Name, why)
+}
+
+// assign gives an address without owner to the best node, once the one that
+// had it before can no longer answer.
+func (o *owners) assign(rec *fsm.Address) {
+	exclude := ""
+	if rec.Prior != "" {
+		rel := Release{Node: rec.Prior, Session: rec.PriorSession, At: rec.PriorAt, Hold: o.hold(rec.Addr)}
+		if a := o.releaseWait(rel); !a.yes {
+			park(o.w.waits, rel, rec.Addr, a.again)
+			return
+		}
+		if rec.OwnerWhy == logv1.OwnerReason_OWNER_REASON_MOVE {
+			exclude = rec.Prior
+		}
+	}
+	why := rec.OwnerWhy
+	if why == logv1.OwnerReason_OWNER_REASON_UNSPECIFIED {
+		why = logv1.OwnerReason_OWNER_REASON_NEW_ADDRESS
+	}
+	if _, waited := o.w.idle[rec.Addr]; waited {
+		why = logv1.OwnerReason_OWNER_REASON_NODE_AVAILABLE
+	}
+	o.give(rec, exclude, why)
+}
+
+// give assigns the address to where Move wants it, or to the allocator's choice;
+// when nobody is eligible it waits for a node.
+func (o *owners) give(rec *fsm.Address, exclude string, why logv1.OwnerReason) {
+	c := o.choose()
+	to, ok := o.d.targets.get(rec.Addr)
+	if ok && c.Eligible(rec.Addr, to, o.now) != allocator.OK {
+		ok = false
+	}
+	opt := allocator.Options{Preferred: o.isHeard, Exclude: exclude, Now: o.now}
+	if !ok {
+		to, ok = c.ChooseOwner(rec.Addr, opt)
+	}
+	if !ok && exclude != "" && rec.Owner == "" {
+		opt.Exclude = ""
+		to, ok = c.ChooseOwner(rec.Addr, opt)
+	}
+	if !ok {
+		o.w.idle[rec.Addr] = struct{}{}
+		o.retryFailures(rec)
+		return
+	}
+	delete(o.w.idle, rec.Addr)
+	addr := rec.Addr
+	o.emit(ownerAssigned(addr, to, why))
+	o.d.targets.drop(addr)
+}
+
+// retryFailures has the address looked at again when the first of the nodes
+// that could not announce it may be tried again.
+func (o *owners) retryFailures(rec *fsm.Address) {
+	var first time.Duration
+	for _, f := range rec.Failures {
+		if left := time.Duration(f.Time-o.now) + allocator.Backoff(f.Count); left > 0 && (first == 0 || left < first) {
+			first = left
+		}
+	}
+	if first > 0 {
+		o.w.retries.add(o.boot+first+minAgain, rec.Addr)
+	}
+}
+
+func (o *owners) choose() *allocator.Chooser { return o.w.choose(o.s) }
+
+func (o *owners) hold(addr netip.Addr) bool {
+	return o.choose().Policy(addr).ControlLoss != logv1.ControlLoss_CONTROL_LOSS_RELEASE
+}
+
+func (o *owners) isHeard(node string) bool {
+	heard, ok := o.heard[node]
+	if !ok {
+		heard = o.d.leases.Heard(node)
+		o.heard[node] = heard
+	}
+	return heard
+}
+
+func (o *owners) releaseWait(rel Release) answerAt {
+	a, ok := o.waits[rel]
+	if !ok {
+		// Released in this very batch: the leases cannot know of it yet.
+		if rel.At >= o.rev {
+			a = answerAt{again: o.boot + minAgain}
+		} else {
+			a.yes, a.again = o.d.leases.ReleaseWait(rel)
+			a.again = max(a.again, o.boot+minAgain)
+		}
+		o.waits[rel] = a
+	}
+	return a
+}
+
+func (o *owners) fencePassed(node string) answerAt {
+	a, ok := o.fences[node]
+	if !ok {
+		// Ended in this very batch: the leases cannot know of it yet.
+		if o.s.Nodes[node].EndedAt >= o.rev {
+			a = answerAt{again: o.boot + minAgain}
+		} else {
+			a.yes, a.again = o.d.leases.FencePassed(node)
+			a.again = max(a.again, o.boot+minAgain)
+		}
+		o.fences[node] = a
+	}
+	return a
+}
+
+// targets are where Move wants addresses to go.
+type targets struct{ to map[netip.Addr]string }
+
+func newTargets() *targets { return &targets{to: map[netip.Addr]string{}} }
+
+func (t *targets) get(a netip.Addr) (string, bool) { to, ok := t.to[a]; return to, ok }
+func (t *targets) set(a netip.Addr, node string)   { t.to[a] = node }
+func (t *targets) drop(a netip.Addr)               { delete(t.to, a) }

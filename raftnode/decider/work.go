@@ -1,0 +1,312 @@
+package decider
+
+import (
+	"container/heap"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quorumlb/quorumlb/allocator"
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// work is what reconciliation has to look at: what the newest events touched,
+// and what waits for a time, for the leases, or for a node. It is made anew with
+// every head and belongs to the decider's goroutine. All of it may name
+// addresses that are gone or have moved on: they are looked at and passed over.
+type work struct {
+	d *Decider
+
+	// dead, dirty and sweep are addresses to look at, in this order of urgency: of
+	// nodes whose session ended, touched by an event, and all others after a change
+	// of pools or advertisements or a new head.
+	dead, dirty, sweep addrQueue
+
+	// nodes are the records that reconciliation knows, suspects the names of
+	// those that an event has touched since.
+	nodes    map[string]*fsm.Node
+	suspects map[string]struct{}
+
+	// waits are addresses that wait for their old owner, fences those with
+	// onControlLoss Release that wait for the fence time of a dead owner.
+	waits  map[Release]*parked
+	fences map[string]*parked
+	// ask: the leases may answer differently than before; askNext: they will once
+	// they know of the batch that is being decided.
+	ask, askNext bool
+
+	// idle addresses have no owner, or a bad one, because no node is eligible.
+	// ideal ones follow the hash, so any node may concern them.
+	idle, ideal map[netip.Addr]struct{}
+	// retries are addresses to look at again at a boot time.
+	retries timeQueue
+	// keptEnd is when an address that is kept for a deleted service falls free, as
+	// long as a service is pending; 0: never.
+	keptEnd time.Duration
+
+	// services need an address, in the order in which they were declared. retry:
+	// something was freed or defined that may help a pending one.
+	services []fsm.ServiceKey
+	retry    bool
+
+	// chooser is valid for chooserOf until an event about nodes, pools or
+	// advertisements.
+	chooser   *allocator.Chooser
+	chooserOf *fsm.State
+}
+
+// parked are addresses that wait for one thing.
+type parked struct {
+	addrs map[netip.Addr]struct{}
+	// again is when to ask for it without being woken, boot time.
+	again time.Duration
+}
+
+func newWork(d *Decider, head *fsm.State) *work {
+	w := &work{
+		d:        d,
+		nodes:    maps.Clone(head.Nodes),
+		suspects: map[string]struct{}{},
+		waits:    map[Release]*parked{},
+		fences:   map[string]*parked{},
+		idle:     map[netip.Addr]struct{}{},
+		ideal:    map[netip.Addr]struct{}{},
+		retry:    true,
+	}
+	for _, name := range slices.Sorted(maps.Keys(head.Nodes)) {
+		if head.Nodes[name].SessionState != fsm.SessionOpen {
+			w.pushOwned(&w.dead, head, name)
+		}
+	}
+	w.pushOwned(&w.dirty, head, "")
+	w.sweepAll(head)
+	return w
+}
+
+func (w *work) pushOwned(q *addrQueue, s *fsm.State, node string) {
+	for rec := range s.OwnedBy(node) {
+		q.push(rec.Addr)
+	}
+}
+
+func (w *work) sweepAll(s *fsm.State) {
+	for a := range s.Addresses {
+		w.sweep.push(a)
+	}
+}
+
+// askLeases has the next reconciliation ask the leases about all that waits.
+func (w *work) askLeases() { w.ask = true }
+
+// due tells whether there is something to do at the boot time now.
+func (w *work) due(now time.Duration) bool {
+	if w.dead.len()+w.dirty.len()+w.sweep.len() > 0 || len(w.suspects) > 0 ||
+		len(w.services) > 0 || w.retry || w.ask && len(w.waits)+len(w.fences) > 0 {
+		return true
+	}
+	at, ok := w.deadline()
+	return ok && now >= at
+}
+
+// deadline is the first time at which there will be something to do.
+func (w *work) deadline() (first time.Duration, ok bool) {
+	see := func(at time.Duration) {
+		if !ok || at < first {
+			first, ok = at, true
+		}
+	}
+	for _, p := range w.waits {
+		see(p.again)
+	}
+	for _, p := range w.fences {
+		see(p.again)
+	}
+	if len(w.retries) > 0 {
+		see(w.retries[0].at)
+	}
+	if w.keptEnd > 0 {
+		see(w.keptEnd)
+	}
+	return first, ok
+}
+
+// note takes down what an event, just folded into s, concerns.
+func (w *work) note(s *fsm.State, ev *logv1.Event) {
+	switch f := ev.GetFact().(type) {
+	case *logv1.Event_PoolDefined, *logv1.Event_PoolDeleted:
+		w.retry, w.chooser = true, nil
+		w.sweepAll(s)
+	case *logv1.Event_AdvertisementDefined, *logv1.Event_AdvertisementDeleted:
+		w.chooser = nil
+		w.sweepAll(s)
+	case *logv1.Event_ServiceDeclared:
+		key := fsm.KeyOf(f.ServiceDeclared.GetService().GetNamespace(), f.ServiceDeclared.GetService().GetName())
+		w.services = append(w.services, key)
+		for _, a := range s.Services[key].Addresses {
+			w.dirty.push(a)
+		}
+	case *logv1.Event_AddressAllocated:
+		w.pushBytes(f.AddressAllocated.GetAddress())
+	case *logv1.Event_AddressReleased:
+		w.retry = true
+		w.pushBytes(f.AddressReleased.GetAddress())
+		w.services = append(w.services, fsm.KeyOf(f.AddressReleased.GetNamespace(), f.AddressReleased.GetName()))
+	case *logv1.Event_OwnerReleased:
+		w.pushBytes(f.OwnerReleased.GetAddress())
+	case *logv1.Event_AnnounceFailed:
+		w.pushBytes(f.AnnounceFailed.GetAddress())
+	case *logv1.Event_AnnounceRecovered:
+		w.pushBytes(f.AnnounceRecovered.GetAddress())
+	default:
+		w.noteNode(ev)
+	}
+}
+
+// noteNode takes down which node an event about nodes concerns.
+func (w *work) noteNode(ev *logv1.Event) {
+	var node string
+	switch f := ev.GetFact().(type) {
+	case *logv1.Event_SessionOpened:
+		node = f.SessionOpened.GetNode()
+	case *logv1.Event_SessionClosed:
+		node = f.SessionClosed.GetNode()
+	case *logv1.Event_SessionExpired:
+		node = f.SessionExpired.GetNode()
+	case *logv1.Event_NodeLinksChanged:
+		node = f.NodeLinksChanged.GetNode()
+	case *logv1.Event_NodeDrained:
+		node = f.NodeDrained.GetNode()
+	case *logv1.Event_NodeUndrained:
+		node = f.NodeUndrained.GetNode()
+	case *logv1.Event_NodeForgotten:
+		node = f.NodeForgotten.GetNode()
+	default:
+		return
+	}
+	w.suspects[node] = struct{}{}
+	w.chooser = nil
+}
+
+func (w *work) pushBytes(addr []byte) {
+	if a, err := fsm.ToAddr(addr); err == nil { // it was folded, so it is one
+		w.dirty.push(a)
+	}
+}
+
+// settleNodes compares the suspects with what was known of them, and queues the
+// addresses that a change concerns.
+func (w *work) settleNodes(s *fsm.State) {
+	for _, name := range slices.Sorted(maps.Keys(w.suspects)) {
+		old, node := w.nodes[name], s.Nodes[name]
+		if node == nil {
+			delete(w.nodes, name)
+			continue
+		}
+		w.nodes[name] = node
+		if old != nil && sameForOwners(old, node) {
+			continue
+		}
+		w.askNext = true
+		if node.SessionState != fsm.SessionOpen {
+			w.pushOwned(&w.dead, s, name)
+			continue
+		}
+		w.pushOwned(&w.dirty, s, name)
+		if node.Drained == logv1.DrainReason_DRAIN_REASON_UNSPECIFIED {
+			w.pushSet(w.idle)
+			w.pushSet(w.ideal)
+		}
+	}
+	clear(w.suspects)
+}
+
+// sameForOwners tells whether two records of a node make no difference to what
+// it may own.
+func sameForOwners(a, b *fsm.Node) bool {
+	return a.Session == b.Session && a.SessionState == b.SessionState && a.Drained == b.Drained &&
+		maps.Equal(a.Labels, b.Labels) &&
+		slices.EqualFunc(a.Links, b.Links, func(x, y *logv1.Link) bool { return x == y || proto.Equal(x, y) })
+}
+
+func (w *work) pushSet(set map[netip.Addr]struct{}) {
+	for _, a := range slices.SortedFunc(maps.Keys(set), netip.Addr.Compare) {
+		w.dirty.push(a)
+	}
+}
+
+// settleTimes queues what has waited long enough: retries whose time has come,
+// and addresses whose old or dead owner can no longer answer.
+func (w *work) settleTimes(now time.Duration) {
+	for len(w.retries) > 0 && now >= w.retries[0].at {
+		w.dirty.push(heap.Pop(&w.retries).(timedAddr).addr)
+	}
+	if w.keptEnd > 0 && now >= w.keptEnd {
+		w.keptEnd, w.retry = 0, true
+	}
+	for rel, p := range w.waits {
+		if !w.ask && now < p.again {
+			continue
+		}
+		over, again := w.d.leases.ReleaseWait(rel)
+		if p.again = max(again, now+minAgain); over {
+			delete(w.waits, rel)
+			w.pushSet(p.addrs)
+		}
+	}
+	for node, p := range w.fences {
+		if !w.ask && now < p.again {
+			continue
+		}
+		passed, again := w.d.leases.FencePassed(node)
+		if p.again = max(again, now+minAgain); passed {
+			delete(w.fences, node)
+			for a := range p.addrs {
+				w.dead.push(a)
+			}
+		}
+	}
+	w.ask, w.askNext = w.askNext, false
+}
+
+// minAgain keeps a careless answer from making the decider spin.
+const minAgain = time.Millisecond
+
+// park has addr wait for what key stands for.
+func park[K comparable](in map[K]*parked, key K, addr netip.Addr, again time.Duration) {
+	p := in[key]
+	if p == nil {
+		p = &parked{addrs: map[netip.Addr]struct{}{}, again: again}
+		in[key] = p
+	}
+	p.addrs[addr] = struct{}{}
+}
+
+// choose gives the chooser for s.
+func (w *work) choose(s *fsm.State) *allocator.Chooser {
+	if w.chooser == nil || w.chooserOf != s {
+		w.chooser, w.chooserOf = allocator.NewChooser(s), s
+	}
+	return w.chooser
+}
+
+// forget drops what is remembered of an address that is no longer in use.
+func (w *work) forget(a netip.Addr) {
+	delete(w.idle, a)
+	delete(w.ideal, a)
+}
+
+// parkedLen counts the addresses that wait for an old or dead owner.
+func (w *work) parkedLen() int {
+	n := 0
+	for _, p := range w.waits {
+		n += len(p.addrs)
+	}
+	for _, p := range w.fences {
+		n += len(p.addrs)
+	}
+	return n
+}
