@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -122,6 +123,25 @@ func (h *Host) Greet(ctx context.Context, addr netip.Addr) (string, error) {
 		return string(buf[:n-1]), nil
 	}
 	return "", errors.Join(io.ErrUnexpectedEOF, err)
+}
+
+// Burn keeps each of the machine's cores busy, times over, until stop is called.
+func (h *Host) Burn(times int) (stop func(), err error) {
+	var procs []*Process
+	stop = func() {
+		for _, p := range procs {
+			_ = p.Kill()
+		}
+	}
+	for range times * runtime.NumCPU() {
+		p, err := h.StartRole("burn", "burn")
+		if err != nil {
+			stop()
+			return nil, err
+		}
+		procs = append(procs, p)
+	}
+	return stop, nil
 }
 
 // runBurn keeps one core busy until it is killed.

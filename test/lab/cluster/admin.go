@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -150,6 +152,46 @@ func (c *Cluster) NodeByMemberAddr(addr string) *Node {
 		return nil
 	}
 	return c.Nodes[i]
+}
+
+// Facts reads the log's events from a revision on; 0 for all that are kept.
+func (c *Cluster) Facts(ctx context.Context, since uint64) (facts []*adminv1.EventsResponse, err error) {
+	err = c.Do(ctx, func(ctx context.Context, a adminv1.AdminServiceClient) error {
+		stream, err := a.Events(ctx, &adminv1.EventsRequest{SinceRevision: since})
+		if err != nil {
+			return err
+		}
+		facts = nil
+		for {
+			e, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			facts = append(facts, e)
+		}
+	})
+	return facts, err
+}
+
+// SaveSnapshot reads a backup.
+func SaveSnapshot(ctx context.Context, a adminv1.AdminServiceClient) (backup []byte, err error) {
+	stream, err := a.SnapshotSave(ctx, &adminv1.SnapshotSaveRequest{})
+	if err != nil {
+		return nil, err
+	}
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return backup, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		backup = append(backup, resp.GetChunk()...)
+	}
 }
 
 // WriteConfig writes a file that qlbctl can apply, and returns its path.

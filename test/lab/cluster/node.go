@@ -43,6 +43,9 @@ func (n *Node) Responder() *lab.Process { return n.responder.Load() }
 // IsMember says whether a member runs here.
 func (n *Node) IsMember() bool { return n.MemberName != "" }
 
+// Number is 1 for n1.
+func (n *Node) Number() int { return n.number }
+
 // MemberAddr is the member's host:port.
 func (n *Node) MemberAddr() string { return fmt.Sprintf("10.0.1.%d:%d", n.number, memberPort) }
 
@@ -121,6 +124,21 @@ func (n *Node) MemberCommand() []string {
 // StartSpeaker starts quorumlb-speaker, always by the same command line.
 func (n *Node) StartSpeaker() error {
 	p, err := n.Host.Start("speaker", n.SpeakerCommand()...)
+	if err == nil {
+		n.speaker.Store(p)
+	}
+	return err
+}
+
+// StartSecondSpeaker starts a speaker beside the one that runs, with files and
+// port of its own, as a careless operator might. Speaker is then the new one.
+func (n *Node) StartSecondSpeaker(number int) error {
+	dir := fmt.Sprintf("%s-%d", n.StateDir(), number)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	argv := append(n.SpeakerCommand(), "--state-dir", dir, "--http", fmt.Sprintf("127.0.0.1:%d", 7403+100*number))
+	p, err := n.Host.Start(fmt.Sprintf("speaker-%d", number), argv...)
 	if err == nil {
 		n.speaker.Store(p)
 	}
