@@ -1,181 +1,133 @@
 package config
 
 import (
-	"fmt"
-	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/quorumlb/quorumlb/fsm"
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
 
-// checker turns decoded documents into resources and reports what one document
-// alone can have wrong.
+// checker turns decoded documents into resources. It reports the words that it
+// cannot translate; the rules of the result are package fsm's, so that a file and
+// the group never disagree about them.
 type checker struct {
 	d    *decoder
-	root *yaml.Node
+	doc  *Document
+	meta Metadata
 }
 
 func (c *checker) fail(path, format string, args ...any) {
-	c.d.fail(lookup(c.root, path), path, format, args...)
+	c.d.fail(lookup(c.doc.root, path), path, format, args...)
 }
 
-// Names as Kubernetes has them: RFC 1123 labels and subdomains, and label keys
-// and values.
-var (
-	dnsLabel     = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-	dnsSubdomain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
-	labelName    = regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$`)
-)
-
-const (
-	wantLabel     = "must be lower case letters, digits and '-', at most 63, beginning and ending with a letter or digit"
-	wantSubdomain = "must be lower case letters, digits, '-' and '.', at most 253, beginning and ending with a letter or digit"
-	wantLabelName = "must be letters, digits, '-', '_' and '.', at most 63, beginning and ending with a letter or digit"
-)
-
-func isSubdomain(s string) bool { return len(s) <= 253 && dnsSubdomain.MatchString(s) }
-
-// metadata checks names and labels, and fills in the namespace.
-func (c *checker) metadata(m *Metadata, namespaced bool) {
+// namespace gives a service its default, and refuses one elsewhere.
+func (c *checker) namespace(namespaced bool) {
 	switch {
-	case m.Name == "":
-		c.fail("metadata.name", "is missing")
-	case namespaced && !dnsLabel.MatchString(m.Name):
-		c.fail("metadata.name", "%q %s", shorten(m.Name), wantLabel)
-	case !namespaced && !isSubdomain(m.Name):
-		c.fail("metadata.name", "%q %s", shorten(m.Name), wantSubdomain)
-	}
-	switch {
-	case !namespaced && m.Namespace != "":
+	case namespaced && c.meta.Namespace == "":
+		c.meta.Namespace = DefaultNamespace
+	case !namespaced && c.meta.Namespace != "":
 		c.fail("metadata.namespace", "this kind belongs to no namespace; remove the field")
-	case namespaced && m.Namespace == "":
-		m.Namespace = DefaultNamespace
-	case namespaced && !dnsLabel.MatchString(m.Namespace):
-		c.fail("metadata.namespace", "%q %s", shorten(m.Namespace), wantLabel)
-	}
-	c.labels("metadata.labels", m.Labels)
-}
-
-func (c *checker) labels(path string, labels map[string]string) {
-	for _, k := range sortedKeys(labels) {
-		at := joinField(path, k)
-		c.labelKey(at, k)
-		c.labelValue(at, labels[k])
 	}
 }
 
-func (c *checker) labelKey(path, key string) {
-	prefix, name, slash := strings.Cut(key, "/")
-	if !slash {
-		name = key
-	} else if !isSubdomain(prefix) {
-		c.fail(path, "label key %q: the part before / %s", shorten(key), wantSubdomain)
+// finish applies the group's rules, unless something is wrong already.
+func (c *checker) finish(r *adminv1.Resource) {
+	c.doc.Resource, c.doc.Namespace, c.doc.Name = r, c.meta.Namespace, c.meta.Name
+	if len(c.d.errs) > 0 {
+		return
 	}
-	if !labelName.MatchString(name) {
-		c.fail(path, "label key %q: the name %s", shorten(key), wantLabelName)
+	var faults []fsm.FieldError
+	switch k := r.GetKind().(type) {
+	case *adminv1.Resource_Pool:
+		faults = fsm.ValidatePool(k.Pool)
+	case *adminv1.Resource_L2Advertisement:
+		faults = fsm.ValidateAdvertisement(k.L2Advertisement)
+	case *adminv1.Resource_Service:
+		faults = fsm.ValidateService(k.Service)
 	}
-}
-
-func (c *checker) labelValue(path, value string) {
-	if value != "" && !labelName.MatchString(value) {
-		c.fail(path, "label value %q %s", shorten(value), wantLabelName)
-	}
-}
-
-// selectors checks a list of label selectors, in which none may come twice.
-func (c *checker) selectors(path string, list []LabelSelector) {
-	seen := map[string]int{}
-	for i, s := range list {
-		at := fmt.Sprintf("%s[%d]", path, i)
-		c.labels(at+".matchLabels", s.MatchLabels)
-		for j, r := range s.MatchExpressions {
-			c.requirement(fmt.Sprintf("%s.matchExpressions[%d]", at, j), r)
-		}
-		key := fmt.Sprintf("%v %q", s.MatchLabels, s.MatchExpressions)
-		if first, dup := seen[key]; dup {
-			c.fail(at, "is the same as %s[%d]", path, first)
-			continue
-		}
-		seen[key] = i
+	for _, f := range faults {
+		c.fail(f.Path, "%s", f.Message)
 	}
 }
 
-func (c *checker) requirement(path string, r LabelRequirement) {
-	c.labelKey(path+".key", r.Key)
-	switch r.Operator {
-	case "In", "NotIn":
-		if len(r.Values) == 0 {
-			c.fail(path+".values", "operator %s needs at least one value", r.Operator)
-		}
-	case "Exists", "DoesNotExist":
-		if len(r.Values) > 0 {
-			c.fail(path+".values", "operator %s takes no values", r.Operator)
-		}
-	default:
-		c.fail(path+".operator", "must be one of %s, is %q", strings.Join(operators, ", "), shorten(r.Operator))
-	}
-	for i, v := range r.Values {
-		c.labelValue(fmt.Sprintf("%s.values[%d]", path, i), v)
-	}
+func (c *checker) pool(s *IPAddressPoolSpec) *adminv1.Resource {
+	return &adminv1.Resource{Kind: &adminv1.Resource_Pool{Pool: &logv1.Pool{
+		Name: c.meta.Name, Labels: c.meta.Labels, Addresses: s.Addresses,
+		ManualOnly: !s.AutoAssign, AvoidBuggyIps: s.AvoidBuggyIPs,
+	}}}
 }
 
-// unique refuses what comes twice in a list of names.
-func (c *checker) unique(path string, list []string) {
-	for i, s := range list {
-		if first := slices.Index(list, s); first < i {
-			c.fail(fmt.Sprintf("%s[%d]", path, i), "%q is already %s[%d]", shorten(s), path, first)
-		}
-		if s == "" {
-			c.fail(fmt.Sprintf("%s[%d]", path, i), "is empty")
-		}
-	}
+func (c *checker) advertisement(s *L2AdvertisementSpec) *adminv1.Resource {
+	return &adminv1.Resource{Kind: &adminv1.Resource_L2Advertisement{L2Advertisement: &logv1.L2Advertisement{
+		Name: c.meta.Name, Labels: c.meta.Labels,
+		IpAddressPools:         s.IPAddressPools,
+		IpAddressPoolSelectors: toSelectors(s.IPAddressPoolSelectors),
+		NodeSelectors:          toSelectors(s.NodeSelectors),
+		Interfaces:             s.Interfaces,
+		OnControlLoss:          word(c, "spec.onControlLoss", s.OnControlLoss, controlLosses),
+		Placement:              word(c, "spec.placement", s.Placement, placements),
+	}}}
 }
 
-// ranges checks each range of a pool, and that none overlaps another.
-func (c *checker) ranges(path string, list []string) {
-	if len(list) == 0 {
-		c.fail(path, "needs at least one CIDR or first-last range")
+func (c *checker) service(s *VirtualServiceSpec) *adminv1.Resource {
+	policy := word(c, "spec.ipFamilyPolicy", s.IPFamilyPolicy, familyPolicies)
+	svc := &logv1.Service{
+		Namespace: c.meta.Namespace, Name: c.meta.Name, Labels: c.meta.Labels,
+		Addresses: s.Addresses, Pool: s.Pool,
+		IpFamilyPolicy:        policy,
+		IpFamilies:            c.families(s, policy),
+		ExternalTrafficPolicy: word(c, "spec.externalTrafficPolicy", s.ExternalTrafficPolicy, trafficPolicies),
+		SharingKey:            s.SharingKey,
+		NodeSelectors:         toSelectors(s.NodeSelectors),
+		Delivery:              word(c, "spec.delivery", s.Delivery, deliveries),
 	}
-	parsed := make([]fsm.Range, len(list))
-	for i, s := range list {
-		at := fmt.Sprintf("%s[%d]", path, i)
-		r, err := fsm.ParseRange(s)
-		if err != nil {
-			c.fail(at, "%v", err)
-			continue
-		}
-		for j, o := range parsed[:i] {
-			if o.First.IsValid() && r.Overlaps(o) {
-				c.fail(at, "%s overlaps %s of %s[%d]", s, list[j], path, j)
-				break
+	for i, p := range s.Ports {
+		protocol := word(c, indexed("spec.ports", i)+".protocol", p.Protocol, protocols)
+		svc.Ports = append(svc.Ports, &logv1.Port{Name: p.Name, Protocol: protocol, Port: uint32(p.Port)})
+	}
+	return &adminv1.Resource{Kind: &adminv1.Resource_Service{Service: svc}}
+}
+
+// families fills in what follows from the other fields, as Kubernetes does: the
+// families of the addresses asked for, and the second one of a dual stack. Without
+// families and addresses the choice is the group's.
+func (c *checker) families(s *VirtualServiceSpec, policy logv1.IPFamilyPolicy) []logv1.IPFamily {
+	var list []logv1.IPFamily
+	for i, w := range s.IPFamilies {
+		list = append(list, word(c, indexed("spec.ipFamilies", i), w, families))
+	}
+	single := policy == logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK
+	if len(s.IPFamilies) == 0 && !(single && len(s.Addresses) > 1) {
+		for _, text := range s.Addresses {
+			if f := familyOf(text); f != 0 && !slices.Contains(list, f) {
+				list = append(list, f)
 			}
 		}
-		parsed[i] = r
 	}
+	if !single && len(list) == 1 {
+		list = append(list, otherFamily(list[0]))
+	}
+	return list
 }
 
-// addresses checks addresses asked for: at most one of each family.
-func (c *checker) addresses(path string, list []string) []netip.Addr {
-	var addrs []netip.Addr
-	for i, s := range list {
-		at := fmt.Sprintf("%s[%d]", path, i)
-		a, err := fsm.ParseAddr(s)
-		if err != nil {
-			c.fail(at, "%v", err)
-			continue
-		}
-		for _, o := range addrs {
-			if o.Is4() == a.Is4() {
-				c.fail(at, "%s is of the same family as %s; a service has at most one address of each", a, o)
-			}
-		}
-		addrs = append(addrs, a)
+// familyOf is 0 for what is no address; that is refused elsewhere.
+func familyOf(text string) logv1.IPFamily {
+	switch a, err := fsm.ParseAddr(text); {
+	case err != nil:
+		return 0
+	case a.Is4():
+		return logv1.IPFamily_IP_FAMILY_IPV4
 	}
-	return addrs
+	return logv1.IPFamily_IP_FAMILY_IPV6
+}
+
+func otherFamily(f logv1.IPFamily) logv1.IPFamily {
+	if f == logv1.IPFamily_IP_FAMILY_IPV4 {
+		return logv1.IPFamily_IP_FAMILY_IPV6
+	}
+	return logv1.IPFamily_IP_FAMILY_IPV4
 }
 
 // word looks a field's word up; an empty one is the default.
@@ -190,11 +142,14 @@ func word[T ~int32](c *checker, path, s string, e enum[T]) T {
 	return v
 }
 
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
+func toSelectors(list []LabelSelector) []*logv1.LabelSelector {
+	var out []*logv1.LabelSelector
+	for _, s := range list {
+		l := &logv1.LabelSelector{MatchLabels: s.MatchLabels}
+		for _, r := range s.MatchExpressions {
+			l.MatchExpressions = append(l.MatchExpressions, &logv1.LabelRequirement{Key: r.Key, Operator: r.Operator, Values: r.Values})
+		}
+		out = append(out, l)
 	}
-	slices.Sort(keys)
-	return keys
+	return out
 }

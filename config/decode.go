@@ -183,7 +183,7 @@ func (d *decoder) list(n *yaml.Node, path string, v reflect.Value, depth int, al
 	}
 	s := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, c := range n.Content {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := indexed(path, i)
 		if isNull(c) {
 			d.fail(c, at, "has no value")
 			continue

@@ -123,3 +123,5 @@ func joinField(path, name string) string {
 }
 
 func joinKey(path, key string) string { return path + "[" + strconv.Quote(shorten(key)) + "]" }
+
+func indexed(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }

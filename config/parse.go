@@ -218,34 +218,26 @@ func checkType(d *decoder, root *yaml.Node, h *header) {
 
 // object decodes metadata and spec into doc.
 func (d *decoder) object(doc *Document, h *header) {
-	var meta Metadata
-	d.value(&h.Metadata, "metadata", reflect.ValueOf(&meta).Elem(), 1, false)
-	c := checker{d: d, root: doc.root}
-	spec := func(v any) bool {
-		d.value(&h.Spec, "spec", reflect.ValueOf(v).Elem(), 1, false)
-		return len(d.errs) == 0
+	c := checker{d: d, doc: doc}
+	d.value(&h.Metadata, "metadata", reflect.ValueOf(&c.meta).Elem(), 1, false)
+	decode := func(spec any) {
+		d.value(&h.Spec, "spec", reflect.ValueOf(spec).Elem(), 1, false)
 	}
+	c.namespace(h.Kind == KindVirtualService)
 	switch h.Kind {
 	case KindIPAddressPool:
 		s := IPAddressPoolSpec{AutoAssign: true}
-		if spec(&s) {
-			c.metadata(&meta, false)
-			doc.Resource = c.pool(&meta, &s)
-		}
+		decode(&s)
+		c.finish(c.pool(&s))
 	case KindL2Advertisement:
-		s := L2AdvertisementSpec{}
-		if spec(&s) {
-			c.metadata(&meta, false)
-			doc.Resource = c.advertisement(&meta, &s)
-		}
+		var s L2AdvertisementSpec
+		decode(&s)
+		c.finish(c.advertisement(&s))
 	case KindVirtualService:
-		s := VirtualServiceSpec{}
-		if spec(&s) {
-			c.metadata(&meta, true)
-			doc.Resource = c.service(&meta, &s)
-		}
+		var s VirtualServiceSpec
+		decode(&s)
+		c.finish(c.service(&s))
 	}
-	doc.Namespace, doc.Name = meta.Namespace, meta.Name
 }
 
 // resolve follows an alias; a missing node becomes an empty one.

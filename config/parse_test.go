@@ -62,7 +62,11 @@ func checkRoundTrip(t *testing.T, docs []*Document) {
 	}
 	for form, write := range map[string]func() (string, error){
 		"yaml": func() (string, error) { var b bytes.Buffer; err := WriteYAML(&b, objects...); return b.String(), err },
-		"json": func() (string, error) { var b bytes.Buffer; err := WriteJSON(&b, objects...); return b.String(), err },
+		"json": func() (string, error) {
+			var b bytes.Buffer
+			err := WriteJSONList(&b, objects...)
+			return b.String(), err
+		},
 	} {
 		text, err := write()
 		if err != nil {

@@ -89,7 +89,6 @@ type VirtualServiceSpec struct {
 
 // Port of a service.
 type Port struct {
-	// Name is needed when there are several ports.
 	Name string `json:"name,omitempty"`
 	// Protocol is TCP (default), UDP or SCTP.
 	Protocol string `json:"protocol"`
@@ -210,5 +209,3 @@ var (
 		[]logv1.Delivery{logv1.Delivery_DELIVERY_NONE, logv1.Delivery_DELIVERY_HOST},
 	}
 )
-
-var operators = []string{"In", "NotIn", "Exists", "DoesNotExist"}

@@ -143,18 +143,8 @@ func WriteYAML(w io.Writer, values ...any) error {
 	return nil
 }
 
-// WriteJSON writes one value as it is and several as the items of a List.
-func WriteJSON(w io.Writer, values ...any) error {
-	var v any
-	if len(values) == 1 {
-		v = values[0]
-	} else {
-		v = struct {
-			APIVersion string `json:"apiVersion"`
-			Kind       string `json:"kind"`
-			Items      []any  `json:"items"`
-		}{APIVersion, KindList, append([]any{}, values...)}
-	}
+// WriteJSON writes a value, indented.
+func WriteJSON(w io.Writer, v any) error {
 	raw, err := marshalJSON(v)
 	if err != nil {
 		return err
@@ -165,6 +155,15 @@ func WriteJSON(w io.Writer, values ...any) error {
 	}
 	_, err = out.WriteTo(w)
 	return err
+}
+
+// WriteJSONList writes values as the items of a List.
+func WriteJSONList(w io.Writer, values ...any) error {
+	return WriteJSON(w, struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		Items      []any  `json:"items"`
+	}{APIVersion, KindList, append([]any{}, values...)})
 }
 
 func marshalJSON(v any) ([]byte, error) {

@@ -145,7 +145,11 @@ func (c *Client) Stream(ctx context.Context, f func(context.Context, adminv1.Adm
 // Broken tells whether a stream ended because its member cannot go on, so that
 // another one may.
 func Broken(err error) bool {
-	return status.Code(err) == codes.Unavailable
+	switch status.Code(err) {
+	case codes.Unavailable, codes.ResourceExhausted: // the latter: we read too slowly
+		return true
+	}
+	return false
 }
 
 // passing tells whether another member may answer what this one did not.

@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/client"
+	"github.com/quorumlb/quorumlb/config"
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+)
+
+// applyResult is what became of one document, for programs.
+type applyResult struct {
+	Kind      string   `json:"kind"`
+	Name      string   `json:"name"`
+	Result    string   `json:"result"`
+	Addresses []string `json:"addresses,omitempty"`
+	Pending   string   `json:"pending,omitempty"`
+}
+
+func (r applyResult) id() string { return strings.ToLower(r.Kind) + "/" + r.Name }
+
+func (a *app) applyCmd() *cobra.Command {
+	var files []string
+	var dryRun, force bool
+	cmd := command(&cobra.Command{
+		Use:   "apply -f FILE|-|DIR",
+		Short: "Declare pools, l2advertisements and services from files",
+		Long: `Declare what is in YAML or JSON files: all of it, or nothing when anything is wrong.
+
+A directory means its files *.yaml, *.yml and *.json. Documents have
+apiVersion: quorumlb.io/v1, a kind, metadata and spec:
+
+  kind: IPAddressPool       metadata: name, labels
+    addresses               CIDRs and first-last ranges, IPv4 and IPv6 (required)
+    autoAssign              false: only for services that name it (default true)
+    avoidBuggyIPs           skip .0 and .255 (default false)
+
+  kind: L2Advertisement     metadata: name, labels
+    ipAddressPools, ipAddressPoolSelectors   which pools (default all)
+    nodeSelectors           which nodes may own (default all)
+    interfaces              on which interfaces (default all)
+    onControlLoss           Hold (default) | Release
+    placement               Sticky (default) | Ideal
+
+  kind: VirtualService      metadata: name, namespace (default "default"), labels
+    ports                   [{name, protocol: TCP|UDP|SCTP, port}]; protocol TCP by default
+    addresses, pool         what to get (default: any free address)
+    ipFamilyPolicy          SingleStack (default) | PreferDualStack | RequireDualStack
+    ipFamilies              [IPv4, IPv6] in order of preference
+    externalTrafficPolicy   Cluster (default) | Local
+    sharingKey              services with one key may share an address
+    nodeSelectors           which nodes may own (default all)
+    delivery                None (default) | Host
+
+What "get -o yaml" prints can be applied; a status in it is ignored.
+
+A change of a pool that takes addresses from services is refused unless --force.`,
+		Example: `  qlbctl apply -f first.yaml
+  qlbctl apply -f config/ --dry-run
+  generate-services | qlbctl apply -f -`,
+		Args: args(),
+	}, func(ctx context.Context, _ []string) error {
+		docs, err := a.readDocuments(files)
+		if err != nil {
+			return err
+		}
+		return a.apply(ctx, docs, dryRun, force)
+	})
+	f := cmd.Flags()
+	f.StringArrayVarP(&files, "filename", "f", nil, "file, directory, or - for standard input; may be given several times (required)")
+	f.BoolVar(&dryRun, "dry-run", false, "let the group decide and answer, and change nothing")
+	f.BoolVar(&force, "force", false, "allow a change of a pool that takes addresses from services")
+	return cmd
+}
+
+func (a *app) apply(ctx context.Context, docs []*config.Document, dryRun, force bool) error {
+	req := &adminv1.ApplyRequest{DryRun: dryRun, Force: force, Source: "apply"}
+	for _, d := range docs {
+		req.Resources = append(req.Resources, d.Resource)
+	}
+	resp, err := call(ctx, a, adminv1.AdminServiceClient.Apply, req)
+	if err != nil {
+		return place(err, docs)
+	}
+	var objects []any
+	for _, r := range resp.GetResults() {
+		objects = append(objects, applyResult{r.GetKind(), r.GetName(), r.GetResult(), r.GetAddresses(), r.GetPending()})
+	}
+	return a.print(objects, func(w io.Writer, _ bool) error {
+		suffix := ""
+		if dryRun {
+			suffix = " (dry run)"
+		}
+		for _, r := range resp.GetResults() {
+			line := strings.ToLower(r.GetKind()) + "/" + r.GetName() + " " + r.GetResult() + suffix
+			if len(r.GetAddresses()) > 0 {
+				line += ": " + strings.Join(r.GetAddresses(), ", ")
+			}
+			if r.GetPending() != "" {
+				line += a.problem(" (pending: " + clean(r.GetPending()) + ")")
+			}
+			fmt.Fprintln(w, line)
+		}
+		return nil
+	})
+}
+
+// place finds the lines of the fields that the group refused.
+func place(err error, docs []*config.Document) error {
+	violations := client.Violations(err)
+	if len(violations) == 0 {
+		return err
+	}
+	var faults config.Errors
+	for _, v := range violations {
+		i, path, ok := resourcePath(v.GetField())
+		if !ok || i >= len(docs) {
+			faults = append(faults, &config.Error{Path: v.GetField(), Problem: v.GetDescription()})
+			continue
+		}
+		faults = append(faults, docs[i].Fault(path, v.GetDescription()))
+	}
+	return faults
+}
+
+// readDocuments reads all files; no two documents in them may name one object.
+func (a *app) readDocuments(names []string) ([]*config.Document, error) {
+	if len(names) == 0 {
+		return nil, usagef("-f is missing")
+	}
+	var docs []*config.Document
+	var faults config.Errors
+	for _, name := range names {
+		files, err := expand(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range files {
+			more, err := a.readFile(file)
+			var bad config.Errors
+			if err != nil && !errors.As(err, &bad) {
+				return nil, err
+			}
+			faults = append(faults, bad...)
+			docs = append(docs, more...)
+		}
+	}
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	if len(docs) == 0 {
+		return nil, fmt.Errorf("there is no document in %s", strings.Join(names, ", "))
+	}
+	return docs, config.CheckDuplicates(docs)
+}
+
+func (a *app) readFile(name string) ([]*config.Document, error) {
+	if name == "-" {
+		return config.Parse("standard input", a.env.Stdin)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return config.Parse(name, f)
+}
+
+// expand lists the documents' files of a directory, in order of their names.
+func expand(name string) ([]string, error) {
+	if name == "-" {
+		return []string{name}, nil
+	}
+	info, err := os.Stat(name)
+	if err != nil || !info.IsDir() {
+		return []string{name}, err
+	}
+	entries, err := os.ReadDir(name)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, e := range entries {
+		if e.Type()&fs.ModeDir == 0 && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(e.Name())) {
+			files = append(files, filepath.Join(name, e.Name()))
+		}
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("there is no file *.yaml, *.yml or *.json in %s", name)
+	}
+	return files, nil
+}

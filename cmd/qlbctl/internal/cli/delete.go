@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+)
+
+func (a *app) deleteCmd() *cobra.Command {
+	var files []string
+	var namespace string
+	var force, ignore bool
+	cmd := command(&cobra.Command{
+		Use:   "delete KIND NAME... | delete KIND/NAME... | delete -f FILE|-|DIR",
+		Short: "Take back what apply declared",
+		Long: `Take back pools, l2advertisements and services: all that are named, or none.
+
+The address of a deleted service is kept for the same namespace and name for the
+retention time (see "qlbctl retention"), so that a reinstall gets it again.
+A pool that services use is not deleted unless --force, which takes their addresses.`,
+		Example: `  qlbctl delete service web -n shop
+  qlbctl delete pool/public l2advertisement/public
+  qlbctl delete -f first.yaml`,
+		ValidArgsFunction: a.completeTargets(true),
+	}, func(ctx context.Context, args []string) error {
+		targets, err := a.deleteTargets(args, files, namespace)
+		if err != nil {
+			return err
+		}
+		return a.delete(ctx, targets, force, ignore)
+	})
+	f := cmd.Flags()
+	f.StringArrayVarP(&files, "filename", "f", nil, "file, directory, or - for standard input, whose documents are deleted")
+	f.StringVarP(&namespace, "namespace", "n", "", "namespace of the services")
+	f.BoolVar(&force, "force", false, "delete a pool although services use it")
+	f.BoolVar(&ignore, "ignore-not-found", false, "what does not exist is no error")
+	return cmd
+}
+
+func (a *app) deleteTargets(args, files []string, namespace string) ([]target, error) {
+	if len(files) > 0 {
+		if len(args) > 0 {
+			return nil, usagef("give either -f or KIND and NAME, not both")
+		}
+		docs, err := a.readDocuments(files)
+		if err != nil {
+			return nil, err
+		}
+		var targets []target
+		for _, d := range docs {
+			k, err := findKind(d.Kind, true)
+			if err != nil {
+				return nil, err
+			}
+			targets = append(targets, target{kind: k, namespace: d.Namespace, name: d.Name})
+		}
+		return targets, nil
+	}
+	if len(args) == 0 {
+		return nil, usagef("KIND and NAME are missing")
+	}
+	targets, err := parseTargets(args, namespace, true)
+	if err != nil {
+		return nil, err
+	}
+	if targets[0].name == "" {
+		return nil, usagef("NAME is missing; there is no way to delete all %s at once", targets[0].kind.plural)
+	}
+	return targets, nil
+}
+
+func (a *app) delete(ctx context.Context, targets []target, force, ignore bool) error {
+	send := func(targets []target) error {
+		req := &adminv1.DeleteRequest{Force: force}
+		for _, t := range targets {
+			req.Names = append(req.Names, &adminv1.ResourceName{Kind: t.kind.doc, Namespace: t.namespace, Name: t.name})
+		}
+		_, err := call(ctx, a, adminv1.AdminServiceClient.Delete, req)
+		return err
+	}
+	deleted := targets
+	err := send(targets)
+	if ignore && status.Code(err) == codes.NotFound {
+		// One that is missing refuses all: take those that exist.
+		if deleted, err = a.existing(ctx, targets); err == nil && len(deleted) > 0 {
+			err = send(deleted)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	var objects []any
+	for _, t := range deleted {
+		objects = append(objects, applyResult{Kind: t.kind.doc, Name: t.full(), Result: "deleted"})
+	}
+	return a.print(objects, func(w io.Writer, _ bool) error {
+		for _, t := range deleted {
+			fmt.Fprintln(w, t.id()+" deleted")
+		}
+		return nil
+	})
+}
+
+// existing keeps the targets that are declared.
+func (a *app) existing(ctx context.Context, targets []target) ([]target, error) {
+	var out []target
+	for _, t := range targets {
+		got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{Kinds: []string{t.kind.plural}, Name: t.full()})
+		if status.Code(err) == codes.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(got.GetPools())+len(got.GetL2Advertisements())+len(got.GetServices()) > 0 {
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}

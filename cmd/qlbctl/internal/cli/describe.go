@@ -1,0 +1,299 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/words"
+	"github.com/quorumlb/quorumlb/config"
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+func (a *app) describeCmd() *cobra.Command {
+	var namespace string
+	most := 10
+	cmd := command(&cobra.Command{
+		Use:   "describe KIND NAME | describe KIND/NAME",
+		Short: "Tell everything about one thing, with reasons and history",
+		Long: `Tell everything about one pool, l2advertisement, service, vip, node or member: what is
+wanted, what is so, why, and what happened to it lately.
+
+For a vip that is every node's answer to "may it own this address?".`,
+		Example: `  qlbctl describe vip 192.0.2.10
+  qlbctl describe service web -n shop
+  qlbctl describe node/n1 --events 30`,
+		Args:              atLeastKind,
+		ValidArgsFunction: a.completeTargets(false),
+	}, func(ctx context.Context, args []string) error {
+		targets, err := parseTargets(args, namespace, false)
+		if err != nil {
+			return err
+		}
+		if len(targets) != 1 || targets[0].name == "" {
+			return usagef("describe needs one KIND and NAME")
+		}
+		if a.flags.output != "table" && a.flags.output != "wide" {
+			return a.get(ctx, targets, false)
+		}
+		return a.describe(ctx, targets[0], most)
+	})
+	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "namespace of the service")
+	cmd.Flags().IntVar(&most, "events", most, "how much of its history to show; 0: none")
+	return cmd
+}
+
+func (a *app) describe(ctx context.Context, t target, most int) error {
+	kinds := []string{t.kind.plural}
+	got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{Kinds: kinds, Name: t.full(), Stale: a.flags.stale})
+	if err != nil {
+		return err
+	}
+	missing := fmt.Errorf("%s does not exist", t.id())
+	w := a.env.Stdout
+	req := &adminv1.EventsRequest{}
+	switch t.kind.plural {
+	case "pools":
+		if len(got.GetPools()) != 1 {
+			return missing
+		}
+		return a.describePool(w, got.GetPools()[0])
+	case "l2advertisements":
+		if len(got.GetL2Advertisements()) != 1 {
+			return missing
+		}
+		return a.describeAdvertisement(w, got.GetL2Advertisements()[0])
+	case "members":
+		if len(got.GetMembers()) != 1 {
+			return missing
+		}
+		return a.describeMember(w, got.GetMembers()[0])
+	case "services":
+		if len(got.GetServices()) != 1 {
+			return missing
+		}
+		req.Service = t.full()
+		err = a.describeService(ctx, w, got.GetServices()[0])
+	case "vips":
+		if len(got.GetVips()) != 1 {
+			return missing
+		}
+		req.Address = got.GetVips()[0].GetAddress()
+		err = a.describeVip(w, got.GetVips()[0])
+	case "nodes":
+		if len(got.GetNodes()) != 1 {
+			return missing
+		}
+		req.Node = t.name
+		err = a.describeNode(ctx, w, got.GetNodes()[0])
+	}
+	if err != nil {
+		return err
+	}
+	return a.historyLines(ctx, w, req, most)
+}
+
+func (a *app) describePool(w io.Writer, p *adminv1.PoolStatus) error {
+	var f fields
+	spec := p.GetPool()
+	f.add("Name", spec.GetName())
+	f.addSome("Labels", words.Labels(spec.GetLabels()))
+	for i, r := range spec.GetAddresses() {
+		name := ""
+		if i == 0 {
+			name = "Addresses"
+		}
+		f.add(name, r)
+	}
+	f.add("Auto-assign", yesNo(!spec.GetManualOnly()))
+	f.add("Avoid buggy IPs", yesNo(spec.GetAvoidBuggyIps()))
+	f.add("IPv4", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv4()), number(p.GetAvailableIpv4())))
+	f.add("IPv6", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv6()), number(p.GetAvailableIpv6())))
+	return f.write(w)
+}
+
+func (a *app) describeAdvertisement(w io.Writer, ad *logv1.L2Advertisement) error {
+	var f fields
+	f.add("Name", ad.GetName())
+	f.addSome("Labels", words.Labels(ad.GetLabels()))
+	f.add("Pools", poolsOf(ad))
+	f.add("Nodes", selectors(ad.GetNodeSelectors()))
+	interfaces := "all"
+	if len(ad.GetInterfaces()) > 0 {
+		interfaces = strings.Join(ad.GetInterfaces(), ", ")
+	}
+	f.add("Interfaces", interfaces)
+	f.add("On control loss", words.ControlLoss(ad.GetOnControlLoss()))
+	f.add("Placement", words.Placement(ad.GetPlacement()))
+	return f.write(w)
+}
+
+func (a *app) describeMember(w io.Writer, m *adminv1.MemberStatus) error {
+	var f fields
+	f.add("ID", m.GetId())
+	f.add("Address", m.GetAddress())
+	f.add("Role", memberRole(m))
+	f.add("Healthy", yesNo(m.GetHealthy()))
+	f.addSome("Problem", a.problem(memberProblem(m)))
+	f.add("Revision", number(m.GetRevision()))
+	f.add("Version", m.GetVersion())
+	if m.GetUpNanos() > 0 {
+		f.add("Up", words.Duration(time.Duration(m.GetUpNanos())))
+	}
+	f.add("Digest", words.Hex(m.GetDigest(), 32))
+	return f.write(w)
+}
+
+func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.ServiceStatus) error {
+	o, err := serviceObject(sv)
+	if err != nil {
+		return err
+	}
+	var f fields
+	spec := sv.GetService()
+	f.add("Name", spec.GetName())
+	f.add("Namespace", spec.GetNamespace())
+	f.addSome("Labels", words.Labels(spec.GetLabels()))
+	f.add("Status", a.problemOr(sv.GetPending() != "", serviceState(sv)))
+	f.add("Addresses", strings.Join(sv.GetAddresses(), ", "))
+	f.addSome("Asked for", strings.Join(spec.GetAddresses(), ", "))
+	f.addSome("Pool asked for", spec.GetPool())
+	f.add("Ports", words.Ports(spec.GetPorts()))
+	v := o.Spec.(config.VirtualServiceSpec)
+	f.add("Families", strings.TrimSpace(v.IPFamilyPolicy+" "+strings.Join(v.IPFamilies, ",")))
+	f.add("Traffic policy", v.ExternalTrafficPolicy)
+	f.addSome("Sharing key", spec.GetSharingKey())
+	f.add("Nodes", selectors(spec.GetNodeSelectors()))
+	f.add("Delivery", v.Delivery)
+	f.add("Declared", fmt.Sprintf("%s ago, revision %d", words.Age(a.env.Now(), sv.GetDeclaredUnixNano()), sv.GetDeclaredRevision()))
+	if err := f.write(w); err != nil {
+		return err
+	}
+	return a.vipsTable(ctx, w, func(vip *adminv1.VipStatus) bool { return slices.Contains(sv.GetAddresses(), vip.GetAddress()) })
+}
+
+// vipsTable adds the table of those vips that keep chooses.
+func (a *app) vipsTable(ctx context.Context, w io.Writer, keep func(*adminv1.VipStatus) bool) error {
+	got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{Kinds: []string{"vips"}, Stale: a.flags.stale})
+	if err != nil {
+		return err
+	}
+	vips := slices.DeleteFunc(got.GetVips(), func(v *adminv1.VipStatus) bool { return !keep(v) })
+	if len(vips) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "\nAddresses:")
+	s := &section{kind: "vips"}
+	a.vipRows(s, vips, false)
+	return s.table(a.flags.output == "wide").write(w, "  ")
+}
+
+func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
+	var f fields
+	f.add("Address", v.GetAddress())
+	f.add("Pool", v.GetPool())
+	f.add("Services", strings.Join(v.GetServices(), ", "))
+	owner := "nobody"
+	if v.GetOwner() != "" {
+		owner = fmt.Sprintf("%s, for %s (%s), epoch %d", v.GetOwner(), words.Age(a.env.Now(), v.GetOwnedSinceUnixNano()),
+			words.OwnerReason(v.GetReason()), v.GetEpoch())
+	}
+	f.add("Owner", owner)
+	f.addSome("Waiting", v.GetWaiting())
+	f.addSome("On control loss", words.ControlLoss(v.GetOnControlLoss()))
+	problems := vipProblems(v)
+	if len(problems) == 0 {
+		f.add("Problems", "none")
+	}
+	for i, p := range problems {
+		name := ""
+		if i == 0 {
+			name = "Problems"
+		}
+		f.add(name, a.problem(p))
+	}
+	if err := f.write(w); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\nAnnounced, as each speaker says:")
+	if len(v.GetAnnounced()) == 0 {
+		fmt.Fprintln(w, "  nobody says anything")
+	} else if err := announcedTable(v).write(w, "  "); err != nil {
+		return err
+	}
+	if len(v.GetEligibility()) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "\nMay own it:")
+	t := newTable("NODE", "ELIGIBLE", "WHY")
+	for _, e := range v.GetEligibility() {
+		t.row(e.GetNode(), yesNo(e.GetEligible()), e.GetReason())
+	}
+	return t.write(w, "  ")
+}
+
+func announcedTable(v *adminv1.VipStatus) *table {
+	t := newTable("NODE", "STATE", "EPOCH", "LINKS", "PROVEN-BY", "FOREIGN-CLAIM", "REASON")
+	for _, n := range v.GetAnnounced() {
+		s := n.GetStatus()
+		foreign := words.MAC(s.GetForeignMac())
+		if s.GetForeignNode() != "" {
+			foreign += " (" + s.GetForeignNode() + ")"
+		}
+		t.row(n.GetNode(), words.Announced(s.GetAnnounced()), number(s.GetEpoch()), strings.Join(s.GetInterfaces(), ","),
+			words.Addrs(s.GetProvenBy()), foreign, s.GetReason())
+	}
+	return t
+}
+
+func (a *app) describeNode(ctx context.Context, w io.Writer, n *adminv1.NodeStatus) error {
+	var f fields
+	f.add("Name", n.GetName())
+	f.addSome("Labels", words.Labels(n.GetLabels()))
+	state := n.GetState()
+	if p := nodeProblem(n); p != "" {
+		state += ": " + p
+	}
+	f.add("State", a.problemOr(nodeProblem(n) != "", state))
+	f.add("Heard", heard(n))
+	f.add("Drained", yesNo(n.GetDrained()))
+	f.add("Owns", words.Count(n.GetOwned(), "address"))
+	f.add("Session", fmt.Sprintf("%d, incarnation %d", n.GetSession(), n.GetIncarnation()))
+	f.add("Seen", fmt.Sprintf("revision %d is in force there", n.GetSeen()))
+	f.add("MACs", words.MACs(n.GetMacs()))
+	f.add("Version", n.GetVersion())
+	if err := f.write(w); err != nil {
+		return err
+	}
+	if len(n.GetLinks()) > 0 {
+		fmt.Fprintln(w, "\nLinks:")
+		t := newTable("NAME", "STATE", "MAC", "PREFIXES")
+		for _, l := range n.GetLinks() {
+			state := "down"
+			if l.GetUp() {
+				state = "up"
+			}
+			t.row(l.GetName(), state, words.MAC(l.GetMac()), strings.Join(l.GetPrefixes(), ","))
+		}
+		if err := t.write(w, "  "); err != nil {
+			return err
+		}
+	}
+	return a.vipsTable(ctx, w, func(v *adminv1.VipStatus) bool { return v.GetOwner() == n.GetName() })
+}
+
+// problem marks what a reader should not miss.
+func (a *app) problem(s string) string { return a.problemOr(s != "", s) }
+
+func (a *app) problemOr(bad bool, s string) string {
+	if !bad {
+		return s
+	}
+	return a.colour(red, s)
+}

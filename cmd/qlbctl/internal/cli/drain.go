@@ -1,0 +1,170 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/words"
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+)
+
+// pollPause is between two looks at something that is waited for.
+const pollPause = 200 * time.Millisecond
+
+// changeResult is what became of one command, for programs.
+type changeResult struct {
+	Object   string `json:"object"`
+	Result   string `json:"result"`
+	Revision uint64 `json:"revision,omitempty"`
+	Owned    uint32 `json:"owned,omitempty"`
+	From     string `json:"from,omitempty"`
+	To       string `json:"to,omitempty"`
+}
+
+func (r changeResult) id() string { return r.Object }
+
+// done prints the result of one command.
+func (a *app) done(r changeResult, line string) error {
+	return a.printOne(r, func(w io.Writer, _ bool) error {
+		_, err := fmt.Fprintln(w, clean(line))
+		return err
+	})
+}
+
+func (a *app) drainCmd() *cobra.Command {
+	var wait bool
+	limit := 2 * time.Minute
+	cmd := command(&cobra.Command{
+		Use:   "drain NODE",
+		Short: "Move everything off a node and keep it off",
+		Long: `Move every address off a node, one planned move each, and give it none until undrain.
+
+A planned move loses no datagram and refuses no new connection; established TCP
+connections break where the data path keeps per-node state (kube-proxy does).
+With --wait return when the node owns nothing, so that it can be switched off.`,
+		Example: `  qlbctl drain n1 --wait && ssh n1 poweroff
+  qlbctl undrain n1`,
+		Args:              args("NODE"),
+		ValidArgsFunction: a.completeNames("nodes"),
+	}, func(ctx context.Context, args []string) error {
+		resp, err := call(ctx, a, adminv1.AdminServiceClient.Drain, &adminv1.DrainRequest{Node: args[0]})
+		if err != nil {
+			return err
+		}
+		r := changeResult{Object: "node/" + args[0], Result: "draining", Revision: resp.GetRevision(), Owned: resp.GetOwned()}
+		if wait && r.Owned > 0 {
+			if r.Owned, err = a.waitDrained(ctx, args[0], limit); err != nil {
+				return err
+			}
+		}
+		if r.Owned == 0 {
+			r.Result = "drained"
+			return a.done(r, fmt.Sprintf("node/%s drained: it owns nothing", args[0]))
+		}
+		return a.done(r, fmt.Sprintf("node/%s draining: it still owns %s", args[0], words.Count(r.Owned, "address")))
+	})
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the node owns nothing")
+	cmd.Flags().DurationVar(&limit, "wait-timeout", limit, "how long to wait; exit code 1 when it is over")
+	return cmd
+}
+
+// waitDrained looks until the node owns nothing or the time is over.
+func (a *app) waitDrained(ctx context.Context, node string, limit time.Duration) (owned uint32, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{Kinds: []string{"nodes"}, Name: node})
+		switch {
+		case err != nil && ctx.Err() == nil:
+			return 0, err
+		case err == nil && len(got.GetNodes()) != 1:
+			return 0, fmt.Errorf("node/%s does not exist any more", node)
+		case err == nil:
+			owned = got.GetNodes()[0].GetOwned()
+			if owned == 0 {
+				return 0, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return owned, fmt.Errorf("node/%s still owns %s after %s: see 'qlbctl describe node %s' and, for the reasons, 'qlbctl describe vip ADDRESS'",
+				node, words.Count(owned, "address"), limit, node)
+		case <-time.After(pollPause):
+		}
+	}
+}
+
+func (a *app) undrainCmd() *cobra.Command {
+	return command(&cobra.Command{
+		Use:   "undrain NODE",
+		Short: "Let a drained node own addresses again",
+		Long: `Let a drained node own addresses again. Nothing moves to it by that, unless an
+l2advertisement says placement: Ideal.`,
+		Example:           `  qlbctl undrain n1`,
+		Args:              args("NODE"),
+		ValidArgsFunction: a.completeNames("nodes"),
+	}, func(ctx context.Context, args []string) error {
+		resp, err := call(ctx, a, adminv1.AdminServiceClient.Undrain, &adminv1.UndrainRequest{Node: args[0]})
+		if err != nil {
+			return err
+		}
+		return a.done(changeResult{Object: "node/" + args[0], Result: "undrained", Revision: resp.GetRevision()},
+			"node/"+args[0]+" undrained")
+	})
+}
+
+func (a *app) moveCmd() *cobra.Command {
+	var to string
+	cmd := command(&cobra.Command{
+		Use:   "move ADDRESS",
+		Short: "Move one address to another node, as planned",
+		Long: `Make a planned move of one address: to the node that is named, or to the one that the
+group would choose now. The old owner stops answering before the new one begins.`,
+		Example: `  qlbctl move 192.0.2.10
+  qlbctl move 192.0.2.10 --to n3`,
+		Args:              args("ADDRESS"),
+		ValidArgsFunction: a.completeNames("vips"),
+	}, func(ctx context.Context, args []string) error {
+		addr, err := parseAddress(args[0])
+		if err != nil {
+			return err
+		}
+		resp, err := call(ctx, a, adminv1.AdminServiceClient.Move, &adminv1.MoveRequest{Address: addr, ToNode: to})
+		if err != nil {
+			return err
+		}
+		from := resp.GetFromNode()
+		if from == "" {
+			from = "nobody"
+		}
+		return a.done(
+			changeResult{Object: "vip/" + addr, Result: "moving", Revision: resp.GetRevision(), From: resp.GetFromNode(), To: resp.GetToNode()},
+			fmt.Sprintf("vip/%s moving from %s to %s", addr, from, words.OrNone(resp.GetToNode())))
+	})
+	cmd.Flags().StringVar(&to, "to", "", "node to move to (default: the group chooses)")
+	a.completeFlag(cmd, "to", "nodes")
+	return cmd
+}
+
+func (a *app) nodeCmd() *cobra.Command {
+	forget := command(&cobra.Command{
+		Use:   "forget NODE",
+		Short: "Remove a node that will not return",
+		Long: `Remove a node that will not return from the lists. Only a node without an open session
+can be forgotten; one that comes back later is simply new.`,
+		Example:           `  qlbctl node forget n7`,
+		Args:              args("NODE"),
+		ValidArgsFunction: a.completeNames("nodes"),
+	}, func(ctx context.Context, args []string) error {
+		resp, err := call(ctx, a, adminv1.AdminServiceClient.ForgetNode, &adminv1.ForgetNodeRequest{Node: args[0]})
+		if err != nil {
+			return err
+		}
+		return a.done(changeResult{Object: "node/" + args[0], Result: "forgotten", Revision: resp.GetRevision()}, "node/"+args[0]+" forgotten")
+	})
+	return group(&cobra.Command{Use: "node", Short: "Forget nodes (see also drain, undrain, get nodes)"}, forget)
+}

@@ -1,0 +1,235 @@
+package cli
+
+import (
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/words"
+	"github.com/quorumlb/quorumlb/config"
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// object is a document that can be applied again; its status is ignored then.
+type object struct{ *config.Object }
+
+func (o object) id() string {
+	name := o.Metadata.Name
+	if o.Metadata.Namespace != "" {
+		name = o.Metadata.Namespace + "/" + name
+	}
+	return strings.ToLower(o.Kind) + "/" + name
+}
+
+// report is something that is found and not declared. It has the shape of a
+// document, but cannot be applied.
+type report struct {
+	APIVersion string          `json:"apiVersion"`
+	Kind       string          `json:"kind"`
+	Metadata   config.Metadata `json:"metadata"`
+	Status     any             `json:"status"`
+}
+
+func (r report) id() string { return strings.ToLower(r.Kind) + "/" + r.Metadata.Name }
+
+func newReport(kind, name string, labels map[string]string, status any) report {
+	return report{config.APIVersion, kind, config.Metadata{Name: name, Labels: labels}, status}
+}
+
+type poolStatus struct {
+	AssignedIPv4  uint64 `json:"assignedIPv4"`
+	AssignedIPv6  uint64 `json:"assignedIPv6"`
+	AvailableIPv4 uint64 `json:"availableIPv4"`
+	AvailableIPv6 uint64 `json:"availableIPv6"`
+}
+
+func poolObject(p *adminv1.PoolStatus) object {
+	o := config.FromPool(p.GetPool())
+	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6()}
+	return object{o}
+}
+
+// serviceStatus has Kubernetes' form.
+type serviceStatus struct {
+	LoadBalancer struct {
+		Ingress []ingress `json:"ingress,omitempty"`
+	} `json:"loadBalancer"`
+	Pending          string `json:"pending,omitempty"`
+	DeclaredAt       string `json:"declaredAt,omitempty"`
+	DeclaredRevision uint64 `json:"declaredRevision,omitempty"`
+}
+
+type ingress struct {
+	IP string `json:"ip"`
+}
+
+func serviceObject(s *adminv1.ServiceStatus) (object, error) {
+	o, err := config.FromService(s.GetService())
+	if err != nil {
+		return object{}, err
+	}
+	st := serviceStatus{Pending: s.GetPending(), DeclaredAt: moment(s.GetDeclaredUnixNano()), DeclaredRevision: s.GetDeclaredRevision()}
+	for _, a := range s.GetAddresses() {
+		st.LoadBalancer.Ingress = append(st.LoadBalancer.Ingress, ingress{a})
+	}
+	o.Status = st
+	return object{o}, nil
+}
+
+type vipStatus struct {
+	Pool          string              `json:"pool"`
+	Services      []string            `json:"services"`
+	Owner         string              `json:"owner"`
+	Epoch         uint64              `json:"epoch,omitempty"`
+	OwnedSince    string              `json:"ownedSince,omitempty"`
+	Reason        string              `json:"reason,omitempty"`
+	OnControlLoss string              `json:"onControlLoss,omitempty"`
+	Waiting       string              `json:"waiting,omitempty"`
+	ConflictMAC   string              `json:"conflictMAC,omitempty"`
+	Announced     []announcedStatus   `json:"announced"`
+	Eligibility   []eligibilityStatus `json:"eligibility,omitempty"`
+	Problems      []string            `json:"problems"`
+}
+
+type announcedStatus struct {
+	Node       string   `json:"node"`
+	State      string   `json:"state"`
+	Epoch      uint64   `json:"epoch"`
+	Reason     string   `json:"reason,omitempty"`
+	Interfaces []string `json:"interfaces,omitempty"`
+	ProvenBy   []string `json:"provenBy,omitempty"`
+	ForeignMAC string   `json:"foreignMAC,omitempty"`
+}
+
+type eligibilityStatus struct {
+	Node     string `json:"node"`
+	Eligible bool   `json:"eligible"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+func vipReport(v *adminv1.VipStatus) report {
+	st := vipStatus{
+		Pool: v.GetPool(), Services: list(v.GetServices()), Owner: v.GetOwner(), Epoch: v.GetEpoch(),
+		OwnedSince: moment(v.GetOwnedSinceUnixNano()), OnControlLoss: unset(words.ControlLoss(v.GetOnControlLoss())),
+		Reason: unset(words.OwnerReason(v.GetReason())), Waiting: v.GetWaiting(), ConflictMAC: unset(words.MAC(v.GetConflictMac())),
+		Announced: []announcedStatus{}, Problems: list(vipProblems(v)),
+	}
+	for _, a := range v.GetAnnounced() {
+		s := a.GetStatus()
+		out := announcedStatus{
+			Node: a.GetNode(), State: words.Announced(s.GetAnnounced()), Epoch: s.GetEpoch(), Reason: s.GetReason(),
+			Interfaces: s.GetInterfaces(), ForeignMAC: unset(words.MAC(s.GetForeignMac())),
+		}
+		for _, by := range s.GetProvenBy() {
+			out.ProvenBy = append(out.ProvenBy, words.Addr(by))
+		}
+		st.Announced = append(st.Announced, out)
+	}
+	for _, e := range v.GetEligibility() {
+		st.Eligibility = append(st.Eligibility, eligibilityStatus{e.GetNode(), e.GetEligible(), e.GetReason()})
+	}
+	return newReport("VIP", v.GetAddress(), nil, st)
+}
+
+type nodeStatus struct {
+	State       string       `json:"state"`
+	Session     uint64       `json:"session,omitempty"`
+	Incarnation uint64       `json:"incarnation,omitempty"`
+	MACs        []string     `json:"macs,omitempty"`
+	Links       []linkStatus `json:"links,omitempty"`
+	Owned       uint32       `json:"owned"`
+	Drained     bool         `json:"drained"`
+	DrainReason string       `json:"drainReason,omitempty"`
+	Version     string       `json:"version,omitempty"`
+	Unheard     string       `json:"unheard,omitempty"`
+	Seen        uint64       `json:"seen,omitempty"`
+}
+
+type linkStatus struct {
+	Name     string   `json:"name"`
+	MAC      string   `json:"mac"`
+	Up       bool     `json:"up"`
+	Prefixes []string `json:"prefixes,omitempty"`
+}
+
+func nodeReport(n *adminv1.NodeStatus) report {
+	st := nodeStatus{
+		State: n.GetState(), Session: n.GetSession(), Incarnation: n.GetIncarnation(), Owned: n.GetOwned(), Drained: n.GetDrained(),
+		DrainReason: unset(words.DrainReason(n.GetDrainReason())), Version: n.GetVersion(), Seen: n.GetSeen(),
+	}
+	if n.GetUnheardNanos() >= 0 {
+		st.Unheard = time.Duration(n.GetUnheardNanos()).String()
+	}
+	for _, m := range n.GetMacs() {
+		st.MACs = append(st.MACs, words.MAC(m))
+	}
+	for _, l := range n.GetLinks() {
+		st.Links = append(st.Links, linkStatus{l.GetName(), words.MAC(l.GetMac()), l.GetUp(), l.GetPrefixes()})
+	}
+	return newReport("Node", n.GetName(), n.GetLabels(), st)
+}
+
+type memberStatus struct {
+	Address  string `json:"address"`
+	Voter    bool   `json:"voter"`
+	Leader   bool   `json:"leader"`
+	Healthy  bool   `json:"healthy"`
+	Revision uint64 `json:"revision"`
+	Version  string `json:"version,omitempty"`
+	Digest   string `json:"digest,omitempty"`
+	Up       string `json:"up,omitempty"`
+	Problem  string `json:"problem,omitempty"`
+}
+
+func memberReport(m *adminv1.MemberStatus) report {
+	st := memberStatus{
+		Address: m.GetAddress(), Voter: m.GetVoter(), Leader: m.GetLeader(), Healthy: m.GetHealthy(), Revision: m.GetRevision(),
+		Version: m.GetVersion(), Digest: hex.EncodeToString(m.GetDigest()), Problem: m.GetProblem(),
+	}
+	if m.GetUpNanos() > 0 {
+		st.Up = time.Duration(m.GetUpNanos()).String()
+	}
+	return newReport("Member", m.GetId(), nil, st)
+}
+
+type leaseTimes struct {
+	Detection string `json:"detection"`
+	Heartbeat string `json:"heartbeat"`
+	Fence     string `json:"fence"`
+	Settle    string `json:"settle"`
+}
+
+func leaseTimesOf(t *logv1.LeaseTimes) leaseTimes {
+	d := time.Duration(t.GetDetectionNanos())
+	return leaseTimes{
+		Detection: words.Setting(d),
+		Heartbeat: words.Setting(time.Duration(t.GetHeartbeatNanos())),
+		Fence:     words.Setting(fence(d)),
+		Settle:    words.Setting(time.Duration(t.GetSettleNanos())),
+	}
+}
+
+// moment gives a time for programs; empty for 0.
+func moment(unixNano int64) string {
+	if unixNano == 0 {
+		return ""
+	}
+	return time.Unix(0, unixNano).UTC().Format(time.RFC3339Nano)
+}
+
+// unset turns the "-" of a table into nothing.
+func unset(s string) string {
+	if s == words.None {
+		return ""
+	}
+	return s
+}
+
+// list is never null in JSON.
+func list(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
