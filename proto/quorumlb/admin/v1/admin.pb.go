@@ -451,8 +451,10 @@ func (x *ResourceName) GetName() string {
 }
 
 type DeleteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// One for each name, in order: whether it was there to be deleted.
+	Existed       []bool `protobuf:"varint,2,rep,packed,name=existed,proto3" json:"existed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +494,13 @@ func (x *DeleteResponse) GetRevision() uint64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *DeleteResponse) GetExisted() []bool {
+	if x != nil {
+		return x.Existed
+	}
+	return nil
 }
 
 type GetRequest struct {
@@ -2326,9 +2335,11 @@ type EventsRequest struct {
 	SinceUnixNano int64 `protobuf:"varint,2,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
 	Follow        bool  `protobuf:"varint,3,opt,name=follow,proto3" json:"follow,omitempty"`
 	// Only facts about this address, service ("namespace/name") or node.
-	Address       string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
-	Service       string `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
-	Node          string `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
+	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	Service string `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
+	Node    string `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
+	// Answer from this member's log even when it is behind.
+	Stale         bool `protobuf:"varint,7,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2403,6 +2414,13 @@ func (x *EventsRequest) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *EventsRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
 }
 
 type EventsResponse struct {
@@ -3068,9 +3086,10 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\fResourceName\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\",\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"F\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"L\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
+	"\aexisted\x18\x02 \x03(\bR\aexisted\"L\n" +
 	"\n" +
 	"GetRequest\x12\x14\n" +
 	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x12\n" +
@@ -3216,14 +3235,15 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\bProbeHit\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\fR\x03mac\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
-	"\tinterface\x18\x03 \x01(\tR\tinterface\"\xbe\x01\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface\"\xd4\x01\n" +
 	"\rEventsRequest\x12%\n" +
 	"\x0esince_revision\x18\x01 \x01(\x04R\rsinceRevision\x12&\n" +
 	"\x0fsince_unix_nano\x18\x02 \x01(\x03R\rsinceUnixNano\x12\x16\n" +
 	"\x06follow\x18\x03 \x01(\bR\x06follow\x12\x18\n" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x18\n" +
 	"\aservice\x18\x05 \x01(\tR\aservice\x12\x12\n" +
-	"\x04node\x18\x06 \x01(\tR\x04node\"\xb2\x01\n" +
+	"\x04node\x18\x06 \x01(\tR\x04node\x12\x14\n" +
+	"\x05stale\x18\a \x01(\bR\x05stale\"\xb2\x01\n" +
 	"\x0eEventsResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\rR\bposition\x12$\n" +
