@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/quorumlb/quorumlb/test/lab"
+	"github.com/quorumlb/quorumlb/test/lab/peers"
 )
 
 func TestMain(m *testing.M) { lab.Main(m) }
@@ -18,6 +19,9 @@ func TestPeers(t *testing.T) {
 		t.Errorf("bare raft: %v, %v", times.spread(), err)
 	}
 	t.Logf("bare raft apply: %s", times.spread())
+	if err := peers.HasKeepalived(); err != nil {
+		t.Skip(err)
+	}
 	gaps, err := keepalivedOutage(t.Context(), o, 100*time.Millisecond)
 	if err != nil || len(gaps) != 1 || gaps[0] < 200*time.Millisecond || gaps[0] > 2*time.Second {
 		t.Errorf("keepalived: %v, %v", gaps, err)

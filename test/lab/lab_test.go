@@ -272,6 +272,18 @@ func TestPauseAndKill(t *testing.T) {
 	}
 }
 
+func TestFloodARP(t *testing.T) {
+	s := newSmall(t)
+	rate, err := s.c.FloodARP(t.Context(), "eth0", s.a.MAC("eth0"), addrA4, 200*time.Millisecond)
+	if err != nil || rate < 1000 {
+		t.Errorf("the kernel answers %.0f/s, %v", rate, err)
+	}
+	t.Logf("the kernel answers %.0f questions a second", rate)
+	if _, err := s.c.FloodARP(t.Context(), "eth0", s.a.MAC("eth0"), s.b.Addr("eth0", false), 100*time.Millisecond); err == nil {
+		t.Error("a answers for b")
+	}
+}
+
 func TestSmallDisk(t *testing.T) {
 	s := newSmall(t)
 	dir := must(s.SmallDisk("disk", 1<<20))(t)
