@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
-	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/net/bpf"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,7 +27,8 @@ var repliesOnly = []bpf.Instruction{
 }
 
 // FloodARP asks one station for an IPv4 address as fast as it answers, for so
-// long, and returns its answers per second.
+// long, and returns its answers per second. Questions go out and answers come
+// in by the window, a system call for each, so that the asking costs little.
 func (h *Host) FloodARP(ctx context.Context, ifname string, to MAC, addr netip.Addr, d time.Duration) (perSecond float64, err error) {
 	question := arpRequest(h.MAC(ifname), h.Addr(ifname, false), addr)
 	copy(question, to[:]) // to that station only
@@ -37,7 +36,7 @@ func (h *Host) FloodARP(ctx context.Context, ifname string, to MAC, addr netip.A
 	if err != nil {
 		return 0, err
 	}
-	var sent, answered atomic.Int64
+	answered, start := 0, time.Now()
 	err = ns.visit(func() error {
 		link, err := net.InterfaceByName(ifname)
 		if err != nil {
@@ -48,48 +47,69 @@ func (h *Host) FloodARP(ctx context.Context, ifname string, to MAC, addr netip.A
 			return err
 		}
 		defer file.Close()
-		fd := int(file.Fd()) // blocking from here on
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 20_000}); err != nil {
+		fd := file.Fd() // blocking from here on
+		if err := unix.SetsockoptTimeval(int(fd), unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 20_000}); err != nil {
 			return err
 		}
-		flooding, cancel := context.WithTimeout(ctx, d)
-		defer cancel()
-		g, flooding := errgroup.WithContext(flooding)
-		g.Go(func() error { return flood(flooding, fd, question, &sent, &answered) })
-		g.Go(func() error { return count(flooding, fd, &sent, &answered) })
-		return g.Wait()
+		questions, answers := newBatch(question), newBatch(make([]byte, 64))
+		for start = time.Now(); time.Since(start) < d && ctx.Err() == nil; {
+			sent, err := questions.do(unix.SYS_SENDMMSG, fd)
+			if err != nil {
+				return err
+			}
+			for sent > 0 {
+				n, err := answers[:sent].do(unix.SYS_RECVMMSG, fd)
+				if errors.Is(err, unix.EAGAIN) {
+					break // the rest is lost
+				}
+				if err != nil {
+					return err
+				}
+				sent -= n
+				answered += n
+			}
+		}
+		return nil
 	})
-	if err == nil && answered.Load() == 0 {
+	if err == nil && answered == 0 {
 		err = fmt.Errorf("nobody at %s answers for %s", to, addr)
 	}
-	return float64(answered.Load()) / d.Seconds(), err
+	return float64(answered) / time.Since(start).Seconds(), err
 }
 
-func flood(ctx context.Context, fd int, question []byte, sent, answered *atomic.Int64) error {
-	for ctx.Err() == nil {
-		if sent.Load()-answered.Load() >= floodWindow {
-			runtime.Gosched() // let the other side run
-			continue
-		}
-		if _, err := unix.Write(fd, question); err != nil && !errors.Is(err, unix.ENOBUFS) {
-			return err
-		}
-		sent.Add(1)
-	}
-	return nil
+// batch is the kernel's struct mmsghdr, a window of them.
+type batch []struct {
+	header unix.Msghdr
+	len    uint32
+	_      [4]byte
 }
 
-func count(ctx context.Context, fd int, sent, answered *atomic.Int64) error {
-	buf := make([]byte, 128)
-	for ctx.Err() == nil {
-		switch _, err := unix.Read(fd, buf); {
-		case err == nil:
-			answered.Add(1)
-		case errors.Is(err, unix.EAGAIN): // silence: what was asked is lost
-			sent.Store(answered.Load())
-		case !errors.Is(err, unix.EINTR):
-			return err
+// newBatch is a window of messages that all use buf.
+func newBatch(buf []byte) batch {
+	iov := unix.Iovec{Base: &buf[0]}
+	iov.SetLen(len(buf))
+	b := make(batch, floodWindow)
+	for i := range b {
+		b[i].header.Iov = &iov
+		b[i].header.SetIovlen(1)
+	}
+	return b
+}
+
+// do sends or receives all messages, or as many as go at once.
+func (b batch) do(call, fd uintptr) (int, error) {
+	for {
+		flags := uintptr(0)
+		if call == unix.SYS_RECVMMSG {
+			flags = unix.MSG_WAITFORONE
+		}
+		n, _, errno := unix.Syscall6(call, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), flags, 0, 0)
+		switch {
+		case errno == unix.EINTR:
+		case errno != 0:
+			return 0, errno
+		default:
+			return int(n), nil
 		}
 	}
-	return nil
 }
