@@ -134,9 +134,17 @@ func TestImpossibleEvents(t *testing.T) {
 		{"not in use", []*logv1.Event{fsmtest.ConflictCleared(ip2)}},
 		{"MAC of 1 bytes", []*logv1.Event{conflict}},
 	} {
-		err := small(t).Refuse(c.events...)
+		l := small(t)
+		err := l.Refuse(c.events...)
 		if !errors.Is(err, fsm.ErrCorrupt) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("want %q, got: %v", c.text, err)
+		}
+		d := l.S.Begin(l.Now)
+		for _, ev := range c.events {
+			before := l.S.Digest()
+			if err := d.Add("x", ev); err != nil && l.S.Digest() != before {
+				t.Errorf("%q left a trace in the draft", c.text)
+			}
 		}
 	}
 }

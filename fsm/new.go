@@ -9,20 +9,16 @@ import (
 const MaxClusterVersion = 1
 
 // New returns the state of an empty log.
-func New() *State { return newSized(Counts{}) }
-
-// newSized sets memory aside for so many rows, within reason.
-func newSized(n Counts) *State {
-	const most = 1 << 20
+func New() *State {
 	return &State{
 		Lease:     DefaultLeaseTimes,
 		Retention: DefaultRetention,
-		Pools:     make(map[string]*Pool, min(n.Pools, most)),
-		Ads:       make(map[string]*Advertisement, min(n.Advertisements, most)),
-		Services:  make(map[ServiceKey]*Service, min(n.Services, most)),
-		Addresses: make(map[netip.Addr]*Address, min(n.Addresses, most)),
-		Free:      make(map[netip.Addr]*Free, min(n.Free, most)),
-		Nodes:     make(map[string]*Node, min(n.Nodes, most)),
+		Pools:     map[string]*Pool{},
+		Ads:       map[string]*Advertisement{},
+		Services:  map[ServiceKey]*Service{},
+		Addresses: map[netip.Addr]*Address{},
+		Free:      map[netip.Addr]*Free{},
+		Nodes:     map[string]*Node{},
 		idx:       newIndexes(),
 	}
 }

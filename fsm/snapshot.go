@@ -133,7 +133,7 @@ func encodeHeader(e *encoder, s *State) {
 // InspectSnapshot reads a snapshot to its end and checks it, without keeping more than a row.
 func InspectSnapshot(r io.Reader) (Header, error) {
 	fr := newFrameReader(r)
-	h, _, err := fr.header()
+	h, err := fr.header()
 	if err != nil {
 		return h, fmt.Errorf("read snapshot: %w", err)
 	}
@@ -159,11 +159,11 @@ func ReadSnapshot(r io.Reader) (*State, error) {
 }
 
 func readSnapshot(fr *frameReader) (*State, error) {
-	h, counts, err := fr.header()
+	h, err := fr.header()
 	if err != nil {
 		return nil, err
 	}
-	s := newSized(counts)
+	s := New()
 	s.Revision, s.Chain, s.Time = h.Revision, h.Chain, h.Time
 	s.ClusterID, s.ClusterVersion = h.ClusterID, h.ClusterVersion
 	d := &decoder{names: map[string]string{}}
@@ -204,30 +204,30 @@ func newFrameReader(r io.Reader) *frameReader {
 	return &frameReader{r: bufio.NewReaderSize(r, 1<<16), sum: sha256.New(), at: 1}
 }
 
-func (fr *frameReader) header() (h Header, counts Counts, err error) {
+func (fr *frameReader) header() (h Header, err error) {
 	var prefix [len(snapshotMagic) + 4]byte
 	if _, err := io.ReadFull(fr.r, prefix[:]); err != nil {
-		return h, counts, truncated(err)
+		return h, truncated(err)
 	}
 	fr.sum.Write(prefix[:])
 	if string(prefix[:len(snapshotMagic)]) != snapshotMagic {
-		return h, counts, corruptf("not a snapshot")
+		return h, corruptf("not a snapshot")
 	}
 	h.Format = binary.BigEndian.Uint32(prefix[len(snapshotMagic):])
 	if h.Format != SnapshotFormat {
-		return h, counts, unknownf("snapshot format %d; this program knows %d", h.Format, SnapshotFormat)
+		return h, unknownf("snapshot format %d; this program knows %d", h.Format, SnapshotFormat)
 	}
 	number, body, err := fr.frame()
 	if err != nil {
-		return h, counts, err
+		return h, err
 	}
 	if number != 0 {
-		return h, counts, corruptf("no header")
+		return h, corruptf("no header")
 	}
 	d := &decoder{b: body}
 	h.ClusterVersion = d.uint32()
 	if d.err == nil && h.ClusterVersion > MaxClusterVersion {
-		return h, counts, unknownf("cluster version %d; this program knows up to %d", h.ClusterVersion, MaxClusterVersion)
+		return h, unknownf("cluster version %d; this program knows up to %d", h.ClusterVersion, MaxClusterVersion)
 	}
 	d.array(h.ClusterID[:])
 	h.Revision = d.uint()
@@ -242,11 +242,11 @@ func (fr *frameReader) header() (h Header, counts Counts, err error) {
 		d.fail("bytes left over")
 	}
 	if d.err != nil {
-		return h, counts, fmt.Errorf("header: %w", d.err)
+		return h, fmt.Errorf("header: %w", d.err)
 	}
 	n := func(i int) int { return int(min(fr.left[i], 1<<31)) }
 	h.Counts = Counts{Pools: n(2), Advertisements: n(3), Services: n(4), Addresses: n(5), Free: n(6), Nodes: n(7)}
-	return h, h.Counts, nil
+	return h, nil
 }
 
 // next gives the next row. After the last, when the checksum is right, it
