@@ -117,7 +117,7 @@ func (l *Leader) Acks(now time.Duration, ownTerm uint64, voters []string) []Ack 
 	if ownTerm != l.term && !l.cfg.rules.ownTermStale {
 		l.over = true
 	}
-	if l.over && !l.cfg.rules.anyTerm {
+	if l.over {
 		return nil
 	}
 	covered := l.covered(voters)
@@ -160,6 +160,9 @@ func (l *Leader) answer(u unacked) Ack {
 	case NotRefused:
 		a.Seq, a.Fence, a.First = hb.Seq, l.fence(), !n.acked
 		n.acked = true
+		if need := max(n.facts.GivenAt, l.timesAt); hb.Seen < need {
+			a.Need = need
+		}
 	case Behind:
 		a.Need = n.facts.TakenAt
 	}

@@ -22,7 +22,9 @@ type Hearing struct {
 	// now is the newest time seen.
 	now   time.Duration
 	times Times
-	past  Past
+	// timesAt is the newest revision known to have changed them, 0 for none.
+	timesAt uint64
+	past    Past
 	// revision of the applied state.
 	revision uint64
 	nodes    map[string]*heardNode
@@ -161,6 +163,9 @@ func (h *Hearing) Heard(now time.Duration, hb Heartbeat) (news bool) {
 func (h *Hearing) Applied(now time.Duration, revision uint64, times, prior fsm.LeaseTimes) {
 	h.advance(now)
 	if times != h.times.cur {
+		if h.times.cur != (fsm.LeaseTimes{}) {
+			h.timesAt = revision
+		}
 		h.times.set(h.now, times)
 		if prior != (fsm.LeaseTimes{}) {
 			h.times.remember(h.now, prior) // several changes may have come at once

@@ -24,7 +24,8 @@ type Leader struct {
 	barrierWaking time.Duration
 	over          bool
 
-	times    Times          // as decided
+	times    Times // as decided
+	timesAt  uint64
 	changing []changedFence // decided, not applied yet
 	nodes    map[string]*node
 	members  map[string]*member
@@ -112,7 +113,7 @@ func NewLeader(own *Hearing, now time.Duration, term uint64, head Head) *Leader 
 	l := &Leader{
 		cfg: own.cfg, own: own, term: term,
 		barrier: own.now, barrierWaking: own.waking(), revision: head.Revision,
-		times:   own.times.clone(),
+		times: own.times.clone(), timesAt: own.timesAt,
 		nodes:   make(map[string]*node),
 		members: make(map[string]*member),
 	}
@@ -170,6 +171,7 @@ func (l *Leader) Decided(now time.Duration, revision uint64, times fsm.LeaseTime
 	l.own.advance(now)
 	if times != l.times.cur {
 		l.times.set(l.own.now, times)
+		l.timesAt = revision
 		l.changing = append(l.changing, changedFence{revision, times.Fence()})
 	}
 }
@@ -285,13 +287,12 @@ func (l *Leader) Heard(now time.Duration, hb Heartbeat) (seen bool) {
 }
 
 // Answer takes a member's answer to a poll. It returns the nodes that have newly
-// seen a revision.
+// seen a revision. An answer of another term only counts as observation: a member that
+// was removed, or cut off for long, may campaign in higher terms that nobody
+// follows, so a higher term alone does not end this one.
 func (l *Leader) Answer(now time.Duration, from string, r Report) (seen []string) {
 	l.own.advance(now)
-	if r.Term > l.term {
-		l.over = true
-	}
-	if l.over && !l.cfg.rules.anyTerm || r.Poll > l.own.poll {
+	if r.Poll > l.own.poll {
 		return nil
 	}
 	m := l.member(from)

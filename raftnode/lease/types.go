@@ -77,7 +77,9 @@ type Ack struct {
 	Fence time.Duration
 	// Refusal is not NotRefused when the heartbeat does not count.
 	Refusal Refusal
-	// Need is the revision that the node has to see, with Behind.
+	// Need is a revision that the node has to see and has not seen: with Behind, one that
+	// takes an address from it; with an ack, one that gives it an address or changes the
+	// lease times. 0 for none.
 	Need uint64
 	// First tells that the leader acks this session for the first time.
 	First bool
@@ -90,13 +92,15 @@ type Facts struct {
 	State   fsm.SessionState
 	// TakenAt is the newest revision that took an address from the node.
 	TakenAt uint64
+	// GivenAt is the newest revision that gave an address to the node.
+	GivenAt uint64
 	// Process is the random id of the session's speaker process.
 	Process [16]byte
 	// MACs of this session and of the one before.
 	MACs, PriorMACs []fsm.MAC
 }
 
-// FactsOf picks the facts out of a node's record.
+// FactsOf picks the facts out of a node's record; GivenAt is not in it.
 func FactsOf(n *fsm.Node) Facts {
 	return Facts{
 		Session: n.Session, State: n.SessionState, TakenAt: n.TakenAt,

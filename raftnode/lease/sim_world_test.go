@@ -1,0 +1,325 @@
+package lease
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/quorumlb/quorumlb/fsm"
+)
+
+// The simulation runs the lease rules of several members and the holders of
+// several speakers in one goroutine and in virtual time, over a network that loses,
+// delays, holds back and cuts, with machines whose clocks drift, processes that
+// stall, crash and come back beside themselves, and a toy Raft (sim_raft_test.go)
+// that keeps Raft's promises and no more. A schedule is a function of its seed.
+//
+// After every event that may let a speaker answer it looks at all of them: for a
+// Release address, no two machines may answer at one true time.
+
+const (
+	simNodes    = 4
+	simAddrs    = 3
+	simHoldAddr = 2 // this one is Hold, the others Release
+	simMembers  = 5 // 0..2 are voters at first
+)
+
+// simMode is a class of schedules.
+type simMode int
+
+const (
+	// modeAll: any fault; safety, and all addresses answered for in the end.
+	modeAll simMode = iota
+	// modeOneMember: only one member is faulty; no node may be expired.
+	modeOneMember
+	// modeOutage: short outages of the network between all nodes and members, and
+	// restarts of members; no node may be expired.
+	modeOutage
+)
+
+// breaks are what a run leaves out, beside the rules of the package.
+type breaks struct {
+	rules
+	lateHead       bool // leases learn of a batch when it is applied
+	noPrior        bool // a snapshot does not hold the former lease times
+	reusePolls     bool // poll numbers start over with every term
+	heldAtReceipt  bool // holder: confirmed from the receipt of the ack
+	heldNoDrift    bool // holder: F instead of F(1-ρ)
+	heldAnySession bool // holder: takes acks of other sessions
+}
+
+type world struct {
+	seed uint64
+	rng  *rand.Rand
+	mode simMode
+	brk  breaks
+
+	now    time.Duration // true time
+	events eventHeap
+	seq    uint64
+
+	// patience is for how long a leader that hears no majority stays leader.
+	patience time.Duration
+	mems     []*mem
+	machines []*machine
+	procs    []*proc
+	links    map[linkKey]*link
+	batches  int
+	processs int
+	// expired counts expiries that were committed; applied is the newest revision
+	// anybody applied.
+	applied uint64
+	healed  bool
+	failure string
+	trace   *strings.Builder
+	stats   simStats
+}
+
+type simStats struct{ events, acks, refusals, expiries, moves, leaders int }
+
+// machine is a host of speakers with a clock of its own.
+type machine struct {
+	id   int
+	node int
+	mac  fsm.MAC
+	clk  drifting
+	off  bool
+}
+
+// drifting is a clock that is wrong by up to 1 % of its rate.
+type drifting struct {
+	offset time.Duration
+	ppm    int64 // rate - 1, in 1e-6
+}
+
+func (d drifting) at(t time.Duration) time.Duration {
+	return d.offset + t + time.Duration(int64(t)*d.ppm/1_000_000)
+}
+
+// after returns the true length of a local duration.
+func (d drifting) after(local time.Duration) time.Duration {
+	return time.Duration(float64(local) / (1 + float64(d.ppm)/1e6))
+}
+
+func newWorld(seed uint64, mode simMode, brk breaks) *world {
+	w := &world{
+		seed: seed, mode: mode, brk: brk,
+		rng:   rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)),
+		links: make(map[linkKey]*link),
+	}
+	w.patience = w.between(250*time.Millisecond, 500*time.Millisecond)
+	if w.chance(40) {
+		w.patience = 4 * time.Second
+	}
+	for i := range simMembers {
+		w.mems = append(w.mems, newMem(w, i))
+	}
+	for i := range simNodes {
+		p := w.newProc(w.newMachine(i))
+		w.after(w.upTo(100*time.Millisecond), p.start)
+	}
+	return w
+}
+
+func (w *world) newClock() drifting {
+	ppm := w.rng.Int64N(20_001) - 10_000
+	switch w.rng.IntN(4) {
+	case 0:
+		ppm = 10_000
+	case 1:
+		ppm = -10_000
+	}
+	return drifting{offset: time.Hour + w.upTo(time.Hour), ppm: ppm}
+}
+
+func (w *world) newMachine(node int) *machine {
+	m := &machine{id: len(w.machines), node: node, clk: w.newClock()}
+	m.mac = fsm.MAC{2, 0, 0, 0, 0, byte(m.id)}
+	w.machines = append(w.machines, m)
+	return m
+}
+
+// upTo returns a random duration in [0, d).
+func (w *world) upTo(d time.Duration) time.Duration { return time.Duration(w.rng.Int64N(int64(d))) }
+
+func (w *world) between(a, b time.Duration) time.Duration { return a + w.upTo(b-a) }
+
+func (w *world) chance(percent int) bool { return w.rng.IntN(100) < percent }
+
+func (w *world) logf(format string, args ...any) {
+	if w.trace != nil {
+		fmt.Fprintf(w.trace, "%9.4f  ", w.now.Seconds())
+		fmt.Fprintf(w.trace, format+"\n", args...)
+	}
+}
+
+func (w *world) fail(format string, args ...any) {
+	if w.failure == "" {
+		w.failure = fmt.Sprintf("%.4f s: ", w.now.Seconds()) + fmt.Sprintf(format, args...)
+		w.logf("FAIL %s", w.failure)
+	}
+}
+
+// event is something that happens at a true time.
+type event struct {
+	at  time.Duration
+	seq uint64
+	fn  func()
+}
+
+// eventHeap is a binary heap; container/heap would cost an allocation per event.
+type eventHeap []event
+
+func (h eventHeap) less(i, j int) bool {
+	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
+}
+
+func (h *eventHeap) push(e event) {
+	*h = append(*h, e)
+	s := *h
+	for i := len(s) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !s.less(i, up) {
+			break
+		}
+		s[i], s[up] = s[up], s[i]
+		i = up
+	}
+}
+
+func (h *eventHeap) pop() event {
+	s := *h
+	top, n := s[0], len(s)-1
+	s[0] = s[n]
+	s[n] = event{}
+	s = s[:n]
+	for i := 0; ; {
+		c := 2*i + 1
+		if c >= n {
+			break
+		}
+		if c+1 < n && s.less(c+1, c) {
+			c++
+		}
+		if !s.less(c, i) {
+			break
+		}
+		s[i], s[c] = s[c], s[i]
+		i = c
+	}
+	*h = s
+	return top
+}
+
+// after runs fn d from now.
+func (w *world) after(d time.Duration, fn func()) {
+	w.seq++
+	w.events.push(event{w.now + max(0, d), w.seq, fn})
+}
+
+// runUntil runs events until the true time t, or the first failure.
+func (w *world) runUntil(t time.Duration) {
+	for len(w.events) > 0 && w.failure == "" && w.events[0].at <= t {
+		e := w.events.pop()
+		w.now = e.at
+		w.stats.events++
+		e.fn()
+	}
+	w.now = max(w.now, t)
+}
+
+// Links.
+
+type linkClass uint8
+
+const (
+	raftLink linkClass = iota
+	pulseLink
+	speakerUp   // heartbeats and requests
+	speakerDown // acks
+	watchDown   // views
+)
+
+// linkKey is one direction of one kind of traffic; machines have ids from simMembers on.
+type linkKey struct {
+	class    linkClass
+	from, to int
+}
+
+type link struct {
+	cutUntil, slowUntil time.Duration
+	extra               time.Duration
+	fifo                time.Duration
+}
+
+func (w *world) link(class linkClass, from, to int) *link {
+	k := linkKey{class, from, to}
+	l := w.links[k]
+	if l == nil {
+		l = &link{}
+		w.links[k] = l
+	}
+	return l
+}
+
+// delay returns how long a message takes now; false when it is lost.
+func (w *world) delay(l *link) (time.Duration, bool) {
+	if w.now < l.cutUntil {
+		return 0, false
+	}
+	d := 200*time.Microsecond + w.upTo(1500*time.Microsecond)
+	if w.now < l.slowUntil {
+		d += w.upTo(l.extra)
+	}
+	return d, true
+}
+
+// send delivers fn after the link's delay; in order when fifo is set. It returns false when
+// the message is lost.
+func (w *world) send(l *link, fifo bool, fn func()) bool {
+	d, ok := w.delay(l)
+	if !ok {
+		return false
+	}
+	if fifo {
+		l.fifo = max(l.fifo, w.now+d)
+		d = l.fifo - w.now
+	}
+	w.after(d, fn)
+	return true
+}
+
+// check looks for two machines that answer for one Release address.
+func (w *world) check() {
+	var by [simAddrs]*proc
+	for _, p := range w.procs {
+		if !p.alive || w.now < p.stalledUntil || p.session == 0 || !p.held.confirmed(p.local()) {
+			continue
+		}
+		for a := range simAddrs {
+			if !p.owns[a] || a == simHoldAddr {
+				continue
+			}
+			if other := by[a]; other != nil && other.mach != p.mach {
+				w.fail("two answer for address %d: %v and %v", a, other, p)
+				return
+			}
+			by[a] = p
+		}
+	}
+}
+
+// unanswered returns the addresses that no healthy speaker answers for.
+func (w *world) unanswered() (out []int) {
+	for a := range simAddrs {
+		ok := false
+		for _, p := range w.procs {
+			ok = ok || p.alive && p.session != 0 && p.owns[a] && p.held.confirmed(p.local())
+		}
+		if !ok {
+			out = append(out, a)
+		}
+	}
+	return out
+}
