@@ -36,8 +36,11 @@ type Config struct {
 	MaxEntryBytes int
 	// MaxQueue bounds the commands that wait (16384); Submit blocks beyond it.
 	MaxQueue int
-	// FutureTimeout bounds the wait for futures when head is thrown away (2 s),
+	// FlightTimeout is how long a batch may be in flight before head is thrown
+	// away (10 s): the library has lost its future, or the disk hangs.
+	// FutureTimeout bounds the wait for futures then, and after any failure (2 s),
 	// BarrierTimeout each try of the barrier that follows (2 s).
+	FlightTimeout  time.Duration
 	FutureTimeout  time.Duration
 	BarrierTimeout time.Duration
 	// UnknownAfter is how long, after leadership was lost, the log is watched for
@@ -56,6 +59,7 @@ func (c *Config) setDefaults() {
 	def(&c.MaxBatchBytes, 1<<20)
 	def(&c.MaxEntryBytes, 32<<20)
 	def(&c.MaxQueue, 16384)
+	def(&c.FlightTimeout, 10*time.Second)
 	def(&c.FutureTimeout, 2*time.Second)
 	def(&c.BarrierTimeout, 2*time.Second)
 	def(&c.UnknownAfter, 2*time.Second)

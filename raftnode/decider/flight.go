@@ -103,11 +103,16 @@ func (r *reign) ride(replies []reply) bool {
 	return true
 }
 
-// inFlight counts the flights, and tells whether one has failed.
-func (r *reign) inFlight() (n int, failed bool) {
+// inFlight counts the flights, tells whether one has failed or is overdue, and
+// at which boot time the oldest will be; 0 without any.
+func (r *reign) inFlight() (n int, failed bool, overdue time.Duration) {
 	r.d.mu.Lock()
 	defer r.d.mu.Unlock()
-	return len(r.flights), r.failed
+	if len(r.flights) == 0 {
+		return 0, r.failed, 0
+	}
+	overdue = r.flights[0].since + r.d.cfg.FlightTimeout
+	return len(r.flights), r.failed || r.d.cfg.Clock.Now() >= overdue, overdue
 }
 
 // answer gives the callers their results, or err to those that made events.

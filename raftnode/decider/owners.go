@@ -112,6 +112,7 @@ func (o *owners) look(addr netip.Addr) {
 func (o *owners) mayStay(rec *fsm.Address) {
 	why, move := o.shouldMove(rec)
 	if move {
+		delete(o.w.idle, rec.Addr)
 		o.emit(ownerReleased(rec, why))
 		return // the event makes it dirty: assign comes next
 	}

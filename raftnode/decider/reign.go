@@ -63,7 +63,7 @@ func (r *reign) loop(ctx context.Context) error {
 		if err := r.deposed(ctx); err != nil {
 			return err
 		}
-		flying, failed := r.inFlight()
+		flying, failed, overdue := r.inFlight()
 		if failed {
 			if err := r.recover(ctx); err != nil {
 				return err
@@ -83,7 +83,7 @@ func (r *reign) loop(ctx context.Context) error {
 				continue
 			}
 		}
-		r.wait(ctx, flying < r.d.cfg.MaxInFlight)
+		r.wait(ctx, flying < r.d.cfg.MaxInFlight, overdue)
 	}
 }
 
@@ -111,16 +111,22 @@ func (r *reign) due(now time.Duration) bool {
 }
 
 // wait returns when there may be something to do.
-func (r *reign) wait(ctx context.Context, room bool) {
+func (r *reign) wait(ctx context.Context, room bool, overdue time.Duration) {
 	var ready <-chan struct{}
 	var deadline <-chan time.Time
+	until := overdue
 	if room {
 		ready = r.d.queue.ready
 		if at, ok := r.work.deadline(); ok {
-			timer := time.NewTimer(max(at, r.pauseUntil) - r.d.cfg.Clock.Now())
-			defer timer.Stop()
-			deadline = timer.C
+			if at = max(at, r.pauseUntil); until == 0 || at < until {
+				until = at
+			}
 		}
+	}
+	if until > 0 {
+		timer := time.NewTimer(until - r.d.cfg.Clock.Now())
+		defer timer.Stop()
+		deadline = timer.C
 	}
 	select {
 	case <-ctx.Done():

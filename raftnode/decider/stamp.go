@@ -18,7 +18,8 @@ type stamper struct {
 	boot clock.Clock
 	wall func() time.Time
 
-	// anchorWall was believed at anchorBoot.
+	// anchorWall was believed at anchorBoot: the highest there was, so that a clock
+	// that went back may return.
 	anchorWall int64
 	anchorBoot time.Duration
 }
@@ -39,6 +40,8 @@ func (s *stamper) now(prev int64) (int64, error) {
 			"%w by %v: correct the clock, or restart this member if its clock is right and was wrong before",
 			ErrClockJump, ahead.Round(time.Second))
 	}
-	s.anchorWall, s.anchorBoot = wall, boot
+	if wall > expected {
+		s.anchorWall, s.anchorBoot = wall, boot
+	}
 	return max(prev, wall), nil
 }
