@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -107,6 +109,7 @@ type fakeMember struct {
 	t    testing.TB
 	id   string
 	addr string
+	stop func()
 	*Services
 
 	mu      sync.Mutex
@@ -152,13 +155,32 @@ func newFakeMember(t testing.TB, a *authority, id string) *fakeMember {
 	wg.Go(func() { _ = mux.Run(ctx) })
 	wg.Go(func() { _ = srv.Serve(mux.GRPC()) })
 	wg.Go(func() { _ = m.Services.Run(ctx) })
-	t.Cleanup(func() {
+	m.stop = sync.OnceFunc(func() {
 		cancel()
 		srv.Stop()
 		peers.Close()
 		wg.Wait()
 	})
+	t.Cleanup(m.stop)
 	return m
+}
+
+func (m *fakeMember) setDecide(f func(ctx context.Context, cmd decider.Command) (decider.Result, error)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.decide = f
+}
+
+func (m *fakeMember) readCount() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.reads
+}
+
+func (m *fakeMember) heartbeats() []lease.Heartbeat {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.heard)
 }
 
 func (m *fakeMember) setLeader(id, addr string) {
@@ -333,3 +355,10 @@ func closedPort(t testing.TB) string {
 }
 
 var errTest = errors.New("test")
+
+func median(ds []time.Duration) time.Duration {
+	slices.Sort(ds)
+	return ds[len(ds)/2]
+}
+
+func sameType(a, b decider.Command) bool { return reflect.TypeOf(a) == reflect.TypeOf(b) }
