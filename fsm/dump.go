@@ -1,0 +1,110 @@
+package fsm
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// Dump writes the state as text, a line for each row in the order of a
+// snapshot, for people and golden files. The same state gives the same text.
+func (s *State) Dump(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	fmt.Fprintf(b, "cluster %x version %d revision %d time %d\nchain %x\n", s.ClusterID, s.ClusterVersion, s.Revision, s.Time, s.Chain)
+	fmt.Fprintf(b, "lease detection=%s heartbeat=%s settle=%s\nretention %s\n", s.Lease.Detection, s.Lease.Heartbeat, s.Lease.Settle, s.Retention)
+	for _, k := range slices.Sorted(maps.Keys(s.Pools)) {
+		p := s.Pools[k]
+		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s at=%d\n",
+			k, p.Spec.GetAddresses(), p.Spec.GetManualOnly(), p.Spec.GetAvoidBuggyIps(), labelText(p.Spec.GetLabels()), p.DefinedAt)
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Ads)) {
+		a := s.Ads[k]
+		fmt.Fprintf(b, "advertisement %s pools=%v poolSelectors=%s nodeSelectors=%s interfaces=%v loss=%d placement=%d at=%d\n",
+			k, a.Spec.GetIpAddressPools(), selectorText(a.Spec.GetIpAddressPoolSelectors()), selectorText(a.Spec.GetNodeSelectors()),
+			a.Spec.GetInterfaces(), a.Spec.GetOnControlLoss(), a.Spec.GetPlacement(), a.DefinedAt)
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(s.Services), ServiceKey.Compare) {
+		s.Services[k].dump(b)
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(s.Addresses), netip.Addr.Compare) {
+		s.Addresses[k].dump(b)
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(s.Free), netip.Addr.Compare) {
+		f := s.Free[k]
+		fmt.Fprintf(b, "free %s pool=%q at=%d key=%s keptUntil=%d sharing=%q prior=%s\n",
+			f.Addr, f.Pool, f.FreedAt, f.Key, f.KeptUntil, f.SharingKey, priorText(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch))
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Nodes)) {
+		s.Nodes[k].dump(b)
+	}
+	return b.Flush()
+}
+
+func (s *Service) dump(w io.Writer) {
+	spec := s.Spec
+	var ports []string
+	for _, p := range spec.GetPorts() {
+		ports = append(ports, fmt.Sprintf("%s:%d/%d", p.GetName(), p.GetProtocol(), p.GetPort()))
+	}
+	fmt.Fprintf(w, "service %s addresses=%v pending=%q ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d labels=%s source=%s/%d created=%d declared=%d/%d\n",
+		s.Key, s.Addresses, s.Pending, ports, spec.GetAddresses(), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
+		spec.GetExternalTrafficPolicy(), spec.GetSharingKey(), selectorText(spec.GetNodeSelectors()), spec.GetDelivery(),
+		labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime)
+}
+
+func (a *Address) dump(w io.Writer) {
+	fmt.Fprintf(w, "address %s pool=%s services=%v reason=%d owner=%q epoch=%d since=%d why=%d prior=%s",
+		a.Addr, a.Pool, a.Services, a.Reason, a.Owner, a.Epoch, a.OwnerTime, a.OwnerWhy,
+		priorText(a.Prior, a.PriorAt, a.PriorSession, a.PriorEpoch))
+	for _, node := range slices.Sorted(maps.Keys(a.Failures)) {
+		f := a.Failures[node]
+		fmt.Fprintf(w, " failed=%s:%d@%d:%q", node, f.Count, f.Time, f.Reason)
+	}
+	if a.Conflict != (MAC{}) {
+		fmt.Fprintf(w, " conflict=%x@%s", a.Conflict, a.ConflictNode)
+	}
+	fmt.Fprintln(w)
+}
+
+func (n *Node) dump(w io.Writer) {
+	var links []string
+	for _, l := range n.Links {
+		links = append(links, fmt.Sprintf("%s/%x/%t/%v", l.GetName(), l.GetMac(), l.GetUp(), l.GetPrefixes()))
+	}
+	fmt.Fprintf(w, "node %s session=%d state=%d ended=%d process=%x incarnation=%d macs=%x priorMACs=%x labels=%s links=%v version=%q drained=%d taken=%d owned=%d\n",
+		n.Name, n.Session, n.SessionState, n.EndedAt, n.Process, n.Incarnation, n.MACs, n.PriorMACs,
+		labelText(n.Labels), links, n.Version, n.Drained, n.TakenAt, n.Owned)
+}
+
+func priorText(node string, at, session, epoch uint64) string {
+	if node == "" {
+		return "-"
+	}
+	return fmt.Sprintf("%s@%d/%d/%d", node, at, session, epoch)
+}
+
+func labelText(labels map[string]string) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		parts = append(parts, k+"="+labels[k])
+	}
+	return "{" + strings.Join(parts, ",") + "}"
+}
+
+func selectorText(sels []*logv1.LabelSelector) string {
+	var parts []string
+	for _, sel := range sels {
+		text := labelText(sel.GetMatchLabels())
+		for _, r := range sel.GetMatchExpressions() {
+			text += fmt.Sprintf("(%s %s %v)", r.GetKey(), r.GetOperator(), r.GetValues())
+		}
+		parts = append(parts, text)
+	}
+	return "[" + strings.Join(parts, " ") + "]"
+}
