@@ -42,6 +42,7 @@ func (l *leaderState) init() {
 
 // Leadership tells who leads now, as far as this member knows.
 func (n *Node) Leadership() Leadership {
+	n.refreshLeader() // Raft's news may still be on its way
 	n.leader.mu.Lock()
 	defer n.leader.mu.Unlock()
 	return n.leader.now
@@ -137,7 +138,6 @@ func (n *Node) followLeadership(ctx context.Context) {
 
 // leads gives the term in which this member leads.
 func (n *Node) leads() (term uint64, err error) {
-	n.refreshLeader()
 	l := n.Leadership()
 	if !l.Leader {
 		return 0, ErrNotLeader
