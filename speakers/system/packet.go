@@ -160,8 +160,9 @@ func networkOrder(v uint16) uint16 { return v<<8 | v>>8 }
 // nothing.
 func (c *PacketConn) Receive() (int, error) {
 	if err := c.raw.Read(c.poll); err != nil {
-		if errors.Is(err, os.ErrClosed) {
-			return 0, net.ErrClosed
+		// The runtime's own error for this cannot be named outside of it.
+		if c.closed() {
+			err = net.ErrClosed
 		}
 		return 0, err
 	}
@@ -264,6 +265,12 @@ func (c *PacketConn) Lost() (uint32, error) {
 		return 0, os.NewSyscallError("getsockopt", err)
 	}
 	return stats.Drops, nil
+}
+
+func (c *PacketConn) closed() bool {
+	c.sending.RLock()
+	defer c.sending.RUnlock()
+	return c.fd < 0
 }
 
 // Close ends Receive and Send.

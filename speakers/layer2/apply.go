@@ -1,0 +1,280 @@
+package layer2
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/quorumlb/quorumlb/speakers/links"
+	"github.com/quorumlb/quorumlb/speakers/system"
+)
+
+// Apply puts a view in force: when it returns, no reply for an address that the
+// node has lost is still to be sent, and those that it has gained are answered
+// (if the node is confirmed) and will be announced. An address with an older epoch than was seen
+// in the same cluster is left out. It returns how many were.
+func (l *Layer2) Apply(view View) (refused int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.clock.Now()
+	l.lookAtConfirmation(now)
+	wanted := l.admit(view, &refused)
+	l.peers = view.Peers
+
+	var lost []*vip
+	for addr, v := range l.vips {
+		if w, ok := wanted[addr]; !ok || w.Epoch != v.Epoch {
+			l.drop(v, now)
+			lost = append(lost, v)
+		}
+	}
+	if len(lost) > 0 {
+		// First of all: the next owner waits for it.
+		l.install()
+	}
+	var gained []*vip
+	for addr, w := range wanted {
+		v := l.vips[addr]
+		if v == nil {
+			v = &vip{Vip: w}
+			l.vips[addr] = v
+			delete(l.removed, addr)
+			gained = append(gained, v)
+		}
+		v.Vip = w
+	}
+	l.place(now)
+	for v := range l.troubled {
+		l.touch(v) // a station's node may have become known
+	}
+	for _, v := range lost {
+		l.leave(v, v.joined)
+	}
+	for _, v := range gained {
+		v.pending = allRounds
+		if v.Inherited {
+			v.pending = 1
+		}
+		l.logVip(v).Info("own", "mode", v.Mode, "links", len(v.on), "inherited", v.Inherited)
+	}
+	if l.confirmed {
+		l.announce(gained, nil, now)
+	}
+	l.wake()
+	return refused
+}
+
+// admit checks epochs and returns what remains of a view.
+func (l *Layer2) admit(view View, refused *int) map[netip.Addr]Vip {
+	epochs := l.epochs[view.Cluster]
+	if epochs == nil {
+		epochs = make(map[netip.Addr]uint64)
+		l.epochs[view.Cluster] = epochs
+	}
+	l.cluster = view.Cluster
+	wanted := make(map[netip.Addr]Vip, len(view.Vips))
+	for _, v := range view.Vips {
+		if seen := epochs[v.Addr]; v.Epoch < seen {
+			*refused++
+			l.log.Warn("ignored an old epoch", "vip", v.Addr, "epoch", v.Epoch, "seen", seen)
+			continue
+		}
+		epochs[v.Addr] = v.Epoch
+		wanted[v.Addr] = v
+	}
+	return wanted
+}
+
+// drop forgets a vip, all but its groups.
+func (l *Layer2) drop(v *vip, now time.Duration) {
+	delete(l.vips, v.Addr)
+	delete(l.troubled, v)
+	v.endBursts()
+	l.forget(v, now)
+	l.logVip(v).Info("own no more")
+}
+
+// SetLinks tells what links there are now.
+func (l *Layer2) SetLinks(set links.Set) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.clock.Now()
+	l.own = set.Own
+	present := make(map[int]bool, len(set.Links))
+	var renumbered []int
+	for _, n := range set.Links {
+		present[n.Index] = true
+		old := l.links[n.Index]
+		if old == nil {
+			old = &link{refresh: refreshAfter(now)}
+			l.links[n.Index] = old
+		}
+		if old.Up && n.Up && old.MAC != n.MAC {
+			renumbered = append(renumbered, n.Index)
+		}
+		if !n.Up {
+			old.sendErr = nil
+		}
+		old.Link = n
+	}
+	for index := range l.links {
+		if !present[index] {
+			l.removeLink(index)
+		}
+	}
+	l.place(now)
+	if l.confirmed && len(renumbered) > 0 {
+		l.announce(slices.Collect(maps.Values(l.vips)), renumbered, now)
+	}
+	l.wake()
+}
+
+func (l *Layer2) removeLink(index int) {
+	delete(l.links, index)
+	l.pacer.drop(index)
+	for _, v := range l.vips {
+		if slices.Contains(v.joined, index) {
+			l.leave(v, []int{index})
+		}
+	}
+}
+
+// place decides for every vip on which links it is answered, and puts that in
+// force. Known vips are announced on links that they gain.
+func (l *Layer2) place(now time.Duration) {
+	l.unjoined = never
+	usable := slices.Sorted(maps.Keys(l.links))
+	usable = slices.DeleteFunc(usable, func(i int) bool { return !l.links[i].Up })
+	gained := make(map[int][]*vip)
+	var changed []*vip
+	for _, v := range l.vips {
+		on, trouble := l.placeOne(v, usable, now)
+		if v.entry != nil && slices.Equal(on, v.on) && trouble == v.trouble {
+			continue
+		}
+		changed = append(changed, v)
+		for _, index := range on {
+			if v.entry != nil && !slices.Contains(v.on, index) {
+				gained[index] = append(gained[index], v)
+			}
+		}
+		v.on, v.trouble = slices.Clone(on), trouble
+		for _, b := range v.bursts {
+			b.ended = b.ended || !slices.Contains(on, b.link)
+		}
+	}
+	l.install()
+	for _, v := range changed {
+		l.touch(v)
+	}
+	for index, list := range gained {
+		if l.confirmed {
+			l.announce(list, []int{index}, now)
+			continue
+		}
+		for _, v := range list {
+			v.pending = allRounds
+		}
+	}
+}
+
+// placeOne returns the links on which a vip is to be answered, and why there are
+// not more of them. The slice is good until the next call.
+func (l *Layer2) placeOne(v *vip, usable []int, now time.Duration) (on []int, trouble string) {
+	on = l.scratch[:0]
+	var why []string
+	for _, index := range usable {
+		if len(v.Interfaces) > 0 && !slices.Contains(v.Interfaces, l.links[index].Name) {
+			continue
+		}
+		// The switch must know of the group before anybody is told of the address.
+		if err := l.join(v, index); err != nil {
+			why = append(why, fmt.Sprintf("%s: %v", l.links[index].Name, err))
+			l.unjoined = now + joinRetry
+			continue
+		}
+		on = append(on, index)
+	}
+	for _, name := range v.Interfaces {
+		switch up, known := l.linkNamed(name); {
+		case !known:
+			why = append(why, "no link "+name)
+		case !up:
+			why = append(why, "link "+name+" is down")
+		}
+	}
+	if len(on) == 0 && len(why) == 0 {
+		why = append(why, "no link is up")
+	}
+	l.scratch = on
+	return on, strings.Join(why, ", ")
+}
+
+func (l *Layer2) linkNamed(name string) (up, known bool) {
+	for _, k := range l.links {
+		if k.Name == name {
+			return k.Up, true
+		}
+	}
+	return false, false
+}
+
+// join holds the solicited-node group of an IPv6 address on a link.
+func (l *Layer2) join(v *vip, index int) error {
+	if v.Addr.Is4() || slices.Contains(v.joined, index) {
+		return nil
+	}
+	if err := l.groups.join(index, solicitedNode(v.Addr)); err != nil {
+		return err
+	}
+	v.joined = append(v.joined, index)
+	return nil
+}
+
+func (l *Layer2) leave(v *vip, indexes []int) {
+	for _, index := range indexes {
+		l.groups.leave(index, solicitedNode(v.Addr))
+	}
+	v.joined = slices.DeleteFunc(slices.Clone(v.joined), func(i int) bool { return slices.Contains(indexes, i) })
+}
+
+// install makes the responder's table of what is known and puts it in force.
+func (l *Layer2) install() {
+	t := &Table{
+		entries: make(map[netip.Addr]*Entry, len(l.vips)),
+		links:   make(map[int]system.MAC, len(l.links)),
+		own:     l.own,
+		peers:   l.peers,
+		wanted:  make(map[netip.Addr]struct{}, len(l.probes)),
+	}
+	for index, k := range l.links {
+		if k.Up {
+			t.links[index] = k.MAC
+		}
+	}
+	for p := range l.probes {
+		t.wanted[p.addr] = struct{}{}
+	}
+	replaced := make(map[*vip]*Entry)
+	for addr, v := range l.vips {
+		if e := v.entry; e == nil || e.Mode != v.Mode || !slices.Equal(e.links, v.on) {
+			v.entry = &Entry{Addr: addr, Epoch: v.Epoch, Mode: v.Mode, links: v.on}
+			v.entry.muted.Store(v.yielded)
+			v.entry.curious.Store(true)
+			if e != nil {
+				replaced[v] = e
+			}
+		}
+		t.entries[addr] = v.entry
+	}
+	l.responder.Install(t)
+	for v, old := range replaced {
+		// The responder may have yielded while the new table was being made.
+		if old.muted.Load() {
+			v.entry.muted.Store(true)
+		}
+	}
+}

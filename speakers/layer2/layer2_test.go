@@ -1,0 +1,493 @@
+package layer2
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/quorumlb/quorumlb/speakers/system"
+)
+
+func view(vips ...Vip) View {
+	return View{Cluster: "c1", Vips: vips, Peers: map[system.MAC]string{macC: "n2"}}
+}
+
+var (
+	hold4    = Vip{Addr: vip4, Epoch: 5, Mode: Hold}
+	release4 = Vip{Addr: vip4, Epoch: 5, Mode: Release}
+	hold6    = Vip{Addr: vip6, Epoch: 6, Mode: Hold}
+
+	gateway4 = netip.MustParseAddr("192.0.2.254")
+	gateway6 = netip.MustParseAddr("2001:db8::fe")
+)
+
+func TestTakeoverScheduleAndFrames(t *testing.T) {
+	r := newRig(t, Config{Gateways: []netip.Addr{gateway4, gateway6}})
+	r.confirm()
+	r.tick()
+	r.receive(requestFrame(t, macB, client4, vip4), system.ToAll) // a client of the owner before us
+	if got := r.Apply(view(hold4, hold6)); got != 0 {
+		t.Fatalf("%d refused", got)
+	}
+	start := r.clock.Now()
+	r.run(0, true)
+	expect(t, r.sent(),
+		"who-has 192.0.2.254 tell 192.0.2.100", "garp 192.0.2.100", "garp-reply 192.0.2.100", "who-has 192.0.2.2 tell 192.0.2.100",
+		"ns 2001:db8::fe from 2001:db8::100", "na 2001:db8::100 s=false")
+	r.run(12*time.Second, true)
+	var at []time.Duration
+	for _, f := range r.wire4.frames {
+		if f.describe() == "garp 192.0.2.100" {
+			at = append(at, (f.at - start).Round(time.Millisecond))
+		}
+	}
+	if !slices.Equal(at, schedule[:]) {
+		t.Errorf("gratuitous requests at %v, want %v", at, schedule)
+	}
+	r.sent()
+	r.run(75*time.Second, true)
+	if got := r.sent(); len(got) != 1 || got[0] != "garp 192.0.2.100" {
+		t.Errorf("refresh sent %v, want one frame", got)
+	}
+}
+
+func TestProofStopsTheQuestion(t *testing.T) {
+	r := newRig(t, Config{Gateways: []netip.Addr{gateway4}})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(0, true)
+	if s := r.status(vip4); s.State != Unproven {
+		t.Errorf("state %v before the answer", s.State)
+	}
+	// The gateway answers to our MAC.
+	f := must(t)(marshalARP(macA, 2, macB, gateway4, macA, vip4))
+	if v := r.receive(f, system.ToAll); v == Answered {
+		t.Error("an answer to all proves nothing")
+	}
+	if v := r.receive(f, system.ToHost); v != Answered {
+		t.Errorf("verdict %v", v)
+	}
+	r.sent()
+	r.run(150*time.Millisecond, true)
+	expect(t, r.sent(), "garp 192.0.2.100", "garp-reply 192.0.2.100")
+	if s := r.status(vip4); s.State != Proven || !slices.Equal(s.ProvenBy, []netip.Addr{gateway4}) {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestInheritedIsNoNews(t *testing.T) {
+	r := newRig(t, Config{})
+	inherited := hold4
+	inherited.Inherited = true
+	r.Apply(view(inherited))
+	r.run(time.Second, false)
+	expect(t, r.sent())
+	if v := r.receive(requestFrame(t, macB, client4, vip4), system.ToAll); v != Unconfirmed {
+		t.Errorf("before the first ack: %v", v)
+	}
+	r.run(20*time.Second, true)
+	expect(t, r.sent(), "garp 192.0.2.100", "garp-reply 192.0.2.100", "who-has 192.0.2.2 tell 192.0.2.100")
+	r.Apply(view(inherited))
+	r.run(20*time.Second, true)
+	expect(t, r.sent()) // replay is not news
+}
+
+func TestLossCancelsAtOnce(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(0, true)
+	r.sent()
+	r.Apply(view())
+	r.run(20*time.Second, true)
+	expect(t, r.sent())
+	if v := r.receive(requestFrame(t, macB, client4, vip4), system.ToAll); v != NotOurs {
+		t.Errorf("verdict %v", v)
+	}
+	_, gone, _, _ := r.Statuses(1)
+	if !slices.Equal(gone, []netip.Addr{vip4}) {
+		t.Errorf("gone %v", gone)
+	}
+}
+
+func TestOldEpochIsIgnoredInItsClusterOnly(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.Apply(view())
+	old := hold4
+	old.Epoch--
+	if got := r.Apply(view(old)); got != 1 {
+		t.Errorf("%d refused, want 1", got)
+	}
+	if v := r.receive(requestFrame(t, macB, client4, vip4), system.ToAll); v != NotOurs {
+		t.Errorf("answered with an old epoch: %v", v)
+	}
+	other := view(old)
+	other.Cluster = "c2"
+	if got := r.Apply(other); got != 0 {
+		t.Errorf("%d refused in another cluster", got)
+	}
+	if v := r.receive(requestFrame(t, macB, client4, vip4), system.ToAll); v != Replied {
+		t.Errorf("verdict %v", v)
+	}
+}
+
+func TestReleaseStopsAtTheDeadline(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(release4))
+	ask := func() Verdict { return r.receive(requestFrame(t, macB, client4, vip4), system.ToAll) }
+	r.clock.Advance(1475*time.Millisecond - 1)
+	if v := ask(); v != Replied {
+		t.Fatalf("just before the deadline: %v", v)
+	}
+	r.clock.Advance(1)
+	// No tick in between: the deadline holds also when nothing else of the process runs.
+	if v := ask(); v != Unconfirmed {
+		t.Fatalf("at the deadline: %v", v)
+	}
+	r.sent()
+	r.run(30*time.Second, false)
+	expect(t, r.sent())
+	if s := r.status(vip4); s.State != Released {
+		t.Errorf("state %v", s.State)
+	}
+	r.run(50*time.Millisecond, true)
+	if v := ask(); v != Replied {
+		t.Errorf("confirmed again: %v", v)
+	}
+	if got := r.sent(); !slices.Contains(got, "garp 192.0.2.100") {
+		t.Errorf("no announcement after the silence: %v", got)
+	}
+}
+
+func TestHoldAnswersButClaimsNothing(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(200*time.Millisecond, true)
+	r.run(1500*time.Millisecond, false)
+	r.sent()
+	if s := r.status(vip4); s.State != Held {
+		t.Errorf("state %v", s.State)
+	}
+	r.run(5*time.Minute, false)
+	expect(t, r.sent())
+	if v := r.receive(requestFrame(t, macB, client4, vip4), system.ToAll); v != Replied {
+		t.Errorf("verdict %v", v)
+	}
+	r.sent()
+	// The burst was cut short, so it is made good.
+	r.run(11*time.Second, true)
+	if got := r.sent(); len(got) < 2*allRounds {
+		t.Errorf("sent only %v", got)
+	}
+}
+
+func TestUnconfirmedYieldsInTheSameLoop(t *testing.T) {
+	claims := map[string]func(system.MAC) ([]byte, error){
+		"gratuitous request": func(m system.MAC) ([]byte, error) { return announceRequest(m, vip4) },
+		"gratuitous reply":   func(m system.MAC) ([]byte, error) { return announceReply(m, vip4) },
+		"reply to us":        func(m system.MAC) ([]byte, error) { return marshalARP(macA, 2, m, vip4, macA, client4) },
+		"advert":             func(m system.MAC) ([]byte, error) { return announceAdvert(m, vip6) },
+	}
+	for name, claim := range claims {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Config{})
+			r.confirm()
+			r.tick()
+			r.Apply(view(hold4, hold6))
+			r.clock.Advance(2 * time.Second)
+			ask, addr := requestFrame(t, macB, client4, vip4), vip4
+			if name == "advert" {
+				ask, addr = solicitFrame(t, macB, client6, vip6), vip6
+			}
+			if v := r.receive(ask, system.ToAll); v != Replied {
+				t.Fatalf("before: %v", v)
+			}
+			if v := r.receive(must(t)(claim(macC)), system.ToAll); v != Claimed {
+				t.Fatalf("claim: %v", v)
+			}
+			// Nothing of Layer2 has run since.
+			if v := r.receive(ask, system.ToAll); v != Yielded {
+				t.Fatalf("after: %v", v)
+			}
+			r.run(3*time.Minute, false)
+			if s := r.status(addr); s.State != Silenced || s.Foreign != macC || s.ForeignNode != "n2" {
+				t.Errorf("status %+v", s)
+			}
+			if v := r.receive(ask, system.ToAll); v != Yielded {
+				t.Errorf("to another speaker until confirmed again: %v", v)
+			}
+			r.sent()
+			r.run(time.Second, true)
+			if v := r.receive(ask, system.ToAll); v != Replied {
+				t.Errorf("confirmed again as owner: %v", v)
+			}
+		})
+	}
+}
+
+func TestYieldToAnUnknownStationLastsAMinuteOfItsSilence(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.clock.Advance(2 * time.Second)
+	claim := must(t)(announceRequest(macB, vip4))
+	ask := requestFrame(t, system.MAC{2, 0, 0, 0, 0, 0x77}, client4, vip4)
+	r.receive(claim, system.ToAll)
+	r.run(40*time.Second, true) // confirmed again does not help against a stranger
+	r.receive(claim, system.ToAll)
+	r.run(40*time.Second, true)
+	// Using the address is not silence.
+	r.receive(must(t)(directedRequest(macB, vip4, system.Broadcast, gateway4)), system.ToAll)
+	r.run(59*time.Second, true)
+	if v := r.receive(ask, system.ToAll); v != Yielded {
+		t.Fatalf("before a minute of silence: %v", v)
+	}
+	r.sent()
+	r.run(2*time.Second, true)
+	if v := r.receive(ask, system.ToAll); v != Replied {
+		t.Fatalf("after a minute of silence: %v", v)
+	}
+	if got := r.sent(); !slices.Contains(got, "garp 192.0.2.100") {
+		t.Errorf("no announcement: %v", got)
+	}
+}
+
+// Between D and F the members may have given a Hold address to another node,
+// so its speaker is believed; a stranger is not.
+func TestBetweenFreshAndUntil(t *testing.T) {
+	for mac, want := range map[system.MAC]Verdict{macC: Yielded, macB: Replied} {
+		r := newRig(t, Config{})
+		r.confirm()
+		r.tick()
+		r.Apply(view(hold4))
+		r.clock.Advance(time.Second)
+		r.receive(must(t)(announceRequest(mac, vip4)), system.ToAll)
+		if v := r.receive(requestFrame(t, system.MAC{2, 0, 0, 0, 0, 0x77}, client4, vip4), system.ToAll); v != want {
+			t.Errorf("claim by %v: %v, want %v", mac, v, want)
+		}
+	}
+}
+
+func TestConfirmedOwnerDefendsOncePerTenSeconds(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(15*time.Second, true)
+	r.sent()
+	claim := must(t)(announceReply(macB, vip4))
+	var defences int
+	for range 300 { // 30 s, ten claims a second
+		r.receive(claim, system.ToAll)
+		r.run(100*time.Millisecond, true)
+		for _, s := range r.sent() {
+			if s != "garp 192.0.2.100" {
+				t.Fatalf("sent %q", s)
+			}
+			defences++
+		}
+	}
+	if defences != 3 {
+		t.Errorf("%d defences in 30 s, want 3", defences)
+	}
+	if v := r.receive(requestFrame(t, macC, client4, vip4), system.ToAll); v != Replied {
+		t.Errorf("verdict %v", v)
+	}
+	if s := r.status(vip4); s.Foreign != macB || s.ForeignNode != "" {
+		t.Errorf("status %+v", s)
+	}
+	r.run(61*time.Second, true)
+	if s := r.status(vip4); !s.Foreign.IsZero() {
+		t.Errorf("still in conflict with %v after its silence", s.Foreign)
+	}
+}
+
+func TestOwnFramesAreNoClaims(t *testing.T) {
+	r := newRig(t, Config{})
+	r.links(eth(1, macA, true), eth(2, macB, true))
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4, hold6))
+	r.clock.Advance(2 * time.Second)
+	for _, mac := range []system.MAC{macA, macB} {
+		if v := r.receive(must(t)(announceRequest(mac, vip4)), system.ToAll); v != OwnFrame {
+			t.Errorf("ARP of %v: %v", mac, v)
+		}
+		if v := r.receive(must(t)(announceAdvert(mac, vip6)), system.ToGroup); v != OwnFrame {
+			t.Errorf("NDP of %v: %v", mac, v)
+		}
+	}
+	// A proxy that tells our own MAC is on our side.
+	proxied := must(t)(announceAdvert(macA, vip6))
+	copy(proxied[ethSource:], macC[:])
+	if v := r.receive(proxied, system.ToGroup); v != OwnFrame {
+		t.Errorf("advert with our MAC: %v", v)
+	}
+	if s := r.status(vip4); !s.Foreign.IsZero() {
+		t.Errorf("conflict with %v", s.Foreign)
+	}
+}
+
+func TestLateRequestsAreDropped(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	f := system.Frame{Data: requestFrame(t, macB, client4, vip4), Link: 1, Type: system.ToAll, Time: time.Now().Add(-time.Second).UnixNano()}
+	if v := r.responder.handle(r.responder.ears[0], f); v != Late {
+		t.Errorf("verdict %v", v)
+	}
+}
+
+func TestInterfacesOfAVip(t *testing.T) {
+	r := newRig(t, Config{})
+	r.links(eth(1, macA, true), eth(2, macB, true))
+	r.confirm()
+	r.tick()
+	only2 := hold4
+	only2.Interfaces = []string{"eth2"}
+	r.Apply(view(only2))
+	if v := r.receive(requestFrame(t, macC, client4, vip4), system.ToAll); v != OtherLink && v != NotOurs {
+		t.Errorf("on eth1: %v", v)
+	}
+	if v := r.receive(must(t)(announceRequest(macC, vip4)), system.ToAll); v == Claimed {
+		t.Error("a claim on a link where it is not announced is nothing to us")
+	}
+	r.run(0, true)
+	for _, f := range r.wire4.frames {
+		if f.link != 2 {
+			t.Errorf("%s on link %d", f.describe(), f.link)
+		}
+	}
+	r.links(eth(1, macA, true), eth(2, macB, false))
+	if s := r.status(vip4); s.State != Failed || s.Reason != "link eth2 is down" {
+		t.Errorf("status %+v", s)
+	}
+	r.links(eth(1, macA, true))
+	if s := r.status(vip4); s.State != Failed || s.Reason != "no link eth2" {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestCarrierReturnAndNewLinkAnnounceThere(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(15*time.Second, true)
+	r.sent()
+	r.links(eth(1, macA, false))
+	r.run(time.Second, true)
+	expect(t, r.sent())
+	if s := r.status(vip4); s.State != Failed || s.Reason != "no link is up" {
+		t.Errorf("status %+v", s)
+	}
+	r.links(eth(1, macA, true))
+	r.run(0, true)
+	expect(t, r.sent(), "garp 192.0.2.100", "garp-reply 192.0.2.100")
+	r.run(15*time.Second, true)
+	r.wire4.frames, r.mark4 = nil, 0
+	r.links(eth(1, macA, true), eth(3, macB, true))
+	r.run(0, true)
+	if got := r.sent(); len(got) != 2 || r.wire4.frames[0].link != 3 {
+		t.Errorf("new link: %v", got)
+	}
+	r.run(15*time.Second, true)
+	r.wire4.frames, r.mark4 = nil, 0
+	r.links(eth(1, macB, true), eth(3, macB, true)) // a new MAC, as of a bond
+	r.run(0, true)
+	if got := r.sent(); len(got) != 2 || r.wire4.frames[0].link != 1 || system.MAC(r.wire4.frames[0].frame[6:12]) != macB {
+		t.Errorf("new MAC: %v", got)
+	}
+}
+
+func TestGroupsAreSharedAndFailuresReported(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	twin := Vip{Addr: netip.MustParseAddr("2001:db8:1::100"), Epoch: 6, Mode: Hold}
+	r.Apply(view(hold6, twin))
+	if n := r.groups.joined["1 ff02::1:ff00:100"]; n != 1 {
+		t.Errorf("joined %d times", n)
+	}
+	r.Apply(view(hold6))
+	if len(r.groups.joined) != 1 {
+		t.Error("left a group that another address needs")
+	}
+	r.Apply(view())
+	if len(r.groups.joined) != 0 {
+		t.Error("still in a group")
+	}
+	r.groups.err = errors.New("no IPv6 here")
+	r.Apply(view(Vip{Addr: vip6, Epoch: 9, Mode: Hold}))
+	if s := r.status(vip6); s.State != Failed || s.Reason != "eth1: no IPv6 here" {
+		t.Errorf("status %+v", s)
+	}
+	if v := r.receive(solicitFrame(t, macB, client6, vip6), system.ToGroup); v == Replied {
+		t.Error("answered without the group")
+	}
+	r.groups.err = nil
+	r.sent()
+	r.run(1100*time.Millisecond, true)
+	if s := r.status(vip6); s.State != Unproven {
+		t.Errorf("status %+v", s)
+	}
+	if got := r.sent(); len(got) == 0 {
+		t.Error("not announced after the group was joined")
+	}
+}
+
+func TestSendFailureIsReported(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.wire4.err = errors.New("operation not permitted")
+	r.Apply(view(hold4))
+	r.run(0, true)
+	if s := r.status(vip4); s.State != Failed || s.Reason != "cannot send on eth1: operation not permitted" {
+		t.Errorf("status %+v", s)
+	}
+	r.wire4.err = nil
+	r.run(200*time.Millisecond, true)
+	if s := r.status(vip4); s.State != Unproven {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestStatusesTellOnlyWhatChanged(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4, hold6))
+	all, _, seq, more := r.Statuses(0)
+	if len(all) != 2 {
+		t.Fatalf("%d statuses", len(all))
+	}
+	select {
+	case <-more:
+		t.Fatal("more without a change")
+	default:
+	}
+	r.Apply(view(hold6))
+	select {
+	case <-more:
+	default:
+		t.Fatal("not told of a change")
+	}
+	changed, gone, _, _ := r.Statuses(seq)
+	if len(changed) != 0 || !slices.Equal(gone, []netip.Addr{vip4}) {
+		t.Errorf("changed %v gone %v", changed, gone)
+	}
+}

@@ -1,0 +1,243 @@
+package layer2
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/quorumlb/quorumlb/speakers/system"
+)
+
+// Vip is an address that the node owns, as the members say.
+type Vip struct {
+	Addr netip.Addr
+	// Epoch is the revision that made the node its owner.
+	Epoch uint64
+	Mode  Mode
+	// Interfaces are the names of the links to announce on; none means all.
+	Interfaces []string
+	// Inherited means that the node owned the address before this session began:
+	// the neighbours know, and no takeover is announced.
+	Inherited bool
+}
+
+// State is what the node really does about an address that it owns.
+type State uint8
+
+const (
+	_ State = iota
+	// Unproven: answering; nobody was asked or has answered yet.
+	Unproven
+	// Proven: answering, and a neighbour has reached the address here.
+	Proven
+	// Held: answering without confirmation.
+	Held
+	// Released: silent for want of confirmation.
+	Released
+	// Silenced: silent because another station claims the address.
+	Silenced
+	// Failed: not announced; the reason says why.
+	Failed
+)
+
+var stateNames = []string{Unproven: "unproven", Proven: "proven", Held: "unconfirmed", Released: "released", Silenced: "yielded", Failed: "failed"}
+
+// States lists all states.
+func States() []State { return []State{Unproven, Proven, Held, Released, Silenced, Failed} }
+
+// String returns the name that the metrics use.
+func (s State) String() string {
+	if s == 0 || int(s) >= len(stateNames) {
+		return fmt.Sprintf("State(%d)", uint8(s))
+	}
+	return stateNames[s]
+}
+
+// Status is what the node does about one address and what it has seen of it.
+type Status struct {
+	Addr  netip.Addr
+	Epoch uint64
+	State State
+	// Reason says in words why the state is no better.
+	Reason string
+	// Interfaces are the names of the links on which the address is answered.
+	Interfaces []string
+	// ProvenBy are neighbours that reached the address here since the takeover.
+	ProvenBy []netip.Addr
+	// Foreign is another station that claimed the address within the last minute,
+	// and the node that it belongs to if it is a speaker's.
+	Foreign     system.MAC
+	ForeignNode string
+}
+
+func (s *Status) equal(o *Status) bool {
+	return s.Epoch == o.Epoch && s.State == o.State && s.Reason == o.Reason && s.Foreign == o.Foreign &&
+		s.ForeignNode == o.ForeignNode && slices.Equal(s.Interfaces, o.Interfaces) && slices.Equal(s.ProvenBy, o.ProvenBy)
+}
+
+// foreign is another station that claims or uses an address.
+type foreign struct {
+	mac system.MAC
+	at  time.Duration // last heard
+}
+
+// vip is one address with all that is known of it. Layer2's lock protects it.
+type vip struct {
+	Vip
+	entry *Entry
+	// on are the indexes of the links on which the address is answered, sorted.
+	on []int
+	// joined are the links whose solicited-node group is held for this address.
+	joined []int
+	// trouble says why a link that should announce does not; "" if none.
+	trouble string
+
+	// pending is how many rounds to announce once the node is confirmed.
+	pending int
+	bursts  []*burst
+
+	proven   []netip.Addr
+	foreign  *foreign
+	defended time.Duration // last defence; 0 for never
+	// yielded is set while the address is silent for a claim, since yieldedAt.
+	yielded   bool
+	yieldedAt time.Duration
+
+	status Status
+	seq    uint64 // of the last change of status
+}
+
+// endBursts cancels what is still to be announced and reports whether it was anything.
+func (v *vip) endBursts() bool {
+	any := false
+	for _, b := range v.bursts {
+		any = any || !b.ended
+		b.ended = true
+	}
+	v.bursts = nil
+	return any
+}
+
+// announcing reports whether frames are still to be sent, and forgets ended bursts.
+func (v *vip) announcing() bool {
+	v.bursts = slices.DeleteFunc(v.bursts, func(b *burst) bool { return b.ended })
+	return len(v.bursts) > 0
+}
+
+// describe makes the status of a vip.
+func (l *Layer2) describe(v *vip) Status {
+	s := Status{Addr: v.Addr, Epoch: v.Epoch, ProvenBy: slices.Clone(v.proven)}
+	var broken []string
+	for _, index := range v.on {
+		link := l.links[index]
+		s.Interfaces = append(s.Interfaces, link.Name)
+		if link.sendErr != nil {
+			broken = append(broken, fmt.Sprintf("%s: %v", link.Name, link.sendErr))
+		}
+	}
+	if v.foreign != nil {
+		s.Foreign, s.ForeignNode = v.foreign.mac, l.peers[v.foreign.mac]
+	}
+	s.State, s.Reason = l.state(v, broken)
+	if s.State == Silenced || s.State == Released || s.State == Failed {
+		s.Interfaces = nil
+	}
+	return s
+}
+
+func (l *Layer2) state(v *vip, broken []string) (State, string) {
+	until := l.until()
+	switch {
+	case v.yielded:
+		who := "an unknown station"
+		if node := l.peers[v.foreign.mac]; node != "" {
+			who = "node " + node
+		}
+		return Silenced, fmt.Sprintf("%s (%v) claims the address and this node is not confirmed as its owner", who, v.foreign.mac)
+	case len(v.on) == 0:
+		return Failed, v.trouble
+	case len(broken) == len(v.on):
+		return Failed, "cannot send on " + strings.Join(broken, ", ")
+	case until == 0:
+		return Released, "not confirmed by the members yet"
+	case !l.confirmed && v.Mode != Hold:
+		return Released, "no confirmation by the members"
+	case !l.confirmed:
+		return Held, "no confirmation by the members"
+	}
+	var why []string
+	if v.trouble != "" {
+		why = append(why, v.trouble)
+	}
+	if len(broken) > 0 {
+		why = append(why, "cannot send on "+strings.Join(broken, ", "))
+	}
+	if len(v.proven) > 0 {
+		return Proven, strings.Join(why, "; ")
+	}
+	return Unproven, strings.Join(append(why, "no neighbour has answered at the new place yet"), "; ")
+}
+
+// touch publishes the status of a vip if it has changed.
+func (l *Layer2) touch(v *vip) {
+	s := l.describe(v)
+	if v.seq != 0 && s.equal(&v.status) {
+		return
+	}
+	v.status = s
+	l.seq++
+	v.seq = l.seq
+	l.publish()
+}
+
+func (l *Layer2) publish() {
+	close(l.news)
+	l.news = make(chan struct{})
+}
+
+// removal remembers an address that has no status any more.
+type removal struct {
+	seq uint64
+	at  time.Duration
+}
+
+// removalKept is how long; a reader that is further behind starts over.
+const removalKept = 10 * time.Minute
+
+func (l *Layer2) forget(v *vip, now time.Duration) {
+	l.seq++
+	l.removed[v.Addr] = removal{seq: l.seq, at: now}
+	if len(l.removed) > 2*len(l.vips)+1024 {
+		for addr, r := range l.removed {
+			if now-r.at > removalKept {
+				delete(l.removed, addr)
+			}
+		}
+	}
+	l.publish()
+}
+
+// Statuses returns what has changed after the change number since (0: all), the
+// addresses that have no status any more, the number to ask with the next time,
+// and a channel that is closed when there is more.
+func (l *Layer2) Statuses(since uint64) (changed []Status, gone []netip.Addr, seq uint64, more <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, v := range l.vips {
+		if v.seq > since {
+			changed = append(changed, v.status)
+		}
+	}
+	if since > 0 {
+		for addr, r := range l.removed {
+			if r.seq > since {
+				gone = append(gone, addr)
+			}
+		}
+	}
+	slices.SortFunc(changed, func(a, b Status) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(gone, netip.Addr.Compare)
+	return changed, gone, l.seq, l.news
+}

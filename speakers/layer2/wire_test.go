@@ -1,0 +1,560 @@
+package layer2
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ndp"
+	"golang.org/x/sys/unix"
+
+	"github.com/quorumlb/quorumlb/internal/clock"
+	"github.com/quorumlb/quorumlb/speakers/internal/nettest"
+	"github.com/quorumlb/quorumlb/speakers/links"
+	"github.com/quorumlb/quorumlb/speakers/system"
+)
+
+// node is a Layer2 with its link monitor in a network namespace of its own.
+type node struct {
+	*Layer2
+	host *nettest.Host
+	t    testing.TB
+}
+
+func startNode(t testing.TB, host *nettest.Host, cfg Config) *node {
+	t.Helper()
+	cfg.Clock, cfg.Log = clock.Boottime, slog.New(slog.DiscardHandler)
+	if cfg.Rate == 0 {
+		cfg.Rate = DefaultRate
+	}
+	n := &node{host: host, t: t}
+	host.Do(func() (err error) {
+		n.Layer2, err = Open(cfg)
+		return err
+	})
+	selector, err := links.NewSelector(nil, links.DefaultExclude())
+	if err != nil {
+		t.Fatal(err)
+	}
+	monitor := links.NewMonitor(func() (s links.Source, err error) {
+		err = host.Try(func() error { s, err = links.OpenSystem(); return err })
+		return s, err
+	}, selector, n.SetLinks, cfg.Log)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	go func() { ended <- n.Run(ctx) }()
+	go func() { ended <- monitor.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		for range 2 {
+			if err := <-ended; err != nil {
+				t.Errorf("%s: %v", host.Name, err)
+			}
+		}
+	})
+	nettest.Eventually(t, 2*time.Second, "links known", func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return len(n.Layer2.links) == 1 && n.Layer2.links[host.Link].Up
+	})
+	return n
+}
+
+// confirmFor confirms the node once, for d.
+func (n *node) confirmFor(d time.Duration) {
+	now := n.clock.Now()
+	n.Confirm(Confirmation{Sent: now, Until: now + d, Fresh: now + d/2})
+}
+
+func (n *node) state(addr netip.Addr) State {
+	all, _, _, _ := n.Statuses(0)
+	for _, s := range all {
+		if s.Addr == addr {
+			return s.State
+		}
+	}
+	return 0
+}
+
+// sendTo makes the kernel of a host resolve an address.
+func sendTo(t testing.TB, h *nettest.Host, addr netip.Addr) {
+	t.Helper()
+	h.Do(func() error {
+		c, err := net.Dial("udp", netip.AddrPortFrom(addr, 9).String())
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_, _ = c.Write([]byte("x")) // an error of an earlier datagram does not matter
+		return nil
+	})
+}
+
+// neighbour returns the MAC that the kernel of a host has for an address.
+func neighbour(h *nettest.Host, addr netip.Addr) string {
+	f := strings.Fields(h.IP("neigh", "show", addr.String(), "dev", "eth0"))
+	for i := range f {
+		if f[i] == "lladdr" {
+			return f[i+1]
+		}
+	}
+	return ""
+}
+
+func bothVips() []Vip { return []Vip{hold4, hold6} }
+
+// inherited makes vips that are announced only once.
+func inherited(vips []Vip) []Vip {
+	for i := range vips {
+		vips[i].Inherited = true
+	}
+	return vips
+}
+
+func TestWireKernelClientFollowsATakeover(t *testing.T) {
+	seg := nettest.NewSegment(t)
+	client := seg.NewHost("192.0.2.2/24", "2001:db8::2/64")
+	n1 := startNode(t, seg.NewHost("192.0.2.11/24", "2001:db8::11/64"), Config{})
+	n2 := startNode(t, seg.NewHost("192.0.2.12/24", "2001:db8::12/64"), Config{})
+	n1.confirmFor(time.Minute)
+	n2.confirmFor(time.Minute)
+	n1.Apply(View{Cluster: "c", Vips: bothVips()})
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		sendTo(t, client, vip)
+		nettest.Eventually(t, 2*time.Second, "resolved to n1", func() bool { return neighbour(client, vip) == n1.host.MAC.String() })
+	}
+	nettest.Eventually(t, 2*time.Second, "proven", func() bool { return n1.state(vip6) == Proven || n1.state(vip6) == Unproven })
+
+	capture := client.Capture("eth0")
+	n1.Apply(View{Cluster: "c"})
+	moved := []Vip{{Addr: vip4, Epoch: 20, Mode: Hold}, {Addr: vip6, Epoch: 20, Mode: Hold}}
+	start := time.Now()
+	n2.Apply(View{Cluster: "c", Vips: moved})
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		// The entry is younger than a second, which a kernel protects against all but the right forms.
+		nettest.Eventually(t, 2*time.Second, "moved to n2", func() bool { return neighbour(client, vip) == n2.host.MAC.String() })
+	}
+	t.Logf("both entries moved %v after Apply", time.Since(start))
+	// n2 heard the client ask n1 for the IPv4 address, so it asks the client, whose answer proves the move.
+	nettest.Eventually(t, 2*time.Second, "n2 proven by the client", func() bool { return n2.state(vip4) == Proven })
+	for _, p := range capture.Packets() {
+		t.Log(p)
+	}
+	if got := capture.Packets(nettest.From(n1.host.MAC), nettest.Claims(vip4)); len(got) > 0 {
+		t.Errorf("n1 still says %v", got)
+	}
+}
+
+// injector sends raw frames out of a host's eth0.
+func injector(t testing.TB, h *nettest.Host) func(frame []byte) {
+	t.Helper()
+	var fd int
+	h.Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
+	t.Cleanup(func() { unix.Close(fd) })
+	return func(frame []byte) {
+		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: h.Link}); err != nil {
+			t.Errorf("inject: %v", err)
+		}
+	}
+}
+
+func TestWireAnswers(t *testing.T) {
+	seg := nettest.NewSegment(t)
+	client := seg.NewHost("192.0.2.2/24", "2001:db8::2/64")
+	inject := injector(t, client)
+	n := startNode(t, seg.NewHost("192.0.2.11/24", "2001:db8::11/64"), Config{})
+	n.confirmFor(time.Minute)
+	n.Apply(View{Cluster: "c", Vips: inherited(bothVips())})
+	capture := client.Capture("eth0")
+	nodeMAC, mac := system.MAC(n.host.MAC), system.MAC(client.MAC)
+	group := solicitedNode(vip6)
+	for name, tc := range map[string]struct {
+		frame  func() ([]byte, error)
+		answer func(p nettest.Packet) bool
+	}{
+		"request to all": {
+			func() ([]byte, error) { return directedRequest(mac, client4, system.Broadcast, vip4) },
+			func(p nettest.Packet) bool {
+				return p.ARP != nil && p.ARP.Operation == arp.OperationReply && p.ARP.SenderIP == vip4 && p.ARP.TargetIP == client4 &&
+					system.MAC(p.Dst) == mac && system.MAC(p.ARP.SenderHardwareAddr) == nodeMAC
+			},
+		},
+		"request to our MAC": {
+			func() ([]byte, error) { return directedRequest(mac, client4, nodeMAC, vip4) },
+			func(p nettest.Packet) bool { return p.ARP != nil && p.ARP.Operation == arp.OperationReply },
+		},
+		"probe of RFC 5227": {
+			func() ([]byte, error) { return probeRequest(mac, vip4) },
+			func(p nettest.Packet) bool {
+				return p.ARP != nil && p.ARP.Operation == arp.OperationReply && p.ARP.TargetIP == netip.IPv4Unspecified() && system.MAC(p.Dst) == mac
+			},
+		},
+		"solicitation to the group": {
+			func() ([]byte, error) { return solicit(mac, client6, groupMAC(group), group, vip6) },
+			func(p nettest.Packet) bool {
+				na, ok := p.NDP.(*ndp.NeighborAdvertisement)
+				return ok && na.Solicited && na.Override && !na.Router && p.DstIP == client6 && p.SrcIP == vip6 && p.HopLimit == 255 && len(na.Options) == 1
+			},
+		},
+		"unreachability detection": {
+			func() ([]byte, error) {
+				return marshalNDP(nodeMAC, mac, client6, vip6, &ndp.NeighborSolicitation{TargetAddress: vip6})
+			},
+			func(p nettest.Packet) bool {
+				na, ok := p.NDP.(*ndp.NeighborAdvertisement)
+				return ok && na.Solicited && na.Override && len(na.Options) == 1 && system.MAC(p.Dst) == mac
+			},
+		},
+		"duplicate address detection": {
+			func() ([]byte, error) { return probeSolicit(mac, netip.IPv6Unspecified(), vip6) },
+			func(p nettest.Packet) bool {
+				na, ok := p.NDP.(*ndp.NeighborAdvertisement)
+				return ok && !na.Solicited && na.Override && p.DstIP == allNodes && system.MAC(p.Dst) == allNodesMAC
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nettest.Eventually(t, 15*time.Second, "the announcements are over", func() bool { return n.quiet() })
+			capture.Reset()
+			inject(must(t)(tc.frame()))
+			nettest.Eventually(t, 2*time.Second, "answered rightly", func() bool {
+				got := capture.Packets(nettest.From(n.host.MAC))
+				return len(got) == 1 && tc.answer(got[0])
+			})
+		})
+	}
+}
+
+// quiet reports whether no announcement is left to be sent.
+func (n *node) quiet() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, v := range n.vips {
+		if v.announcing() {
+			return false
+		}
+	}
+	return true
+}
+
+// The kernels' own probes: a client keeps its entries REACHABLE by unicast.
+func TestWireKernelRevalidatesByUnicast(t *testing.T) {
+	seg := nettest.NewSegment(t)
+	client := seg.NewHost("192.0.2.2/24", "2001:db8::2/64")
+	n := startNode(t, seg.NewHost("192.0.2.11/24", "2001:db8::11/64"), Config{})
+	n.confirmFor(time.Minute)
+	n.Apply(View{Cluster: "c", Vips: bothVips()})
+	capture := client.Capture("eth0")
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		client.IP("neigh", "replace", vip.String(), "lladdr", n.host.MAC.String(), "dev", "eth0", "nud", "probe")
+		nettest.Eventually(t, 3*time.Second, "REACHABLE", func() bool {
+			return strings.Contains(client.IP("neigh", "show", vip.String()), "REACHABLE")
+		})
+	}
+	asked := capture.Packets(nettest.From(client.MAC), func(p nettest.Packet) bool { return system.MAC(p.Dst) == system.MAC(n.host.MAC) })
+	if len(asked) < 2 {
+		t.Errorf("the client asked by unicast %d times, want 2", len(asked))
+	}
+	nettest.Eventually(t, time.Second, "which is proof that it has us", func() bool { return n.state(vip4) == Proven && n.state(vip6) == Proven })
+}
+
+func TestWireBurst(t *testing.T) {
+	seg := nettest.NewSegment(t)
+	gateway := seg.NewHost("192.0.2.254/24", "2001:db8::fe/64")
+	host := seg.NewHost("192.0.2.11/24", "2001:db8::11/64")
+	host.IP("route", "add", "default", "via", "192.0.2.254")
+	host.IP("route", "add", "default", "via", "2001:db8::fe")
+	n := startNode(t, host, Config{})
+	n.confirmFor(time.Minute)
+	capture := gateway.Capture("eth0")
+	n.Apply(View{Cluster: "c", Vips: bothVips()})
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		nettest.Eventually(t, 2*time.Second, "proven by the gateway", func() bool { return n.state(vip) == Proven })
+		if neighbour(gateway, vip) != host.MAC.String() {
+			t.Errorf("the gateway has %q for %v", neighbour(gateway, vip), vip)
+		}
+	}
+	announcement := func(v6 bool) func(nettest.Packet) bool {
+		return func(p nettest.Packet) bool {
+			if na, ok := p.NDP.(*ndp.NeighborAdvertisement); ok && v6 {
+				return na.Override && !na.Solicited && p.DstIP == allNodes
+			}
+			return !v6 && p.ARP != nil && p.ARP.Operation == arp.OperationRequest && p.ARP.SenderIP == p.ARP.TargetIP
+		}
+	}
+	nettest.Eventually(t, 12*time.Second, "all rounds", func() bool { return n.quiet() })
+	for _, v6 := range []bool{false, true} {
+		got := capture.Packets(nettest.From(host.MAC), announcement(v6))
+		if len(got) != allRounds {
+			t.Fatalf("v6=%t: %d announcements, want %d", v6, len(got), allRounds)
+		}
+		var at []time.Duration
+		for i, p := range got {
+			at = append(at, p.At.Sub(got[0].At).Round(time.Millisecond))
+			if late := at[i] - schedule[i]; late < -5*time.Millisecond || late > 100*time.Millisecond {
+				t.Errorf("v6=%t: announcement %d after %v, want %v", v6, i, at[i], schedule[i])
+			}
+		}
+		t.Logf("v6=%t: announced at %v", v6, at)
+	}
+	replies := capture.Packets(nettest.From(host.MAC), func(p nettest.Packet) bool {
+		return p.ARP != nil && p.ARP.Operation == arp.OperationReply && p.ARP.SenderIP == p.ARP.TargetIP &&
+			system.MAC(p.ARP.TargetHardwareAddr) == system.MAC(p.ARP.SenderHardwareAddr)
+	})
+	if len(replies) != allRounds {
+		t.Errorf("%d gratuitous replies with target = sender MAC, want %d", len(replies), allRounds)
+	}
+}
+
+func TestWireCarrierReturnAnnounces(t *testing.T) {
+	seg := nettest.NewSegment(t)
+	client := seg.NewHost("192.0.2.2/24")
+	n := startNode(t, seg.NewHost("192.0.2.11/24"), Config{})
+	n.confirmFor(time.Minute)
+	capture := client.Capture("eth0")
+	n.Apply(View{Cluster: "c", Vips: inherited([]Vip{hold4})})
+	nettest.Eventually(t, 12*time.Second, "all rounds", func() bool { return n.quiet() })
+	n.host.SetPort(false)
+	nettest.Eventually(t, time.Second, "reported", func() bool { return n.state(vip4) == Failed })
+	capture.Reset()
+	start := time.Now()
+	n.host.SetPort(true)
+	nettest.Eventually(t, 2*time.Second, "announced again", func() bool { return len(capture.Packets(nettest.Claims(vip4))) > 0 })
+	t.Logf("announced %v after the port came up", capture.Packets(nettest.Claims(vip4))[0].At.Sub(start))
+}
+
+// A frame for another station, and one with the tag of a VLAN that the host does
+// not have, must not be answered: the kernel delivers both to packet sockets.
+func TestWireIgnoresWhatIsForOthers(t *testing.T) {
+	seg := nettest.NewSegment(t)
+	client := seg.NewHost("192.0.2.2/24")
+	inject := injector(t, client)
+	n := startNode(t, seg.NewHost("192.0.2.11/24"), Config{})
+	n.host.IP("link", "set", "eth0", "promisc", "on")
+	n.confirmFor(time.Minute)
+	capture := client.Capture("eth0")
+	n.Apply(View{Cluster: "c", Vips: []Vip{hold4}})
+	other := must(t)(directedRequest(system.MAC(client.MAC), client4, macC, vip4))
+	untagged := must(t)(directedRequest(system.MAC(client.MAC), client4, system.Broadcast, vip4))
+	tagged := append(append(append([]byte{}, untagged[:12]...), 0x81, 0x00, 0x00, 42), untagged[12:]...)
+	priority := append(append(append([]byte{}, untagged[:12]...), 0x81, 0x00, 0xe0, 0), untagged[12:]...)
+	inject(other)
+	inject(tagged)
+	inject(untagged) // the mark behind them
+	nettest.Eventually(t, 2*time.Second, "one answer", func() bool { return len(capture.Packets(nettest.Answers(vip4))) > 0 })
+	if got := capture.Packets(nettest.Answers(vip4)); len(got) != 1 {
+		t.Errorf("%d answers, want 1: %v", len(got), got)
+	}
+	if n.responder.ears[0].received[OtherHost].Load() != 0 {
+		t.Error("the kernel's filter let a frame for others through")
+	}
+	inject(priority) // VLAN 0 is no VLAN
+	nettest.Eventually(t, 2*time.Second, "a second answer", func() bool { return len(capture.Packets(nettest.Answers(vip4))) == 2 })
+}
+
+// An owner that is cut off yields to the first frame of its successor.
+func TestWireUnconfirmedYieldsToTheFirstFrame(t *testing.T) {
+	seg := nettest.NewSegment(t)
+	client := seg.NewHost("192.0.2.2/24", "2001:db8::2/64")
+	inject := injector(t, client)
+	n1 := startNode(t, seg.NewHost("192.0.2.11/24"), Config{})
+	n2 := startNode(t, seg.NewHost("192.0.2.12/24"), Config{})
+	n1.confirmFor(250 * time.Millisecond)
+	n1.Apply(View{Cluster: "c", Vips: bothVips(), Peers: map[system.MAC]string{system.MAC(n2.host.MAC): "n2"}})
+	nettest.Eventually(t, time.Second, "n1 unconfirmed", func() bool { return n1.state(vip4) == Held })
+	capture := client.Capture("eth0")
+	stop := make(chan struct{})
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		mac := system.MAC(client.MAC)
+		group := solicitedNode(vip6)
+		q4 := must(t)(directedRequest(mac, client4, system.Broadcast, vip4))
+		q6 := must(t)(solicit(mac, client6, groupMAC(group), group, vip6))
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(2 * time.Millisecond):
+				inject(q4)
+				inject(q6)
+			}
+		}
+	}()
+	n2.confirmFor(time.Minute)
+	nettest.Eventually(t, time.Second, "n1 answers unconfirmed", func() bool {
+		return len(capture.Packets(nettest.From(n1.host.MAC), nettest.Answers(vip4))) > 5 && len(capture.Packets(nettest.From(n1.host.MAC), nettest.Answers(vip6))) > 5
+	})
+	if got := capture.Packets(nettest.From(n1.host.MAC), func(p nettest.Packet) bool { return p.Dst[0]&1 != 0 }); len(got) > 0 {
+		t.Errorf("unsolicited frames of an unconfirmed owner: %v", got)
+	}
+	n2.Apply(View{Cluster: "c", Vips: []Vip{{Addr: vip4, Epoch: 20, Mode: Hold}, {Addr: vip6, Epoch: 20, Mode: Hold}}})
+	nettest.Eventually(t, 2*time.Second, "n2 answers", func() bool {
+		return len(capture.Packets(nettest.From(n2.host.MAC), nettest.Answers(vip4))) > 100 && len(capture.Packets(nettest.From(n2.host.MAC), nettest.Answers(vip6))) > 100
+	})
+	close(stop)
+	<-asked
+	for _, vip := range []netip.Addr{vip4, vip6} {
+		first := capture.Packets(nettest.From(n2.host.MAC), nettest.Claims(vip))[0]
+		overlap := 0
+		for _, p := range capture.Packets(nettest.From(n1.host.MAC), nettest.Answers(vip)) {
+			if p.At.After(first.At) {
+				overlap++
+				t.Logf("%v: n1 answered %v after the claim", vip, p.At.Sub(first.At))
+			}
+		}
+		if overlap > 1 {
+			t.Errorf("%v: n1 answered %d times after n2's first frame", vip, overlap)
+		}
+		if n1.state(vip) != Silenced {
+			t.Errorf("%v: n1 is %v", vip, n1.state(vip))
+		}
+	}
+}
+
+func TestWireDefence(t *testing.T) {
+	seg := nettest.NewSegment(t)
+	client := seg.NewHost("192.0.2.2/24")
+	inject := injector(t, client)
+	n := startNode(t, seg.NewHost("192.0.2.11/24"), Config{})
+	n.confirmFor(time.Minute)
+	n.Apply(View{Cluster: "c", Vips: inherited([]Vip{hold4})})
+	nettest.Eventually(t, 2*time.Second, "announced", func() bool { return n.quiet() })
+	capture := client.Capture("eth0")
+	claim := must(t)(announceRequest(system.MAC(client.MAC), vip4))
+	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		inject(claim)
+	}
+	if got := capture.Packets(nettest.From(n.host.MAC), nettest.Claims(vip4)); len(got) != 1 {
+		t.Errorf("%d defences in 1.5 s, want 1: %v", len(got), got)
+	}
+	all, _, _, _ := n.Statuses(0)
+	if len(all) != 1 || all[0].Foreign != system.MAC(client.MAC) {
+		t.Errorf("conflict not reported: %+v", all)
+	}
+}
+
+func TestWireProbe(t *testing.T) {
+	seg := nettest.NewSegment(t)
+	owner := seg.NewHost("192.0.2.2/24", "2001:db8::2/64")
+	n := startNode(t, seg.NewHost("192.0.2.11/24", "2001:db8::11/64", "fe80::11/64"), Config{})
+	for _, addr := range []netip.Addr{client4, client6} {
+		hits, err := n.Probe(t.Context(), addr, 200*time.Millisecond)
+		if err != nil || len(hits) != 1 || hits[0] != (Hit{MAC: system.MAC(owner.MAC), Interface: "eth0"}) {
+			t.Errorf("%v: %v, %v", addr, hits, err)
+		}
+	}
+	twin := seg.NewHost("192.0.2.2/24")
+	hits, err := n.Probe(t.Context(), client4, 200*time.Millisecond)
+	if err != nil || len(hits) != 2 {
+		t.Errorf("two owners (also %v): %v, %v", twin.MAC, hits, err)
+	}
+	if hits, err := n.Probe(t.Context(), vip4, 100*time.Millisecond); err != nil || len(hits) != 0 {
+		t.Errorf("nobody has it: %v, %v", hits, err)
+	}
+}
+
+const helperEnv = "QLB_TEST_LAYER2_HELPER"
+
+// TestMain lets the test's own program be a node in a process that can be stopped.
+func TestMain(m *testing.M) {
+	if os.Getenv(helperEnv) == "" {
+		os.Exit(m.Run())
+	}
+	if err := helper(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// helper runs a node that owns vip4 with Release and is confirmed for 500 ms by
+// each line that it reads.
+func helper() error {
+	l, err := Open(Config{Clock: clock.Boottime, Log: slog.New(slog.DiscardHandler), Rate: DefaultRate})
+	if err != nil {
+		return err
+	}
+	selector, err := links.NewSelector(nil, links.DefaultExclude())
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go links.NewMonitor(links.OpenSystem, selector, l.SetLinks, slog.New(slog.DiscardHandler)).Run(ctx) //nolint:errcheck // ends with the process
+	go l.Run(ctx)                                                                                       //nolint:errcheck // as well
+	l.Apply(View{Cluster: "c", Vips: []Vip{release4}})
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		now := clock.Boottime.Now()
+		l.Confirm(Confirmation{Sent: now, Until: now + 500*time.Millisecond, Fresh: now + 200*time.Millisecond})
+	}
+	return nil
+}
+
+func TestWireStoppedProcessReleases(t *testing.T) {
+	seg := nettest.NewSegment(t)
+	client := seg.NewHost("192.0.2.2/24")
+	inject := injector(t, client)
+	host := seg.NewHost("192.0.2.11/24")
+	cmd := host.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), helperEnv+"=1")
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	capture := client.Capture("eth0")
+	ask := must(t)(directedRequest(system.MAC(client.MAC), client4, system.Broadcast, vip4))
+	// The gratuitous replies of the takeover go to all and are not counted here.
+	answers := func() int { return len(capture.Packets(nettest.Answers(vip4))) }
+	askFor := func(d time.Duration, confirm bool) {
+		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+			inject(ask)
+			if confirm {
+				if _, err := io.WriteString(stdin, "\n"); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	nettest.Eventually(t, 5*time.Second, "answers", func() bool { askFor(20*time.Millisecond, true); return answers() > 10 })
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	askFor(50*time.Millisecond, false) // what was in flight arrives
+	before := answers()
+	askFor(1500*time.Millisecond, false)
+	if got := answers(); got != before {
+		t.Fatalf("%d answers of a stopped process", got-before)
+	}
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	// Three hundred requests wait in its socket, and more come.
+	askFor(500*time.Millisecond, false)
+	if got := answers() - before; got > 1 {
+		t.Errorf("%d answers after the deadline, want at most the frame in hand", got)
+	}
+	nettest.Eventually(t, 5*time.Second, "answers again once confirmed", func() bool { askFor(20*time.Millisecond, true); return answers() > before+10 })
+}
