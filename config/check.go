@@ -32,12 +32,11 @@ func (c *checker) namespace(namespaced bool) {
 	}
 }
 
-// finish applies the group's rules, unless something is wrong already.
+// finish applies the group's rules. About a field in which something is wrong
+// already, and so has no value, they have nothing to say.
 func (c *checker) finish(r *adminv1.Resource) {
 	c.doc.Resource, c.doc.Namespace, c.doc.Name = r, c.meta.Namespace, c.meta.Name
-	if len(c.d.errs) > 0 {
-		return
-	}
+	known := c.d.errs
 	var faults []fsm.FieldError
 	switch k := r.GetKind().(type) {
 	case *adminv1.Resource_Pool:
@@ -48,8 +47,17 @@ func (c *checker) finish(r *adminv1.Resource) {
 		faults = fsm.ValidateService(k.Service)
 	}
 	for _, f := range faults {
+		if slices.ContainsFunc(known, func(e *Error) bool { return within(f.Path, e.Path) }) {
+			continue
+		}
 		c.fail(f.Path, "%s", f.Message)
 	}
+}
+
+// within tells whether a path is another one or lies under it.
+func within(path, outer string) bool {
+	rest, ok := strings.CutPrefix(path, outer)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 func (c *checker) pool(s *IPAddressPoolSpec) *adminv1.Resource {

@@ -146,7 +146,7 @@ func TestParseNamesThePlace(t *testing.T) {
 }
 
 func TestParseFindsMistakesInEveryDocument(t *testing.T) {
-	_, err := Parse("f", strings.NewReader(pool("  adresses: []")+"\n---\n"+ad("  placement: sticky")+"\n---\n"+svc("  ports: [{port: 0}]")))
+	_, err := Parse("f", strings.NewReader(pool("  addresses: [192.0.2.0/24]\n  adresses: []")+"\n---\n"+ad("  placement: sticky")+"\n---\n"+svc("  ports: [{port: 0}]")))
 	var all Errors
 	if !errors.As(err, &all) || len(all) != 3 {
 		t.Fatalf("want three mistakes, have %v", err)

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/client"
 	"github.com/quorumlb/quorumlb/config"
@@ -130,7 +132,26 @@ func place(err error, docs []*config.Document) error {
 		}
 		faults = append(faults, docs[i].Fault(path, v.GetDescription()))
 	}
+	return refused(err, faults)
+}
+
+// refused gives the faults, and what would make the group do it all the same.
+func refused(err error, faults config.Errors) error {
+	if status.Code(err) == codes.FailedPrecondition {
+		summary, _, _ := strings.Cut(status.Convert(err).Message(), ":")
+		return &refusal{summary: summary, faults: faults}
+	}
 	return faults
+}
+
+// refusal is faults of the state, not of the request: --force may help.
+type refusal struct {
+	summary string
+	faults  config.Errors
+}
+
+func (r *refusal) Error() string {
+	return r.summary + ":\n  " + strings.ReplaceAll(r.faults.Error(), "\n", "\n  ")
 }
 
 // readDocuments reads all files; no two documents in them may name one object.

@@ -4,11 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
+	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/client"
+	"github.com/quorumlb/quorumlb/config"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 )
 
@@ -76,51 +77,52 @@ func (a *app) deleteTargets(args, files []string, namespace string) ([]target, e
 }
 
 func (a *app) delete(ctx context.Context, targets []target, force, ignore bool) error {
-	send := func(targets []target) error {
-		req := &adminv1.DeleteRequest{Force: force}
-		for _, t := range targets {
-			req.Names = append(req.Names, &adminv1.ResourceName{Kind: t.kind.doc, Namespace: t.namespace, Name: t.name})
-		}
-		_, err := call(ctx, a, adminv1.AdminServiceClient.Delete, req)
-		return err
+	req := &adminv1.DeleteRequest{Force: force}
+	for _, t := range targets {
+		req.Names = append(req.Names, &adminv1.ResourceName{Kind: t.kind.doc, Namespace: t.namespace, Name: t.name})
 	}
-	deleted := targets
-	err := send(targets)
-	if ignore && status.Code(err) == codes.NotFound {
-		// One that is missing refuses all: take those that exist.
-		if deleted, err = a.existing(ctx, targets); err == nil && len(deleted) > 0 {
-			err = send(deleted)
-		}
-	}
+	resp, err := call(ctx, a, adminv1.AdminServiceClient.Delete, req)
 	if err != nil {
-		return err
+		return placeNames(err, targets)
 	}
 	var objects []any
-	for _, t := range deleted {
-		objects = append(objects, applyResult{Kind: t.kind.doc, Name: t.full(), Result: "deleted"})
+	var missing []string
+	for i, t := range targets {
+		result := "deleted"
+		if i < len(resp.GetExisted()) && !resp.GetExisted()[i] {
+			result = "not found"
+			missing = append(missing, t.id())
+		}
+		objects = append(objects, applyResult{Kind: t.kind.doc, Name: t.full(), Result: result})
 	}
-	return a.print(objects, func(w io.Writer, _ bool) error {
-		for _, t := range deleted {
-			fmt.Fprintln(w, t.id()+" deleted")
+	err = a.print(objects, func(w io.Writer, _ bool) error {
+		for _, o := range objects {
+			r := o.(applyResult)
+			fmt.Fprintln(w, r.id()+" "+r.Result)
 		}
 		return nil
 	})
+	if err == nil && len(missing) > 0 && !ignore {
+		return fmt.Errorf("not found: %s", strings.Join(missing, ", "))
+	}
+	return err
 }
 
-// existing keeps the targets that are declared.
-func (a *app) existing(ctx context.Context, targets []target) ([]target, error) {
-	var out []target
-	for _, t := range targets {
-		got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{Kinds: []string{t.kind.plural}, Name: t.full()})
-		if status.Code(err) == codes.NotFound {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(got.GetPools())+len(got.GetL2Advertisements())+len(got.GetServices()) > 0 {
-			out = append(out, t)
-		}
+// placeNames says which of the targets the group refused to delete.
+func placeNames(err error, targets []target) error {
+	violations := client.Violations(err)
+	if len(violations) == 0 {
+		return err
 	}
-	return out, nil
+	var faults config.Errors
+	for _, v := range violations {
+		fault := &config.Error{Path: v.GetField(), Problem: v.GetDescription()}
+		for i, t := range targets {
+			if v.GetField() == fmt.Sprintf("names[%d]", i) {
+				fault = &config.Error{Object: t.id(), Problem: v.GetDescription()}
+			}
+		}
+		faults = append(faults, fault)
+	}
+	return refused(err, faults)
 }

@@ -57,7 +57,7 @@ func (a *app) describe(ctx context.Context, t target, most int) error {
 	}
 	missing := fmt.Errorf("%s does not exist", t.id())
 	w := a.env.Stdout
-	req := &adminv1.EventsRequest{}
+	req := &adminv1.EventsRequest{Stale: a.flags.stale}
 	switch t.kind.plural {
 	case "pools":
 		if len(got.GetPools()) != 1 {

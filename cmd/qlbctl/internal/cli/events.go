@@ -86,7 +86,7 @@ func (a *app) eventsRequest(from, address, service, node string) (*adminv1.Event
 	}
 	return &adminv1.EventsRequest{
 		SinceRevision: since.revision, SinceUnixNano: since.unixNano,
-		Address: address, Service: service, Node: node,
+		Address: address, Service: service, Node: node, Stale: a.flags.stale,
 	}, nil
 }
 

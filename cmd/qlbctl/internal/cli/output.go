@@ -52,7 +52,8 @@ func clean(s string) string {
 	}, s)
 }
 
-// fields is "Name:  value" lines.
+// fields is "Name:  value" lines; a line without a name goes on with the one
+// before.
 type fields struct{ lines [][2]string }
 
 func (f *fields) add(name, value string) { f.lines = append(f.lines, [2]string{name, clean(value)}) }
@@ -67,7 +68,11 @@ func (f *fields) addSome(name, value string) {
 func (f *fields) write(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	for _, l := range f.lines {
-		if _, err := fmt.Fprintf(tw, "%s:\t%s\n", l[0], words.OrNone(l[1])); err != nil {
+		name := l[0]
+		if name != "" {
+			name += ":"
+		}
+		if _, err := fmt.Fprintf(tw, "%s\t%s\n", name, words.OrNone(l[1])); err != nil {
 			return err
 		}
 	}

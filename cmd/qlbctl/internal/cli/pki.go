@@ -59,12 +59,13 @@ type issuedFiles struct {
 }
 
 func (a *app) pkiIssueCmd() *cobra.Command {
-	dir, name, validity := "pki", "", ""
+	dir, out, validity := "pki", "", ""
 	var sans []string
 	cmd := command(&cobra.Command{
 		Use:   "issue ROLE/NAME",
 		Short: "Issue a certificate for a role",
-		Long: `Issue a certificate and its key, signed by the CA in --dir, and write them there.
+		Long: `Issue a certificate and its key, signed by the CA in --dir, and write them there
+or to --out.
 
 Roles:
   member/ID      a quorumlb-node
@@ -76,7 +77,7 @@ The role is what counts, wherever the connection comes from; --san is for other 
 A certificate that is issued again replaces its files, and running daemons take it
 within a second.`,
 		Example: `  qlbctl pki issue member/m1 --san 10.0.1.1 --san m1.example.net
-  qlbctl pki issue speaker/n1 --name tls      # pki/tls.crt, pki/tls.key
+  qlbctl pki issue speaker/n1 --out n1/tls    # n1/tls.crt, n1/tls.key
   qlbctl pki issue viewer/dashboard --validity 90d`,
 		Args:              args("ROLE/NAME"),
 		ValidArgsFunction: cobra.FixedCompletions([]string{"member/", "speaker/", "admin/", "viewer/"}, noFiles|cobra.ShellCompDirectiveNoSpace),
@@ -89,23 +90,23 @@ within a second.`,
 		if err != nil || d <= 0 {
 			return usagef("--validity %q is not a time span such as 90d or 8760h", validity)
 		}
-		return a.issue(dir, name, role, sans, d)
+		return a.issue(dir, out, role, sans, d)
 	})
 	f := cmd.Flags()
 	f.StringVar(&dir, "dir", dir, "directory of the CA")
-	f.StringVar(&name, "name", "", "name of the files, without .crt and .key (default ROLE-NAME)")
+	f.StringVar(&out, "out", "", "path of the files to write, without .crt and .key (default DIR/ROLE-NAME)")
 	f.StringSliceVar(&sans, "san", nil, "IP address or DNS name to put in; may be given several times")
 	f.StringVar(&validity, "validity", "365d", "how long it is valid")
 	return cmd
 }
 
-func (a *app) issue(dir, name string, role pki.Role, sans []string, validity time.Duration) error {
+func (a *app) issue(dir, out string, role pki.Role, sans []string, validity time.Duration) error {
 	var files pki.Files
 	var err error
-	if name == "" {
+	if out == "" {
 		files, err = pki.Issue(dir, role, sans, validity)
 	} else {
-		files, err = pki.IssueAs(dir, role, sans, validity, name)
+		files, err = pki.IssueAs(dir, role, sans, validity, out)
 	}
 	if err != nil {
 		return err

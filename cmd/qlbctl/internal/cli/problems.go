@@ -30,6 +30,9 @@ func vipProblems(v *adminv1.VipStatus) []string {
 			}
 			continue
 		}
+		if s.GetEpoch() != v.GetEpoch() {
+			continue // what it says is of an earlier time as owner
+		}
 		ownerReports = true
 		if !words.Answering(s.GetAnnounced()) {
 			add("%s does not answer (%s)%s", a.GetNode(), words.Announced(s.GetAnnounced()), because(s.GetReason()))

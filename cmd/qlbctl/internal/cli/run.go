@@ -88,6 +88,9 @@ func (a *app) explain(err error) (code int, text string) {
 		return ExitFound, ""
 	case errors.As(err, &usage), !errors.As(err, &done):
 		return ExitUsage, err.Error()
+	}
+	err = done.error
+	switch {
 	case errors.As(err, &unreachable):
 		return ExitUnreachable, err.Error()
 	case errors.As(err, &invalid):
@@ -120,8 +123,11 @@ func (a *app) explainStatus(err error, s *status.Status) (code int, text string)
 	if len(violations) == 0 {
 		return ExitFound, s.Message()
 	}
-	// The message says the violations once more, behind the first colon.
-	summary, _, _ := strings.Cut(s.Message(), ":")
+	summary := "refused"
+	if s.Code() != codes.InvalidArgument {
+		// The message says the violations once more, behind the first colon.
+		summary, _, _ = strings.Cut(s.Message(), ":")
+	}
 	lines := []string{summary + ":"}
 	for _, v := range violations {
 		lines = append(lines, "  "+v.GetField()+": "+v.GetDescription())

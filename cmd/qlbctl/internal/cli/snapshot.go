@@ -92,8 +92,11 @@ func (a *app) save(ctx context.Context, name string) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	err = errors.Join(a.download(ctx, f), f.Sync(), f.Close())
-	if err != nil {
+	defer f.Close() // in vain when all went well
+	if err := a.download(ctx, f); err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	h, err := inspectFile(f.Name())
@@ -247,11 +250,11 @@ func (a *app) restore(ctx context.Context, name string, dryRun bool) error {
 	}
 	r := restoreResult{resp.GetRevision(), resp.GetFromRevision(), resp.GetServicesChanged(), resp.GetAddressesChanged(), dryRun}
 	return a.printOne(r, func(w io.Writer, _ bool) error {
-		verb := "reverted to"
+		format := "reverted to revision %d: %s and %s changed\n"
 		if dryRun {
-			verb = "would revert to"
+			format = "would revert to revision %d: %s and %s would change\n"
 		}
-		_, err := fmt.Fprintf(w, "%s revision %d: %s and %s changed\n", verb, r.FromRevision,
+		_, err := fmt.Fprintf(w, format, r.FromRevision,
 			words.Count(r.ServicesChanged, "service"), words.Count(r.AddressesChanged, "address"))
 		return err
 	})

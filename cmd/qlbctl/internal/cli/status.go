@@ -70,31 +70,11 @@ When the group has no leader, "qlbctl status --stale" shows what one member know
 	})
 }
 
-// statusProblems adds what the counts say to what the group says itself.
+// statusProblems are what the group says, and that it has no leader if it forgot.
 func statusProblems(s *adminv1.StatusResponse) []string {
-	problems := append([]string(nil), s.GetProblems()...)
-	told := strings.Join(problems, "\n")
-	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
-	if s.GetLeader() == "" && !strings.Contains(told, "leader") {
-		add("the group has no leader: nothing can change until a majority of the members is back")
-	}
-	for _, m := range s.GetMembers() {
-		if p := memberProblem(m); p != "" && !strings.Contains(told, m.GetId()) {
-			add("member %s: %s", m.GetId(), p)
-		}
-	}
-	if len(s.GetProblems()) > 0 {
-		return problems
-	}
-	// The group names each of these; the counts are for one that does not.
-	if n := s.GetNodes() - s.GetNodesReady(); s.GetNodes() > s.GetNodesReady() {
-		add("%s not ready: qlbctl get nodes --problems", words.Count(n, "node"))
-	}
-	if n := s.GetServicesPending(); n > 0 {
-		add("%s without an address: qlbctl get services --problems", words.Count(n, "service"))
-	}
-	if s.GetVips() > s.GetVipsAnnounced() {
-		add("%s not announced: qlbctl get vips --problems", words.Count(s.GetVips()-s.GetVipsAnnounced(), "address"))
+	problems := s.GetProblems()
+	if s.GetLeader() == "" && !strings.Contains(strings.Join(problems, "\n"), "leader") {
+		problems = append([]string{"the group has no leader: a majority of members must run and reach each other"}, problems...)
 	}
 	return problems
 }

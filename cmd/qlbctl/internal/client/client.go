@@ -111,13 +111,13 @@ func (c *Client) Call(ctx context.Context, f func(context.Context, adminv1.Admin
 	}
 }
 
-// attempt gives one member half of what is left, so that one which hangs leaves
-// time to ask another.
+// attempt gives one member the greater part of what is left (it may itself wait
+// some seconds for a leader), so that one which hangs leaves time to ask another.
 func (c *Client) attempt(ctx context.Context, f func(context.Context, adminv1.AdminServiceClient) error) error {
 	deadline, _ := ctx.Deadline()
 	left := time.Until(deadline)
 	if len(c.cfg.Endpoints) > 1 {
-		left = max(left/2, min(left, minAttempt))
+		left = max(left*7/10, min(left, minAttempt))
 	}
 	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()

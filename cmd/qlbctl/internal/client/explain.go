@@ -28,7 +28,7 @@ func Explain(err error) string {
 		dns       *net.DNSError
 		authority x509.UnknownAuthorityError
 		invalid   x509.CertificateInvalidError
-		alert     tls.AlertError
+		op        *net.OpError
 		record    tls.RecordHeaderError
 	)
 	switch {
@@ -42,12 +42,14 @@ func Explain(err error) string {
 		return "no route to the host"
 	case errors.As(err, &authority):
 		return "its certificate is of another CA than --tls-ca"
+	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
+		return "its certificate is not that of a member"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "its certificate has expired or is not valid yet: " + invalid.Detail
 	case errors.Is(err, pki.ErrWrongRole):
-		return "it is not a member: " + err.Error()
-	case errors.As(err, &alert):
-		return "it refuses our certificate: " + alert.Error()
+		return "its certificate is not that of a member: " + err.Error()
+	case errors.As(err, &op) && op.Op == "remote error": // a TLS alert
+		return "it refuses our certificate: " + strings.TrimPrefix(op.Err.Error(), "tls: ")
 	case errors.As(err, &record):
 		return "does not speak TLS; is this a member's port?"
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
@@ -62,12 +64,6 @@ func explainStatus(s *status.Status) string {
 	case codes.DeadlineExceeded:
 		return "connected, but gave no answer in time"
 	case codes.Unavailable:
-		// A server refuses a client's certificate after its own handshake is done,
-		// so gRPC meets the alert.
-		if i := strings.Index(m, "remote error: tls: "); i >= 0 {
-			why, _, _ := strings.Cut(m[i+len("remote error: tls: "):], `"`)
-			return "it refuses our certificate: " + why
-		}
 		if strings.Contains(m, "connection error") || strings.Contains(m, "error reading from server") {
 			return "the connection was lost"
 		}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -74,6 +75,8 @@ func race(ctx context.Context, endpoints []string, conf *tls.Config, unreachable
 	return nil, "", errNoCandidates
 }
 
+// dial connects, and waits for the first byte of the member's: a member refuses a
+// certificate only after the client's own handshake is done, and tells why then.
 func dial(ctx context.Context, endpoint string, conf *tls.Config) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -90,5 +93,24 @@ func dial(ctx context.Context, endpoint string, conf *tls.Config) (net.Conn, err
 		raw.Close()
 		return nil, errors.New("does not speak gRPC; is this a member's port?")
 	}
-	return conn, nil
+	// Only the race's end, or the deadline, ends the wait.
+	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	p := peeked{conn, bufio.NewReader(conn)}
+	_, err = p.r.Peek(1)
+	if !stop() {
+		err = errors.Join(ctx.Err(), err)
+	}
+	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return p, nil
 }
+
+// peeked is a connection of which something was read ahead.
+type peeked struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (p peeked) Read(b []byte) (int, error) { return p.r.Read(b) }

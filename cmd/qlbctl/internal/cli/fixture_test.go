@@ -1,0 +1,221 @@
+package cli
+
+import (
+	"bytes"
+	"net/netip"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
+)
+
+// testNow is the time in every script: three in the morning.
+var testNow = time.Date(2026, 3, 1, 3, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) int64 { return testNow.Add(-d).UnixNano() }
+
+func ip(s string) []byte { return netip.MustParseAddr(s).AsSlice() }
+
+func mac(last byte) []byte { return []byte{2, 0, 0, 0, 0, last} }
+
+// healthyGroup has nothing to complain about.
+func healthyGroup() *fakeGroup {
+	g := &fakeGroup{
+		get:    &adminv1.GetResponse{Revision: 1234, Pools: fixturePools(), L2Advertisements: fixtureAds(), Services: fixtureServices(), Nodes: fixtureNodes()},
+		events: fixtureEvents(),
+	}
+	for i, id := range []string{"m1", "m2", "m3"} {
+		g.get.Members = append(g.get.Members, &adminv1.MemberStatus{
+			Id: id, Address: "10.0.1." + string('1'+rune(i)) + ":7400", Voter: true, Leader: i == 0, Healthy: true, Revision: 1234,
+			Version: "v1.0.0", Digest: bytes.Repeat([]byte{0xab}, 32), UpNanos: int64(49 * time.Hour),
+		})
+	}
+	proven := &speakerv1.VipStatus{Epoch: 900, Announced: speakerv1.Announced_ANNOUNCED_PROVEN, Interfaces: []string{"eth0"}, ProvenBy: [][]byte{ip("192.0.2.1")}}
+	unproven := &speakerv1.VipStatus{Epoch: 1200, Announced: speakerv1.Announced_ANNOUNCED_UNPROVEN, Interfaces: []string{"eth0"}}
+	eligible := []*adminv1.NodeEligibility{
+		{Node: "n1", Eligible: true, Reason: "eligible"}, {Node: "n2", Eligible: true, Reason: "eligible"}, {Node: "n10", Reason: "node is drained"},
+	}
+	g.get.Vips = []*adminv1.VipStatus{
+		{
+			Address: "2001:db8:0:1::10", Pool: "public", Services: []string{"shop/web"}, Owner: "n2", Epoch: 1200,
+			OwnedSinceUnixNano: ago(12 * time.Minute), Reason: logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED,
+			Announced:     []*adminv1.NodeAnnouncement{{Node: "n2", Status: unproven}},
+			OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_HOLD, Eligibility: eligible,
+		},
+		{
+			Address: "192.0.2.10", Pool: "public", Services: []string{"default/dns", "default/dns-tcp", "shop/web"}, Owner: "n1", Epoch: 900,
+			OwnedSinceUnixNano: ago(26 * time.Hour), Reason: logv1.OwnerReason_OWNER_REASON_NEW_ADDRESS,
+			Announced:     []*adminv1.NodeAnnouncement{{Node: "n1", Status: proven}},
+			OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_HOLD, Eligibility: eligible,
+		},
+	}
+	g.status = &adminv1.StatusResponse{
+		ClusterId: bytes.Repeat([]byte{0x1f, 0x2e}, 8), ClusterVersion: 1, Leader: "m1", Term: 7, Revision: 1234, HistoryFrom: 1,
+		LeaseTimes: &logv1.LeaseTimes{DetectionNanos: 750e6, HeartbeatNanos: 150e6, SettleNanos: 10e9},
+		Members:    g.get.Members, NodesReady: 3, Nodes: 3, Vips: 2, VipsOwned: 2, VipsAnnounced: 2, Services: 3,
+		RetentionNanos: int64(24 * time.Hour),
+	}
+	hit := &adminv1.ProbeHit{Mac: mac(1), Node: "n1", Interface: "eth0"}
+	g.probe = &adminv1.ProbeResponse{Nodes: []*adminv1.NodeProbe{
+		{Node: "n10", Hits: []*adminv1.ProbeHit{hit}}, {Node: "n1"}, {Node: "n2", Hits: []*adminv1.ProbeHit{hit}},
+	}}
+	return g
+}
+
+func fixturePools() []*adminv1.PoolStatus {
+	return []*adminv1.PoolStatus{
+		{Pool: &logv1.Pool{Name: "reserved", Addresses: []string{"203.0.113.0/28"}, ManualOnly: true, AvoidBuggyIps: true}, AvailableIpv4: 15},
+		{
+			Pool:         &logv1.Pool{Name: "public", Labels: map[string]string{"zone": "edge"}, Addresses: []string{"192.0.2.10-192.0.2.99", "198.51.100.0/28", "2001:db8:0:1::/64"}},
+			AssignedIpv4: 1, AvailableIpv4: 105, AssignedIpv6: 1, AvailableIpv6: 1<<63 - 1,
+		},
+	}
+}
+
+func fixtureAds() []*logv1.L2Advertisement {
+	return []*logv1.L2Advertisement{
+		{Name: "everything", OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_HOLD, Placement: logv1.Placement_PLACEMENT_STICKY},
+		{
+			Name: "edge", IpAddressPools: []string{"public"}, IpAddressPoolSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "edge"}}},
+			NodeSelectors: []*logv1.LabelSelector{
+				{MatchLabels: map[string]string{"rack": "a"}},
+				{MatchExpressions: []*logv1.LabelRequirement{{Key: "rack", Operator: "In", Values: []string{"b", "c"}}, {Key: "old", Operator: "DoesNotExist"}}},
+			},
+			Interfaces:    []string{"eth0", "eth1"},
+			OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE, Placement: logv1.Placement_PLACEMENT_IDEAL,
+		},
+	}
+}
+
+func fixtureServices() []*adminv1.ServiceStatus {
+	port := func(name string, p logv1.Protocol, n uint32) *logv1.Port {
+		return &logv1.Port{Name: name, Protocol: p, Port: n}
+	}
+	return []*adminv1.ServiceStatus{
+		{
+			Service: &logv1.Service{
+				Namespace: "shop", Name: "web", Ports: []*logv1.Port{port("http", 1, 80), port("https", 1, 443)},
+				IpFamilyPolicy: logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK, IpFamilies: []logv1.IPFamily{1, 2},
+				ExternalTrafficPolicy: 1, Delivery: logv1.Delivery_DELIVERY_HOST, SharingKey: "edge",
+			},
+			Addresses: []string{"192.0.2.10", "2001:db8:0:1::10"}, DeclaredRevision: 899, DeclaredUnixNano: ago(26 * time.Hour),
+		},
+		{
+			Service: &logv1.Service{
+				Namespace: "default", Name: "dns", Labels: map[string]string{"team": "net"}, Ports: []*logv1.Port{port("", 2, 53)},
+				IpFamilyPolicy: 1, IpFamilies: []logv1.IPFamily{1}, ExternalTrafficPolicy: 1, Delivery: 1, SharingKey: "edge",
+			},
+			Addresses: []string{"192.0.2.10"}, DeclaredRevision: 1000, DeclaredUnixNano: ago(90 * time.Minute),
+		},
+	}
+}
+
+func fixtureNodes() []*adminv1.NodeStatus {
+	node := func(name string, n byte, owned uint32) *adminv1.NodeStatus {
+		return &adminv1.NodeStatus{
+			Name: name, State: "Ready", Session: 800 + uint64(n), Incarnation: 2, Macs: [][]byte{mac(n)}, Labels: map[string]string{"rack": "a"},
+			Links:   []*logv1.Link{{Name: "eth0", Mac: mac(n), Up: true, Prefixes: []string{"192.0.2.0/24"}}, {Name: "eth1", Mac: mac(n + 100)}},
+			Version: "v1.0.0", UnheardNanos: 42e6, Seen: 1234, Owned: owned,
+		}
+	}
+	return []*adminv1.NodeStatus{node("n10", 10, 0), node("n2", 2, 1), node("n1", 1, 1)}
+}
+
+func fixtureEvents() []*adminv1.EventsResponse {
+	event := func(rev uint64, pos uint32, before time.Duration, actor string, ev *logv1.Event) *adminv1.EventsResponse {
+		return &adminv1.EventsResponse{Revision: rev, Position: pos, TimeUnixNano: ago(before), Actor: actor, Event: ev}
+	}
+	return []*adminv1.EventsResponse{
+		event(899, 0, 26*time.Hour, "admin:alice", &logv1.Event{Fact: &logv1.Event_ServiceDeclared{ServiceDeclared: &logv1.ServiceDeclared{
+			Source: "apply", Service: &logv1.Service{Namespace: "shop", Name: "web", Ports: []*logv1.Port{{Name: "http", Protocol: 1, Port: 80}}},
+		}}}),
+		event(899, 1, 26*time.Hour, "admin:alice", &logv1.Event{Fact: &logv1.Event_AddressAllocated{AddressAllocated: &logv1.AddressAllocated{
+			Address: ip("192.0.2.10"), Namespace: "shop", Name: "web", Pool: "public", Reason: logv1.AllocationReason_ALLOCATION_REASON_FRESH,
+		}}}),
+		event(900, 0, 26*time.Hour, "member:m1", &logv1.Event{Fact: &logv1.Event_OwnerAssigned{OwnerAssigned: &logv1.OwnerAssigned{
+			Address: ip("192.0.2.10"), Node: "n1", Reason: logv1.OwnerReason_OWNER_REASON_NEW_ADDRESS,
+		}}}),
+		event(1200, 0, 12*time.Minute, "member:m1", &logv1.Event{Fact: &logv1.Event_SessionExpired{SessionExpired: &logv1.SessionExpired{Node: "n10", Session: 700}}}),
+		event(1200, 1, 12*time.Minute, "member:m1", &logv1.Event{Fact: &logv1.Event_OwnerAssigned{OwnerAssigned: &logv1.OwnerAssigned{
+			Address: ip("2001:db8:0:1::10"), Node: "n2", Reason: logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED,
+		}}}),
+		event(1210, 0, 5*time.Minute+30*time.Second, "speaker:n1", &logv1.Event{Fact: &logv1.Event_AddressConflictObserved{AddressConflictObserved: &logv1.AddressConflictObserved{
+			Address: ip("192.0.2.10"), Node: "n1", Mac: mac(0x66),
+		}}}),
+	}
+}
+
+// brokenGroup has everything to complain about.
+func brokenGroup() *fakeGroup {
+	g := healthyGroup()
+	v4, v6 := g.get.Vips[1], g.get.Vips[0]
+	v4.ConflictMac = mac(0x66)
+	v4.Announced = append(v4.Announced, &adminv1.NodeAnnouncement{Node: "n10", Status: &speakerv1.VipStatus{Epoch: 700, Announced: speakerv1.Announced_ANNOUNCED_UNCONFIRMED}})
+	v6.Announced[0].Status = &speakerv1.VipStatus{Epoch: 1200, Announced: speakerv1.Announced_ANNOUNCED_FAILED, Reason: "link eth0 is down"}
+	g.get.Vips = append(g.get.Vips, &adminv1.VipStatus{
+		Address: "192.0.2.9", Pool: "public", Services: []string{"default/lost"}, Waiting: "no node is eligible: 2 x node is drained",
+		OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE,
+	})
+	g.get.Services[1].Addresses, g.get.Services[1].Pending = nil, "pool reserved: no free IPv4 address"
+	g.get.Nodes[0].State, g.get.Nodes[0].UnheardNanos = "Expired", int64(12*time.Minute)
+	g.get.Nodes[1].State, g.get.Nodes[1].Drained, g.get.Nodes[1].DrainReason = "Drained", true, logv1.DrainReason_DRAIN_REASON_ADMIN
+	m3 := g.get.Members[2]
+	m3.Healthy, m3.Problem, m3.Revision, m3.Version, m3.Digest, m3.UpNanos = false, "connection refused", 0, "", nil, 0
+	g.status.NodesReady, g.status.Vips, g.status.VipsOwned, g.status.VipsAnnounced, g.status.ServicesPending = 1, 3, 2, 1, 1
+	g.status.Problems = []string{
+		"1 x member unreachable: m3 (connection refused)",
+		"1 x address without owner: 192.0.2.9 (no node is eligible: 2 x node is drained)",
+	}
+	g.probe.Nodes[0].Hits = []*adminv1.ProbeHit{{Mac: mac(0x66), Interface: "eth0"}}
+	g.probe.Nodes[1].Error = "no interface reaches 192.0.2.10"
+	return g
+}
+
+// emptyGroup was founded a moment ago.
+func emptyGroup() *fakeGroup {
+	g := healthyGroup()
+	g.get = &adminv1.GetResponse{Revision: 1, Members: g.get.Members}
+	g.status.Nodes, g.status.NodesReady, g.status.Vips, g.status.VipsOwned, g.status.VipsAnnounced, g.status.Services = 0, 0, 0, 0, 0, 0
+	g.events, g.probe = nil, &adminv1.ProbeResponse{}
+	return g
+}
+
+func fixtureGroup(name string) (*fakeGroup, bool) {
+	makers := map[string]func() *fakeGroup{"healthy": healthyGroup, "broken": brokenGroup, "empty": emptyGroup}
+	mk, ok := makers[name]
+	if !ok {
+		return nil, false
+	}
+	g := mk()
+	g.snapshot = fixtureSnapshot()
+	if name == "empty" {
+		g.fail = map[string]error{"Probe": status.Error(codes.Unavailable, "no speaker is attached to this member; ask another member")}
+	}
+	return g, true
+}
+
+// fixtureSnapshot is a real one.
+func fixtureSnapshot() []byte {
+	s := fsm.New()
+	events := []*logv1.Event{
+		{Fact: &logv1.Event_ClusterFounded{ClusterFounded: &logv1.ClusterFounded{ClusterId: bytes.Repeat([]byte{7}, 16), ClusterVersion: 1}}},
+		{Fact: &logv1.Event_PoolDefined{PoolDefined: &logv1.PoolDefined{Pool: fixturePools()[0].GetPool()}}},
+		{Fact: &logv1.Event_ServiceDeclared{ServiceDeclared: &logv1.ServiceDeclared{Source: "apply", Service: fixtureServices()[1].GetService()}}},
+	}
+	for _, ev := range events {
+		b := s.NextBatch(ago(time.Hour), []string{"admin:alice"}, []*logv1.Event{ev})
+		if _, _, err := s.Apply(fsm.EncodeBatch(b)); err != nil {
+			panic(err)
+		}
+	}
+	var b bytes.Buffer
+	if err := fsm.WriteSnapshot(&b, s); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
+}
