@@ -1,0 +1,334 @@
+package decider
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+var (
+	randomSeeds = flag.Int("seeds", 60, "runs of the random test")
+	randomFrom  = flag.Uint64("from", 1, "first seed of the random test")
+)
+
+// TestRandomCommandsAndFaults runs clients against a log that loses leadership,
+// delays, hangs, refuses and is written to by others, and then holds every
+// answer against the log.
+func TestRandomCommandsAndFaults(t *testing.T) {
+	for i := range *randomSeeds {
+		seed := *randomFrom + uint64(i)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { randomRun(t, seed) })
+		})
+	}
+}
+
+// attempt is one declaration with a mark that no other has.
+type attempt struct {
+	mark string
+	rev  uint64
+	err  error
+}
+
+type randomClient struct {
+	h    *harness
+	rng  *rand.Rand
+	name string
+	made []attempt
+}
+
+func randomRun(t *testing.T, seed uint64) {
+	h := newHarness(t, func(c *Config) { c.MaxInFlight = 1 + int(seed%8); c.MaxCommands = 1 + int(seed%5); c.Logger = nil })
+	h.leases.auto = 20 * time.Millisecond
+	rng := func(n uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, n)) }
+	delays := rng(100)
+	h.log.delay = func() time.Duration { return time.Duration(delays.IntN(3000)) * time.Microsecond }
+	h.log.lead()
+	synctest.Wait()
+	h.must(&Found{ClusterID: [16]byte{1}, Version: 1})
+	h.must(apply(pool("p", "10.0.0.0/28"), pool("q", "10.0.1.0/28"), ad("a")))
+	var clients []*randomClient
+	var wg sync.WaitGroup
+	for i := range 4 {
+		c := &randomClient{h: h, rng: rng(uint64(i)), name: fmt.Sprintf("c%d", i)}
+		clients = append(clients, c)
+		wg.Go(c.run)
+	}
+	done := make(chan struct{})
+	var chaos sync.WaitGroup
+	chaos.Go(func() { randomChaos(h, rng(200), done) })
+	wg.Wait()
+	close(done)
+	chaos.Wait()
+
+	h.settle()
+	time.Sleep(15 * time.Second) // whatever hangs is noticed
+	// A leader in between that nobody noticed shows with the next write only.
+	h.must(&SetRetention{Retention: time.Hour + time.Duration(seed), Actor: "admin:test"})
+	h.checkHead()
+	h.stop()
+	for _, c := range clients {
+		c.check(t)
+	}
+	checkHistory(t, h)
+	var acked, unknown, not int
+	for _, c := range clients {
+		for _, a := range c.made {
+			switch {
+			case a.err == nil:
+				acked++
+			case errors.Is(a.err, ErrUnknownOutcome):
+				unknown++
+			default:
+				not++
+			}
+		}
+	}
+	st := h.d.Stats()
+	t.Logf("declarations: %d applied, %d unknown, %d not; %d batches, %d recoveries, %d rebuilds, %d decided again",
+		acked, unknown, not, len(h.log.batches), st.Recoveries.Load(), st.Rebuilds.Load(), st.Redecided.Load())
+}
+
+func randomChaos(h *harness, rng *rand.Rand, done chan struct{}) {
+	for {
+		select {
+		case <-done:
+			h.log.set(func(l *memLog) { l.stalled, l.onPropose = false, nil })
+			if !h.log.Leadership().Leader {
+				h.log.lead()
+			}
+			return
+		case <-time.After(time.Duration(rng.IntN(30)) * time.Millisecond):
+		}
+		n := 0
+		switch rng.IntN(6) {
+		case 0:
+			h.log.lose(rng.IntN(4))
+			time.Sleep(time.Duration(rng.IntN(50)) * time.Millisecond)
+			if rng.IntN(2) == 0 {
+				h.log.foreign(retentionSet(time.Duration(rng.IntN(1000)) * time.Hour))
+			}
+			if rng.IntN(8) == 0 {
+				time.Sleep(3 * time.Second)
+			}
+			h.log.lead()
+		case 1: // lost and regained between two looks
+			h.log.lose(rng.IntN(4))
+			h.log.lead()
+		case 2:
+			h.log.set(func(l *memLog) { l.stalled = true })
+			time.Sleep(time.Duration(rng.IntN(20)) * time.Millisecond)
+			h.log.set(func(l *memLog) { l.stalled = false })
+		case 3: // a leader in between that nobody noticed
+			h.log.foreign(retentionSet(time.Duration(rng.IntN(1000)) * time.Hour))
+		case 4:
+			h.log.set(func(l *memLog) {
+				l.onPropose = func(raw []byte) (f Future) {
+					if n++; n%3 != 0 {
+						return nil
+					}
+					l.set(func(l *memLog) {
+						switch n % 4 {
+						case 0:
+							f = newFuture().end(errMemNotLeader, nil)
+						case 1:
+							l.append(raw, true)
+							f = newFuture().end(errMemLost, nil)
+						case 2:
+							f = newFuture().end(errMemLost, nil)
+						case 3:
+							l.append(raw, true)
+							f = l.hang()
+						}
+					})
+					return f
+				}
+			})
+		case 5:
+			h.log.set(func(l *memLog) { l.onPropose = nil })
+		}
+	}
+}
+
+func (c *randomClient) run() {
+	for i := range 60 {
+		time.Sleep(time.Duration(c.rng.IntN(3000)) * time.Microsecond)
+		if c.rng.IntN(2) == 0 {
+			c.declare(i)
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+c.rng.IntN(100))*time.Millisecond)
+		_, _ = c.h.d.Submit(ctx, c.command())
+		cancel()
+	}
+}
+
+// declare applies the client's own service with a mark.
+func (c *randomClient) declare(i int) {
+	a := attempt{mark: fmt.Sprintf("%s-%d", c.name, i)}
+	resources := []*adminv1.Resource{service(c.name, func(s *logv1.Service) {
+		s.Labels = map[string]string{"mark": a.mark}
+		if c.rng.IntN(4) == 0 {
+			s.Addresses = []string{fmt.Sprintf("10.0.%d.%d", c.rng.IntN(2), c.rng.IntN(20))}
+		}
+	})}
+	for range c.rng.IntN(3) {
+		resources = append(resources, service(fmt.Sprintf("%s-more-%d", c.name, c.rng.IntN(8)), func(s *logv1.Service) {
+			s.Labels = map[string]string{"mark": a.mark}
+		}))
+	}
+	if len(resources) == 3 && resources[1].GetService().GetName() == resources[2].GetService().GetName() {
+		resources = resources[:2]
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+c.rng.IntN(4000))*time.Millisecond)
+	defer cancel()
+	r, err := c.h.d.Submit(ctx, apply(resources...))
+	a.rev, a.err = r.Revision, err
+	c.made = append(c.made, a)
+}
+
+// command is anything else.
+func (c *randomClient) command() Command {
+	node := fmt.Sprintf("n%d", c.rng.IntN(4))
+	addr := netip.AddrFrom4([4]byte{10, 0, byte(c.rng.IntN(2)), byte(c.rng.IntN(16))})
+	var session, epoch uint64
+	c.h.log.Read(func(s *fsm.State) {
+		if n := s.Nodes[node]; n != nil {
+			session = n.Session
+		}
+		if rec := s.Addresses[addr]; rec != nil {
+			epoch = rec.Epoch
+		}
+	})
+	switch c.rng.IntN(17) {
+	case 0, 1:
+		return openSession(node, byte(1+c.rng.IntN(3)))
+	case 2, 3:
+		return &ExpireNodes{Sessions: []SessionID{{node, session}}}
+	case 4:
+		return &Drain{Node: node, Actor: "admin:test"}
+	case 5:
+		return &Undrain{Node: node, Actor: "admin:test"}
+	case 6:
+		return &Move{Address: addr, Actor: "admin:test"}
+	case 7:
+		return &LinksChanged{Node: node, Session: session, Links: links("eth0", c.rng.IntN(2) == 0)}
+	case 8:
+		return &AnnounceFailed{Node: node, Address: addr, Epoch: epoch, Reason: "random"}
+	case 9:
+		cmd := apply(pool("q", fmt.Sprintf("10.0.1.0/%d", 27+c.rng.IntN(3))))
+		cmd.Force = c.rng.IntN(2) == 0
+		return cmd
+	case 10:
+		return remove(KindService, fmt.Sprintf("%s-more-%d", c.name, c.rng.IntN(8)))
+	case 11:
+		if c.rng.IntN(2) == 0 {
+			return remove(KindAd, "a")
+		}
+		return apply(ad("a"))
+	case 12:
+		return &Leave{Node: node, Session: session, Done: c.rng.IntN(2) == 0}
+	case 13: // refused only after the pool is defined: the client's own service cannot have it
+		return apply(pool("r", "10.0.2.0/30"), service(c.name, at("10.7.7.7")))
+	case 14:
+		cmd := apply(pool("p", "10.0.0.0/29"), service(c.name+"-dry"))
+		cmd.DryRun, cmd.Force = true, true
+		return cmd
+	case 15:
+		return &sabotage{"bad", func(t *tx) {
+			if len(t.s.Services)%2 == 0 {
+				panic("test")
+			}
+			t.emit(poolDefined(pool("inside", "10.66.0.0/25").GetPool()))
+		}}
+	default:
+		return &ForgetNode{Node: node, Actor: "admin:test"}
+	}
+}
+
+// check holds the client's answers against the log.
+func (c *randomClient) check(t *testing.T) {
+	at := map[string]uint64{}
+	for _, b := range c.h.log.batches {
+		for _, ev := range b.GetEvents() {
+			mark := ev.GetServiceDeclared().GetService().GetLabels()["mark"]
+			if first, twice := at[mark]; twice && first != b.GetRevision() {
+				t.Errorf("%s is in the log at %d and %d", mark, first, b.GetRevision())
+			}
+			if mark != "" {
+				at[mark] = b.GetRevision()
+			}
+		}
+	}
+	for _, a := range c.made {
+		rev, applied := at[a.mark]
+		switch {
+		case a.err == nil && !applied:
+			t.Errorf("%s was acknowledged at %d and is not in the log", a.mark, a.rev)
+		case a.err == nil && rev != a.rev:
+			t.Errorf("%s was acknowledged at %d and is in the log at %d", a.mark, a.rev, rev)
+		case a.err != nil && !errors.Is(a.err, ErrUnknownOutcome) && applied:
+			t.Errorf("%s is said not to be applied (%v) and is in the log at %d", a.mark, a.err, rev)
+		}
+	}
+}
+
+// checkHistory replays the log and checks the rules of ownership that show in it.
+func checkHistory(t *testing.T, h *harness) {
+	s := fsm.New()
+	for _, b := range h.log.batches {
+		touched := map[netip.Addr]string{}
+		for _, ev := range b.GetEvents() {
+			switch ev.GetPoolDefined().GetPool().GetName() {
+			case "bad", "inside", "r":
+				t.Errorf("revision %d holds an event of a refused command: %v", b.GetRevision(), ev)
+			}
+			if strings.HasSuffix(ev.GetServiceDeclared().GetService().GetName(), "-dry") {
+				t.Errorf("revision %d holds an event of a dry run: %v", b.GetRevision(), ev)
+			}
+			if f := ev.GetOwnerReleased(); f != nil {
+				a, _ := fsm.ToAddr(f.GetAddress())
+				touched[a] = "released"
+			}
+			f := ev.GetOwnerAssigned()
+			if f == nil {
+				continue
+			}
+			a, _ := fsm.ToAddr(f.GetAddress())
+			if before := touched[a]; before != "" {
+				t.Errorf("revision %d: %s is assigned after it was %s in the same batch", b.GetRevision(), a, before)
+			}
+			touched[a] = "assigned"
+			rec := s.Addresses[a]
+			var prior Release
+			switch free := s.Free[a]; {
+			case rec != nil && rec.Owner != "":
+				continue // of a dead node, or fsm would have refused it
+			case rec != nil:
+				prior = Release{Node: rec.Prior, Session: rec.PriorSession, At: rec.PriorAt}
+			case free != nil:
+				prior = Release{Node: free.Prior, Session: free.PriorSession, At: free.PriorAt}
+			}
+			hold := prior
+			hold.Hold = true
+			if prior.Node != "" && !h.leases.waited[prior] && !h.leases.waited[hold] {
+				t.Errorf("revision %d: %s is assigned without waiting for %+v", b.GetRevision(), a, prior)
+			}
+		}
+		if _, _, err := s.Apply(fsm.EncodeBatch(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
