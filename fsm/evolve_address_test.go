@@ -60,6 +60,14 @@ func TestReleaseAndReturn(t *testing.T) {
 	if got := l.S.LeastRecent("a", true, l.S.Time); got != nil {
 		t.Errorf("%s is kept, and offered", got.Addr)
 	}
+	if at, ok := l.S.NextKept(); !ok || at != kept {
+		t.Errorf("kept until %d, %t", at, ok)
+	}
+	for free := range l.S.KeptFor(web) {
+		if free.Addr != ip1 {
+			t.Errorf("%s is kept for %s", free.Addr, web)
+		}
+	}
 	if got := l.S.LeastRecent("a", true, kept); got == nil || got.Addr != ip1 {
 		t.Error("it is not offered after its time")
 	}

@@ -13,8 +13,8 @@ import (
 // ErrRange says that a text is not a range of addresses of one family.
 var ErrRange = errors.New("not an address range")
 
-// v4mapped holds the IPv6 spelling of IPv4 addresses (RFC 4291, section 2.5.5.2).
-var v4mapped = netip.MustParsePrefix("::ffff:0:0/96")
+// The IPv6 spelling of IPv4 addresses, ::ffff:0:0/96 (RFC 4291, section 2.5.5.2).
+var firstMapped, lastMapped = addrKey{0, 0xffff_0000_0000}, addrKey{0, 0xffff_ffff_ffff}
 
 // ParseRange reads a CIDR ("192.0.2.0/24") or an inclusive range
 // ("192.0.2.10-192.0.2.20"). A CIDR may have host bits set; the whole prefix is
@@ -56,7 +56,7 @@ func parseCIDR(text string) (Range, error) {
 }
 
 func (r Range) checkMapped(text string) error {
-	if r.First.Is6() && r.Overlaps(Range{v4mapped.Addr(), lastOf(v4mapped)}) {
+	if r.First.Is6() && !lastMapped.less(keyOf(r.First)) && !keyOf(r.Last).less(firstMapped) {
 		return fmt.Errorf("%w: %q holds IPv4-mapped addresses", ErrRange, text)
 	}
 	return nil
