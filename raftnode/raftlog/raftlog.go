@@ -1,5 +1,7 @@
 // Package raftlog lets hashicorp/raft and its stores write to the program's
-// slog.Logger. It keeps Raft's own messages and keys.
+// slog.Logger. It keeps Raft's own messages and keys. A warning or error that
+// repeats, about the same peer, is written every few seconds only: Raft tries a
+// member that is down several times a second.
 package raftlog
 
 import (
@@ -8,6 +10,9 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -17,13 +22,14 @@ func New(to *slog.Logger, name string) hclog.Logger {
 	if to == nil {
 		to = slog.New(slog.DiscardHandler)
 	}
-	return &logger{to: to.With("component", name), name: name}
+	return &logger{to: to.With("component", name), name: name, limit: &limiter{now: time.Now}}
 }
 
 type logger struct {
 	to      *slog.Logger
 	name    string
 	implied []any
+	limit   *limiter
 }
 
 var levels = map[hclog.Level]slog.Level{
@@ -45,7 +51,66 @@ func (l *logger) Log(level hclog.Level, msg string, args ...any) {
 			args[i] = fmt.Sprintf(fmt.Sprint(f[0]), f[1:]...)
 		}
 	}
+	if at >= slog.LevelWarn {
+		write, held := l.limit.allow(repeatKey(msg, args))
+		if !write {
+			return
+		}
+		if held > 0 {
+			args = append(args, "repeated", held)
+		}
+	}
 	l.to.Log(context.Background(), at, msg, args...)
+}
+
+// quiet is how long a repeated message is held back.
+const quiet = 5 * time.Second
+
+// maxKeys bounds a limiter's memory.
+const maxKeys = 256
+
+// limiter holds back messages that repeat.
+type limiter struct {
+	now func() time.Time
+
+	mu   sync.Mutex
+	seen map[string]*repeat
+}
+
+type repeat struct {
+	last time.Time
+	held int
+}
+
+// allow tells whether to write a message now, and how many like it were held back.
+func (l *limiter) allow(key string) (write bool, held int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	if r := l.seen[key]; r != nil && now.Sub(r.last) < quiet {
+		r.held++
+		return false, 0
+	} else if r != nil {
+		held = r.held
+	}
+	if l.seen == nil || len(l.seen) >= maxKeys {
+		l.seen = make(map[string]*repeat)
+	}
+	l.seen[key] = &repeat{last: now}
+	return true, held
+}
+
+// repeatKey is what makes two messages the same: the text and whom it is about.
+func repeatKey(msg string, args []any) string {
+	var b strings.Builder
+	b.WriteString(msg)
+	for i := 0; i+1 < len(args); i += 2 {
+		switch args[i] {
+		case "peer", "target", "server-id", "from", "candidate":
+			fmt.Fprintf(&b, " %v", args[i+1])
+		}
+	}
+	return b.String()
 }
 
 func (l *logger) Trace(msg string, args ...any) { l.Log(hclog.Trace, msg, args...) }
@@ -67,7 +132,10 @@ func (l *logger) IsError() bool { return l.enabled(hclog.Error) }
 func (l *logger) ImpliedArgs() []any { return l.implied }
 
 func (l *logger) With(args ...any) hclog.Logger {
-	return &logger{to: l.to.With(args...), name: l.name, implied: append(append([]any{}, l.implied...), args...)}
+	return &logger{
+		to: l.to.With(args...), name: l.name, limit: l.limit,
+		implied: append(append([]any{}, l.implied...), args...),
+	}
 }
 
 func (l *logger) Name() string { return l.name }
@@ -75,7 +143,7 @@ func (l *logger) Name() string { return l.name }
 func (l *logger) Named(name string) hclog.Logger { return l.ResetNamed(l.name + "." + name) }
 
 func (l *logger) ResetNamed(name string) hclog.Logger {
-	return &logger{to: l.to, name: name, implied: l.implied}
+	return &logger{to: l.to, name: name, limit: l.limit, implied: l.implied}
 }
 
 // SetLevel does nothing: the level is that of the slog handler.

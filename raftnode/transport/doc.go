@@ -4,9 +4,10 @@
 //
 // Guarantees:
 //   - Every connection is TLS 1.3 with a certificate of the cluster on both
-//     sides. Raft is spoken with members only, and a member that is dialed must
-//     be the one that was meant: two ids that resolve to one machine can never
-//     count as two votes.
+//     sides. Raft is spoken with members only, and both sides make sure that the
+//     id that was dialed is the one that answers: two ids that resolve to one
+//     machine can never count as two votes, and a member with a new disk never
+//     answers for the id that it had before.
 //   - A handshake has a deadline and a bounded number of neighbours; a slow
 //     peer costs one slot for that long.
 //   - Close ends every connection that was handed on, whatever it is doing.

@@ -62,8 +62,10 @@ type Mux struct {
 	Counters Counters
 
 	raft, grpc *handover
-	done       chan struct{}
-	closeOnce  sync.Once
+	// raftID is the id that Raft connections must be meant for; nil before NewRaft.
+	raftID    atomic.Pointer[string]
+	done      chan struct{}
+	closeOnce sync.Once
 
 	mu    sync.Mutex
 	conns map[*conn]struct{} // nil after Close
@@ -125,8 +127,9 @@ func (m *Mux) Addr() net.Addr { return m.ln.Addr() }
 // Advertised is the address that other members are told.
 func (m *Mux) Advertised() string { return m.addr.String() }
 
-// GRPC is the listener for gRPC. Use it with Credentials.
-func (m *Mux) GRPC() net.Listener { return m.grpc }
+// GRPC gives a listener for gRPC. Use it with Credentials. A server that stops
+// closes its listener; the next one gets another.
+func (m *Mux) GRPC() net.Listener { return newView(m.grpc) }
 
 // Run accepts connections until Close is called or ctx ends, which closes. It
 // returns when its goroutines have ended.
@@ -200,7 +203,11 @@ func (m *Mux) handle(raw net.Conn) {
 	to, err := m.choose(c.ConnectionState())
 	if err != nil {
 		m.Counters.Refused.Add(1)
-		m.log.Warn("connection refused", "remote", raw.RemoteAddr(), "error", err)
+		level := slog.LevelWarn
+		if errors.Is(err, ErrWrongMember) {
+			level = slog.LevelDebug // until the group has forgotten the old id, several times a second
+		}
+		m.log.Log(ctx, level, "connection refused", "remote", raw.RemoteAddr(), "error", err)
 		c.abort()
 		return
 	}
@@ -223,6 +230,12 @@ func (m *Mux) choose(s tls.ConnectionState) (*handover, error) {
 	case ProtoRaft:
 		if role.Kind != pki.KindMember {
 			return nil, fmt.Errorf("%w: %s speaks Raft", ErrRole, role)
+		}
+		// The name that a Raft client indicates is the id that it wants. Whoever
+		// still means the id that this member had with another disk must not get
+		// answers: they would count as that id's.
+		if id := m.raftID.Load(); id == nil || s.ServerName != *id {
+			return nil, fmt.Errorf("%w: %s wants %q", ErrWrongMember, role, s.ServerName)
 		}
 		m.Counters.Raft.Add(1)
 		return m.raft, nil
@@ -326,5 +339,29 @@ func (h *handover) Addr() net.Addr { return h.addr }
 
 func (h *handover) Close() error {
 	h.once.Do(func() { close(h.done) })
+	return nil
+}
+
+// view is a listener on a handover that can be closed without it.
+type view struct {
+	*handover
+	done chan struct{}
+	once sync.Once
+}
+
+func newView(h *handover) *view { return &view{handover: h, done: make(chan struct{})} }
+
+func (v *view) Accept() (net.Conn, error) {
+	select {
+	case c := <-v.conns:
+		return c, nil
+	case <-v.done:
+	case <-v.handover.done:
+	}
+	return nil, net.ErrClosed
+}
+
+func (v *view) Close() error {
+	v.once.Do(func() { close(v.done) })
 	return nil
 }

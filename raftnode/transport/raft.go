@@ -14,6 +14,8 @@ import (
 
 // RaftConfig configures Raft's transport.
 type RaftConfig struct {
+	// ID of this member in the group.
+	ID string
 	// Timeout of a dial and of an answer; 0 means 1 s. Snapshots get more by size.
 	Timeout time.Duration
 	// Peers gives the addresses of the configured members by name. One is tried
@@ -60,6 +62,7 @@ func NewRaft(m *Mux, cfg RaftConfig) *Raft {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.Boottime
 	}
+	m.raftID.Store(&cfg.ID)
 	s := newStream(m)
 	return &Raft{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -120,11 +123,11 @@ func (m *Mux) abortRaft() {
 // to gives the address to dial for a member: the configured one if that of the
 // group just failed.
 func (t *Raft) to(id raft.ServerID, addr raft.ServerAddress) raft.ServerAddress {
-	name := storage.MemberName(string(id))
-	if other := t.cfg.Peers[name]; other != "" && other != string(addr) && t.stream.unreachable(string(addr)) {
-		return target(name, other)
+	other := t.cfg.Peers[storage.MemberName(string(id))]
+	if other != "" && other != string(addr) && t.stream.unreachable(string(addr)) {
+		return target(string(id), other)
 	}
-	return target(name, string(addr))
+	return target(string(id), string(addr))
 }
 
 // call makes a request between the two fault points.

@@ -10,13 +10,14 @@ import (
 
 	"github.com/quorumlb/quorumlb/internal/clock"
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/raftnode/storage"
 )
 
 // answering starts a member whose Raft answers everything with a term.
 func answering(t *testing.T, ca *pki.CA, name string, term uint64) *Mux {
 	t.Helper()
-	m := startMux(t, ca, name, nil)
-	r := NewRaft(m, RaftConfig{})
+	m := startMux(t, ca, storage.MemberName(name), nil)
+	r := NewRaft(m, RaftConfig{ID: name})
 	stop := make(chan struct{})
 	answer := func(rpc raft.RPC) {
 		switch rpc.Command.(type) {
@@ -60,7 +61,7 @@ func entries(term uint64) *raft.AppendEntriesRequest {
 
 func TestAnswered(t *testing.T) {
 	ca := newCA(t)
-	peer := answering(t, ca, "m2", 7)
+	peer := answering(t, ca, "m2.abc", 7)
 	var now clock.Manual
 	now.Set(time.Second)
 	r := NewRaft(startMux(t, ca, "m1", nil), RaftConfig{Clock: &now})
@@ -216,5 +217,29 @@ func TestFallsBackToConfiguredAddress(t *testing.T) {
 	}
 	if err := r.AppendEntries("m2", old, heartbeat(7), &resp); err != nil {
 		t.Fatalf("the configured address was not tried: %v", err)
+	}
+}
+
+// A member that lost its disk has a new id. Requests for the old one reach its
+// address, and must not be answered: the answer would be the old id's vote.
+func TestNewDiskDoesNotAnswerForOldID(t *testing.T) {
+	ca := newCA(t)
+	peer := answering(t, ca, "m2.new", 7)
+	r := NewRaft(startMux(t, ca, "m1", nil), RaftConfig{ID: "m1"})
+	defer r.Close()
+	addr := raft.ServerAddress(peer.Advertised())
+	for _, id := range []raft.ServerID{"m2", "m2.old"} {
+		var vote raft.RequestVoteResponse
+		if err := r.RequestVote(id, addr, &raft.RequestVoteRequest{Term: 8}, &vote); err == nil || vote.Granted {
+			t.Fatalf("%s: %v, granted %v", id, err, vote.Granted)
+		}
+		var appended raft.AppendEntriesResponse
+		if err := r.AppendEntries(id, addr, heartbeat(7), &appended); err == nil || r.Answered(id) != (Answer{}) {
+			t.Fatalf("%s: %v, answered %v", id, err, r.Answered(id))
+		}
+	}
+	var vote raft.RequestVoteResponse
+	if err := r.RequestVote("m2.new", addr, &raft.RequestVoteRequest{Term: 8}, &vote); err != nil || !vote.Granted {
+		t.Fatalf("new id: %v", err)
 	}
 }

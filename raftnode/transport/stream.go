@@ -13,17 +13,18 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/raftnode/storage"
 )
 
-// ErrWrongMember means that an address was answered by another member than the
-// one that was meant.
-var ErrWrongMember = errors.New("another member answers at this address")
+// ErrWrongMember means that an address belongs to another member than the one
+// that was meant, or to the same one with another disk and id.
+var ErrWrongMember = errors.New("another member has this address")
 
 // forgetFailure is how long a failed dial is remembered.
 const forgetFailure = 5 * time.Second
 
 // stream is Raft's side of a Mux: a raft.StreamLayer. Addresses that it dials
-// are "member@host:port"; the host is resolved anew by every dial.
+// are "id@host:port"; the host is resolved anew by every dial.
 type stream struct {
 	mux    *Mux
 	client *tls.Config
@@ -45,19 +46,17 @@ func (s *stream) Close() error              { return s.mux.raft.Close() }
 func (s *stream) Addr() net.Addr            { return s.mux.addr }
 
 // target is how a member at an address is written for Dial.
-func target(member, addr string) raft.ServerAddress {
-	return raft.ServerAddress(member + "@" + addr)
-}
+func target(id, addr string) raft.ServerAddress { return raft.ServerAddress(id + "@" + addr) }
 
 // Dial connects to a member and makes sure that it is the one.
 func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	member, addr, ok := strings.Cut(string(to), "@")
+	id, addr, ok := strings.Cut(string(to), "@")
 	if !ok {
-		return nil, fmt.Errorf("dial %q: not member@host:port", to)
+		return nil, fmt.Errorf("dial %q: not id@host:port", to)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	c, err := s.dial(ctx, member, addr)
+	c, err := s.dial(ctx, id, addr)
 	s.note(addr, err)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", to, err)
@@ -65,12 +64,16 @@ func (s *stream) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, e
 	return c, nil
 }
 
-func (s *stream) dial(ctx context.Context, member, addr string) (net.Conn, error) {
+// dial connects to an id. The server compares it with its own, see Mux.choose;
+// the name in it is compared here with the certificate's.
+func (s *stream) dial(ctx context.Context, id, addr string) (net.Conn, error) {
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: tls.Client(raw, s.client), raw: raw, mux: s.mux}
+	cfg := s.client.Clone()
+	cfg.ServerName = id
+	c := &conn{Conn: tls.Client(raw, cfg), raw: raw, mux: s.mux}
 	c.raft.Store(true)
 	if !s.mux.track(c) {
 		return nil, net.ErrClosed
@@ -84,7 +87,7 @@ func (s *stream) dial(ctx context.Context, member, addr string) (net.Conn, error
 	role, err := pki.RoleFromCertificate(state.PeerCertificates[0])
 	switch {
 	case err != nil:
-	case !isMember(role, member):
+	case !isMember(role, storage.MemberName(id)):
 		err = fmt.Errorf("%w: %s", ErrWrongMember, role)
 	case state.NegotiatedProtocol != ProtoRaft:
 		err = fmt.Errorf("peer speaks %q, not %s", state.NegotiatedProtocol, ProtoRaft)

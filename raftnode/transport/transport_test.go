@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -153,8 +152,9 @@ func TestGRPCRefusesForeigners(t *testing.T) {
 }
 
 // echo accepts Raft connections and sends back what comes.
-func echo(t *testing.T, s raft.StreamLayer) {
+func echo(t *testing.T, s *stream) {
 	t.Helper()
+	s.mux.raftID.Store(&s.mux.cfg.Name)
 	go func() {
 		for {
 			c, err := s.Accept()
@@ -281,6 +281,7 @@ func TestCloseEndsConnections(t *testing.T) {
 	a, b := startMux(t, ca, "m1", nil), startMux(t, ca, "m2", nil)
 	accepted := make(chan net.Conn, 1)
 	bs := newStream(b)
+	b.raftID.Store(&b.cfg.Name)
 	go func() {
 		if c, err := bs.Accept(); err == nil {
 			accepted <- c
@@ -310,6 +311,25 @@ func TestCloseEndsConnections(t *testing.T) {
 	}
 	if _, err := bs.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Fatalf("Accept after Close: %v", err)
+	}
+}
+
+// A server that stops leaves the port to the next one.
+func TestServersInTurn(t *testing.T) {
+	ca := newCA(t)
+	m := startMux(t, ca, "m1", nil)
+	for range 2 {
+		srv := grpc.NewServer(grpc.Creds(Credentials()))
+		healthv1.RegisterHealthServer(srv, health.NewServer())
+		served := make(chan error, 1)
+		go func() { served <- srv.Serve(m.GRPC()) }()
+		if err := check(t, m.Addr().String(), ClientCredentials(identity(t, ca, "admin/a"))); err != nil {
+			t.Fatal(err)
+		}
+		srv.GracefulStop()
+		if err := <-served; err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
