@@ -75,8 +75,10 @@ type HelloResponse struct {
 	Version           string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
 	// Names of the members that this one would found a cluster with, sorted.
 	ExpectedMembers []string `protobuf:"bytes,9,rep,name=expected_members,json=expectedMembers,proto3" json:"expected_members,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The member has taken part in a group: it has a term or a log entry.
+	HasState      bool `protobuf:"varint,10,opt,name=has_state,json=hasState,proto3" json:"has_state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HelloResponse) Reset() {
@@ -170,6 +172,13 @@ func (x *HelloResponse) GetExpectedMembers() []string {
 		return x.ExpectedMembers
 	}
 	return nil
+}
+
+func (x *HelloResponse) GetHasState() bool {
+	if x != nil {
+		return x.HasState
+	}
+	return false
 }
 
 type JoinRequest struct {
@@ -1061,7 +1070,7 @@ var File_quorumlb_member_v1_member_proto protoreflect.FileDescriptor
 const file_quorumlb_member_v1_member_proto_rawDesc = "" +
 	"\n" +
 	"\x1fquorumlb/member/v1/member.proto\x12\x12quorumlb.member.v1\"\x0e\n" +
-	"\fHelloRequest\"\x9a\x02\n" +
+	"\fHelloRequest\"\xb7\x02\n" +
 	"\rHelloResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1072,7 +1081,9 @@ const file_quorumlb_member_v1_member_proto_rawDesc = "" +
 	"\brevision\x18\x06 \x01(\x04R\brevision\x12\x1b\n" +
 	"\tleader_id\x18\a \x01(\tR\bleaderId\x12\x18\n" +
 	"\aversion\x18\b \x01(\tR\aversion\x12)\n" +
-	"\x10expected_members\x18\t \x03(\tR\x0fexpectedMembers\"\x9a\x01\n" +
+	"\x10expected_members\x18\t \x03(\tR\x0fexpectedMembers\x12\x1b\n" +
+	"\thas_state\x18\n" +
+	" \x01(\bR\bhasState\"\x9a\x01\n" +
 	"\vJoinRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
