@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -82,21 +83,12 @@ type Self struct {
 	Problems []string
 }
 
-// Config is what the services need. Everything but Logger is required.
+// Config is what the services need from the start. Everything but Now, Hold and
+// Logger is required.
 type Config struct {
-	// ID of this member in the group, Address that others know it by.
-	ID, Address string
-	Log         Log
-	Group       Group
-	Decider     Decider
-	Membership  Membership
-	Hearts      Hearts
-	Hub         *watch.Hub
-	Peers       *Peers
-	// Member answers Hello, Join and Pulse.
-	Member MemberBackend
-	// Self tells how this member is.
-	Self func() Self
+	Peers *Peers
+	// Hello answers who this member is, also before it belongs to a group.
+	Hello func(ctx context.Context, req *memberv1.HelloRequest) (*memberv1.HelloResponse, error)
 	// CertificateEnds is when this member's certificate ends.
 	CertificateEnds func() time.Time
 	// Now is the wall clock that certificates are checked by; nil means time.Now.
@@ -104,6 +96,21 @@ type Config struct {
 	// Hold is how long a call waits while nobody leads; 0 means DefaultHold.
 	Hold   time.Duration
 	Logger *slog.Logger
+}
+
+// Core is what the services need once the member belongs to a group.
+type Core struct {
+	// ID of this member in the group.
+	ID         string
+	Log        Log
+	Group      Group
+	Decider    Decider
+	Membership Membership
+	Hearts     Hearts
+	Hub        *watch.Hub
+	Member     MemberBackend
+	// Self tells how this member is.
+	Self func() Self
 }
 
 // MaxMessage bounds a gRPC message: a description of every address of a large
@@ -116,15 +123,20 @@ type Services struct {
 	cfg      Config
 	log      *slog.Logger
 	attached *attachments
-	roster   *roster
-	forward  *forwarder
-	observer *observer
 	health   *health.Server
 	// offline says why the member does not serve; nil when it does.
 	offline atomic.Pointer[error]
+
+	// The rest is set by Open; until opened is true no call gets that far.
+	opened   atomic.Bool
+	core     Core
+	roster   *roster
+	forward  *forwarder
+	observer *observer
 }
 
-// New makes the services.
+// New makes services that answer who this member is, and nothing else before
+// Open.
 func New(cfg Config) *Services {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -135,14 +147,31 @@ func New(cfg Config) *Services {
 	if cfg.Hold <= 0 {
 		cfg.Hold = DefaultHold
 	}
-	attached := newAttachments()
-	return &Services{
-		cfg: cfg, log: cfg.Logger, attached: attached,
-		roster:   newRoster(cfg.Membership, cfg.Group),
-		forward:  &forwarder{self: cfg.ID, group: cfg.Group, peers: cfg.Peers, hold: cfg.Hold},
-		observer: &observer{state: cfg.Log, decider: cfg.Decider, attached: attached, log: cfg.Logger},
-		health:   health.NewServer(),
+	s := &Services{cfg: cfg, log: cfg.Logger, attached: newAttachments(), health: health.NewServer()}
+	s.SetHealthy(false)
+	return s
+}
+
+// Open lets calls in. It must be called once.
+func (s *Services) Open(core Core) {
+	s.core = core
+	s.roster = newRoster(core.Membership, core.Group)
+	s.forward = &forwarder{self: core.ID, group: core.Group, peers: s.cfg.Peers, hold: s.cfg.Hold}
+	s.observer = &observer{state: core.Log, decider: core.Decider, attached: s.attached, log: s.log}
+	s.opened.Store(true)
+}
+
+var errStarting = errors.New("it is starting and waits for the other members")
+
+// refuses tells why a method is not answered now; nil when it is.
+func (s *Services) refuses(m access) error {
+	switch {
+	case !s.opened.Load() && !m.early:
+		return errStarting
+	case !m.offline:
+		return s.Offline()
 	}
+	return nil
 }
 
 // Observe compares what the speakers report with the state until ctx is
@@ -157,7 +186,7 @@ func (s *Services) Run(ctx context.Context) error { return s.roster.run(ctx) }
 func (s *Services) StopServing(err error) {
 	s.offline.Store(&err)
 	s.SetHealthy(false)
-	s.cfg.Hub.Close()
+	s.core.Hub.Close()
 }
 
 // Offline tells why the member does not serve; nil when it does.
@@ -182,10 +211,10 @@ func (s *Services) SetHealthy(ok bool) {
 // Server makes the gRPC server with all services behind the authorization
 // table. It fails when a method is missing in the table.
 func (s *Services) Server(creds credentials.TransportCredentials) (*grpc.Server, error) {
-	auth := &authorizer{now: s.cfg.Now, offline: s.Offline}
+	auth := &authorizer{now: s.cfg.Now, refuses: s.refuses}
 	srv := grpc.NewServer(
 		grpc.Creds(creds),
-		grpc.ChainUnaryInterceptor(auth.unary, s.forward.unary),
+		grpc.ChainUnaryInterceptor(auth.unary, s.toLeader),
 		grpc.ChainStreamInterceptor(auth.stream),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
@@ -202,6 +231,14 @@ func (s *Services) Server(creds credentials.TransportCredentials) (*grpc.Server,
 	return srv, nil
 }
 
+// toLeader takes calls that only the leader answers to the leader.
+func (s *Services) toLeader(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if !methods[info.FullMethod].leader {
+		return next(ctx, req)
+	}
+	return s.forward.unary(ctx, req, info, next)
+}
+
 // fresh makes a read linearizable: when it returns nil, the state here holds
 // every write that was acknowledged before the call. A stale read asks nobody.
 func (s *Services) fresh(ctx context.Context, stale bool) error {
@@ -209,13 +246,13 @@ func (s *Services) fresh(ctx context.Context, stale bool) error {
 		return nil
 	}
 	return s.forward.atLeader(ctx, func(ctx context.Context) error {
-		return fromLog(s.cfg.Log.LinearizableRead(ctx))
+		return fromLog(s.core.Log.LinearizableRead(ctx))
 	}, func(ctx context.Context, conn *grpc.ClientConn) error {
 		at, err := memberv1.NewMemberServiceClient(conn).ReadIndex(ctx, &memberv1.ReadIndexRequest{})
 		if err != nil {
 			return err
 		}
-		if err := s.cfg.Log.WaitRevision(ctx, at.GetRevision()); err != nil {
+		if err := s.core.Log.WaitRevision(ctx, at.GetRevision()); err != nil {
 			return status.Errorf(codes.Unavailable, "this member is behind: it has not reached revision %d: %v", at.GetRevision(), err)
 		}
 		return nil
