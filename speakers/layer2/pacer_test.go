@@ -1,7 +1,6 @@
 package layer2
 
 import (
-	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -80,7 +79,7 @@ func TestFifo(t *testing.T) {
 				break
 			}
 			if b.link != want {
-				t.Fatal(fmt.Sprintf("popped %d, want %d", b.link, want))
+				t.Fatalf("popped %d, want %d", b.link, want)
 			}
 			want++
 		}
