@@ -58,9 +58,12 @@ func (l *Leader) receive(hb Heartbeat) (seen bool) {
 	if l.judge(n, hb) == NotRefused {
 		n.pass(hb.Session, l.own.now)
 	}
+	u := unacked{n, hb, l.own.now, l.own.poll}
 	if n.unacked < maxUnacked {
 		n.unacked++
-		l.queue.push(unacked{n, hb, l.own.now, l.own.poll})
+		l.queue.push(u)
+	} else {
+		n.late = u
 	}
 	return seen
 }
@@ -147,7 +150,12 @@ func appendAck(acks []Ack, a Ack) []Ack {
 // answer decides about a heartbeat that a majority covers.
 func (l *Leader) answer(u unacked) Ack {
 	n, hb := u.node, u.heartbeat
-	n.unacked--
+	if n.late.node != nil {
+		l.queue.push(n.late)
+		n.late = unacked{}
+	} else {
+		n.unacked--
+	}
 	a := Ack{Node: n.name, Session: hb.Session, Refusal: l.judge(n, hb)}
 	if a.Refusal == NotRefused {
 		// Again, because head may have changed since the receipt, back even.
@@ -190,7 +198,7 @@ func (l *Leader) covered(voters []string) uint64 {
 	slices.Sort(answered)
 	majority := len(answered)/2 + 1
 	if l.cfg.rules.minority {
-		majority--
+		majority = max(1, majority-1)
 	}
 	c := answered[len(answered)-majority]
 	if l.cfg.rules.noPoll || l.cfg.rules.earlierPoll && c > 0 {

@@ -235,9 +235,11 @@ func (h *Hearing) Report(now time.Duration, poll, term uint64, c *Cursor) Report
 // ago are silent. In its first 10 s a member asks about those that had one since it started.
 func (h *Hearing) mostSilent() bool {
 	silent := 0
+	then := h.now - massWindow
+	young := then < h.start && !h.cfg.rules.noStart
 	quiet := h.waking() - 2*h.longest().Heartbeat
 	for n := h.order.last; n != nil && n.at < quiet; n = n.prev {
-		if n.hadSession(h.now, h.start) {
+		if n.hadSession(then) || young && n.open {
 			silent++
 		}
 	}
@@ -246,19 +248,15 @@ func (h *Hearing) mostSilent() bool {
 	}
 	all := 0
 	for n := h.order.first; n != nil; n = n.next {
-		if n.hadSession(h.now, h.start) {
+		if n.hadSession(then) || young && n.open {
 			all++
 		}
 	}
 	return 2*silent > all
 }
 
-// hadSession tells whether the node had a session massWindow ago.
-func (n *heardNode) hadSession(now, start time.Duration) bool {
-	then := now - massWindow
-	if then < start {
-		return n.open
-	}
+// hadSession tells whether the node had a session at that time.
+func (n *heardNode) hadSession(then time.Duration) bool {
 	return n.open && n.since <= then || n.earlier.from <= then && then < n.earlier.until
 }
 

@@ -71,8 +71,10 @@ type node struct {
 	// opened is the waking time at which the session was decided here, if it was.
 	opened     time.Duration
 	openedHere bool
-	unacked    int
-	acked      bool
+	// unacked counts the heartbeats in the queue; late is the newest of those that found it full.
+	unacked int
+	late    unacked
+	acked   bool
 	// asked is the waking time of the last Expiry, if there was one.
 	asked     time.Duration
 	wasAsked  bool

@@ -32,8 +32,9 @@ const (
 	// maxSessions bounds the sessions remembered of one node: the open one, its
 	// predecessor that may still run, and some room.
 	maxSessions = 4
-	// maxUnacked bounds the heartbeats of one node that wait for a majority.
-	maxUnacked = 32
+	// maxUnacked bounds the heartbeats of one node that wait for a majority, beside
+	// the newest.
+	maxUnacked = 16
 )
 
 // rules breaks single rules. Only tests set it, to prove that each rule is

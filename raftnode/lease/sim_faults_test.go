@@ -19,6 +19,7 @@ var anyFaults = []fault{
 var attacks = []fault{
 	attackStaleOwner, attackStaleOwner, attackOldProcess, attackCloneTwice, attackShrink, attackGrow,
 	attackLeaderAndOwner, attackHeldAnswers, attackSplitVote, attackNewcomer, attackRestarts,
+	attackLateApply,
 }
 
 func (w *world) duration() time.Duration {
@@ -326,6 +327,16 @@ func (w *world) unseat(l *mem) {
 			}
 		}
 	}
+}
+
+// attackLateApply: the leader applies its own release long after others have.
+func attackLateApply(w *world) {
+	a, p := w.owner()
+	l := w.leader()
+	w.hang(p, w.between(3*time.Second, 5*time.Second))
+	l.applyAfter = w.now + w.between(time.Second, 3*time.Second)
+	w.after(w.upTo(100*time.Millisecond), func() { l.do(func() { l.move(a) }) })
+	w.after(w.between(300*time.Millisecond, 1500*time.Millisecond), func() { w.unseat(l) })
 }
 
 // attackOldProcess: an old process goes on beside its successor on the same machine,

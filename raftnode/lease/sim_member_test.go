@@ -51,7 +51,7 @@ type cursorOf struct {
 }
 
 func newMem(w *world, id int) *mem {
-	m := &mem{w: w, id: id, name: memberName(id), clk: w.newClock()}
+	m := &mem{w: w, id: id, name: memberName(id), clk: w.newClock(maxPPM)}
 	m.raft.votedFor, m.raft.leader = -1, -1
 	m.st = initialState(w)
 	m.snap = m.st
@@ -193,9 +193,6 @@ func (m *mem) heardApplied(before state) {
 // takeLead starts a term of leadership at its barrier.
 func (m *mem) takeLead() {
 	m.dec = decider{active: true, head: m.st}
-	if m.w.brk.reusePolls {
-		m.hear.poll = 0
-	}
 	m.lead = NewLeader(m.hear, m.now(), m.raft.term, m.leaseHead())
 	m.w.logf("m%d passes the barrier of term %d at revision %d", m.id, m.raft.term, m.st.rev)
 	for i := range m.streams {

@@ -190,7 +190,7 @@ func (p *proc) beat() {
 }
 
 func (p *proc) acked(a Ack) {
-	if a.Session != p.session && !p.w.brk.heldAnySession {
+	if p.session == 0 || a.Session != p.session && !p.w.brk.heldAnySession {
 		return
 	}
 	switch a.Refusal {

@@ -43,7 +43,6 @@ type breaks struct {
 	rules
 	lateHead       bool // leases learn of a batch when it is applied
 	noPrior        bool // a snapshot does not hold the former lease times
-	reusePolls     bool // poll numbers start over with every term
 	heldAtReceipt  bool // holder: confirmed from the receipt of the ack
 	heldNoDrift    bool // holder: F instead of F(1-ρ)
 	heldAnySession bool // holder: takes acks of other sessions
@@ -60,13 +59,14 @@ type world struct {
 	seq    uint64
 
 	// patience is for how long a leader that hears no majority stays leader.
-	patience time.Duration
-	mems     []*mem
-	machines []*machine
-	procs    []*proc
-	links    map[linkKey]*link
-	batches  int
-	processs int
+	patience   time.Duration
+	worstDrift bool
+	mems       []*mem
+	machines   []*machine
+	procs      []*proc
+	links      map[linkKey]*link
+	batches    int
+	processs   int
 	// expired counts expiries that were committed; applied is the newest revision
 	// anybody applied.
 	applied uint64
@@ -102,12 +102,16 @@ func (d drifting) after(local time.Duration) time.Duration {
 	return time.Duration(float64(local) / (1 + float64(d.ppm)/1e6))
 }
 
+// maxPPM is the drift that the rules have to bear, either way.
+const maxPPM = 10_000
+
 func newWorld(seed uint64, mode simMode, brk breaks) *world {
 	w := &world{
 		seed: seed, mode: mode, brk: brk,
 		rng:   rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)),
 		links: make(map[linkKey]*link),
 	}
+	w.worstDrift = w.chance(50)
 	w.patience = w.between(250*time.Millisecond, 500*time.Millisecond)
 	if w.chance(40) {
 		w.patience = 4 * time.Second
@@ -122,19 +126,18 @@ func newWorld(seed uint64, mode simMode, brk breaks) *world {
 	return w
 }
 
-func (w *world) newClock() drifting {
-	ppm := w.rng.Int64N(20_001) - 10_000
-	switch w.rng.IntN(4) {
-	case 0:
-		ppm = 10_000
-	case 1:
-		ppm = -10_000
+// newClock draws a clock; in worlds that drift at their worst, those of speakers are
+// as slow and those of members as fast as can be.
+func (w *world) newClock(worst int64) drifting {
+	ppm := w.rng.Int64N(2*maxPPM+1) - maxPPM
+	if w.worstDrift {
+		ppm = worst
 	}
 	return drifting{offset: time.Hour + w.upTo(time.Hour), ppm: ppm}
 }
 
 func (w *world) newMachine(node int) *machine {
-	m := &machine{id: len(w.machines), node: node, clk: w.newClock()}
+	m := &machine{id: len(w.machines), node: node, clk: w.newClock(-maxPPM)}
 	m.mac = fsm.MAC{2, 0, 0, 0, 0, byte(m.id)}
 	w.machines = append(w.machines, m)
 	return m
