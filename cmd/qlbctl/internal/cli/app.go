@@ -138,10 +138,6 @@ func args(names ...string) cobra.PositionalArgs {
 	}
 }
 
-func (a *app) printf(format string, args ...any) {
-	fmt.Fprintf(a.env.Stdout, format, args...)
-}
-
 func (a *app) warnf(format string, args ...any) {
 	fmt.Fprintf(a.env.Stderr, "qlbctl: "+format+"\n", args...)
 }

@@ -6,6 +6,6 @@
 // the admin API is declarative, so one that was carried out and whose answer was
 // lost may be sent again.
 //
-// A Client has no goroutine of its own between calls. It must not import
-// raftnode or speakers.
+// Between calls a Client has no goroutine but those of the gRPC connection that it
+// keeps until Close. The package must not import raftnode or speakers.
 package client
