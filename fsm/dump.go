@@ -17,7 +17,7 @@ import (
 func (s *State) Dump(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprintf(b, "cluster %x version %d revision %d time %d\nchain %x\n", s.ClusterID, s.ClusterVersion, s.Revision, s.Time, s.Chain)
-	fmt.Fprintf(b, "lease detection=%s heartbeat=%s settle=%s\nretention %s\n", s.Lease.Detection, s.Lease.Heartbeat, s.Lease.Settle, s.Retention)
+	fmt.Fprintf(b, "lease %s\nprior-lease %s\nretention %s\n", timesText(s.Lease), timesText(s.PriorLease), s.Retention)
 	for _, k := range slices.Sorted(maps.Keys(s.Pools)) {
 		p := s.Pools[k]
 		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s at=%d\n",
@@ -107,4 +107,8 @@ func selectorText(sels []*logv1.LabelSelector) string {
 		parts = append(parts, text)
 	}
 	return "[" + strings.Join(parts, " ") + "]"
+}
+
+func timesText(t LeaseTimes) string {
+	return fmt.Sprintf("detection=%s heartbeat=%s settle=%s", t.Detection, t.Heartbeat, t.Settle)
 }

@@ -61,7 +61,9 @@ func (f *folding) leaseTimesSet(e *logv1.LeaseTimesSet) error {
 	if t.Heartbeat <= 0 || t.Detection <= t.Heartbeat || t.Settle < 0 {
 		return corruptf("lease times D %s, h %s, settle %s", t.Detection, t.Heartbeat, t.Settle)
 	}
-	f.s.Lease = t
+	if t != f.s.Lease {
+		f.s.PriorLease, f.s.Lease = f.s.Lease, t
+	}
 	f.changes.All = true
 	return nil
 }

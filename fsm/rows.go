@@ -76,6 +76,9 @@ func eachSettings(s *State, emit func(func(*encoder)) error) error {
 		e.int(int64(s.Lease.Heartbeat))
 		e.int(int64(s.Lease.Settle))
 		e.int(int64(s.Retention))
+		e.int(int64(s.PriorLease.Detection))
+		e.int(int64(s.PriorLease.Heartbeat))
+		e.int(int64(s.PriorLease.Settle))
 	})
 }
 
@@ -84,6 +87,9 @@ func decodeSettings(s *State, d *decoder) {
 	s.Lease.Heartbeat = time.Duration(d.int())
 	s.Lease.Settle = time.Duration(d.int())
 	s.Retention = time.Duration(d.int())
+	s.PriorLease.Detection = time.Duration(d.int())
+	s.PriorLease.Heartbeat = time.Duration(d.int())
+	s.PriorLease.Settle = time.Duration(d.int())
 }
 
 func encodePool(e *encoder, p *Pool) {
