@@ -16,8 +16,6 @@ type access struct {
 	kinds []pki.Kind
 	// leader: a member that does not lead forwards the call.
 	leader bool
-	// early: answered also before the member belongs to a group.
-	early bool
 	// offline: answered also by a member that has stopped serving because its
 	// state differs from the majority's.
 	offline bool
@@ -54,7 +52,7 @@ var methods = map[string]access{
 	adminv1.AdminService_AddMember_FullMethodName:          {kinds: admins, leader: true},
 	adminv1.AdminService_RemoveMember_FullMethodName:       {kinds: admins, leader: true},
 	adminv1.AdminService_TransferLeadership_FullMethodName: {kinds: admins, leader: true},
-	adminv1.AdminService_Version_FullMethodName:            {kinds: anyone, early: true, offline: true},
+	adminv1.AdminService_Version_FullMethodName:            {kinds: anyone, offline: true},
 
 	speakerv1.SpeakerService_OpenSession_FullMethodName: {kinds: speakers, leader: true},
 	speakerv1.SpeakerService_Heartbeat_FullMethodName:   {kinds: speakers},
@@ -62,19 +60,19 @@ var methods = map[string]access{
 	speakerv1.SpeakerService_Attach_FullMethodName:      {kinds: speakers},
 	speakerv1.SpeakerService_Leave_FullMethodName:       {kinds: speakers, leader: true},
 
-	memberv1.MemberService_Hello_FullMethodName:     {kinds: members, early: true, offline: true},
+	memberv1.MemberService_Hello_FullMethodName:     {kinds: members, offline: true},
 	memberv1.MemberService_Join_FullMethodName:      {kinds: members, leader: true},
 	memberv1.MemberService_Pulse_FullMethodName:     {kinds: members, offline: true},
 	memberv1.MemberService_FetchLog_FullMethodName:  {kinds: members},
 	memberv1.MemberService_ReadIndex_FullMethodName: {kinds: members},
 	memberv1.MemberService_Report_FullMethodName:    {kinds: members, offline: true},
 
-	"/grpc.health.v1.Health/Check": {kinds: anyone, early: true, offline: true},
-	"/grpc.health.v1.Health/Watch": {kinds: anyone, early: true, offline: true},
-	"/grpc.health.v1.Health/List":  {kinds: anyone, early: true, offline: true},
+	"/grpc.health.v1.Health/Check": {kinds: anyone, offline: true},
+	"/grpc.health.v1.Health/Watch": {kinds: anyone, offline: true},
+	"/grpc.health.v1.Health/List":  {kinds: anyone, offline: true},
 
-	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      {kinds: reflector, early: true, offline: true},
-	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {kinds: reflector, early: true, offline: true},
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      {kinds: reflector, offline: true},
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {kinds: reflector, offline: true},
 }
 
 // uncovered lists the methods of a server that the table does not know. They

@@ -264,3 +264,10 @@ func (t *attachments) probe(ctx context.Context, addr netip.Addr, timeout time.D
 	t.mu.Unlock()
 	return results
 }
+
+// count is the number of attached speakers.
+func (t *attachments) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.nodes)
+}

@@ -88,8 +88,8 @@ func identify(ctx context.Context, now time.Time) (caller, error) {
 // authorizer admits calls by the table of methods.
 type authorizer struct {
 	now func() time.Time
-	// refuses tells why this member does not answer a method; nil when it does.
-	refuses func(m access) error
+	// offline tells why this member does not serve; nil when it does.
+	offline func() error
 }
 
 func (a *authorizer) admit(ctx context.Context, method string) (context.Context, error) {
@@ -102,7 +102,7 @@ func (a *authorizer) admit(ctx context.Context, method string) (context.Context,
 		return nil, status.Errorf(codes.PermissionDenied, "%s may not call %s; it takes a certificate with role %s",
 			c.role, method, kindList(m.kinds))
 	}
-	if err := a.refuses(m); err != nil {
+	if err := a.offline(); err != nil && !m.offline {
 		return nil, status.Errorf(codes.Unavailable, "this member does not serve: %v; ask another member", err)
 	}
 	return context.WithValue(ctx, callerKey{}, c), nil

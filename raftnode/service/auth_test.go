@@ -291,21 +291,3 @@ func TestOfflineMemberAnswersOnlyHowItIs(t *testing.T) {
 		}
 	}
 }
-
-func TestStartingMemberAnswersOnlyWhoItIs(t *testing.T) {
-	ca := newAuthority(t)
-	m := newStartingMember(t, ca, "m1")
-	for _, role := range []string{"member/m2", "admin/alice", "speaker/n1"} {
-		cert := ca.issue(role, time.Now())
-		conn := ca.dial(m.addr, &cert)
-		for method, access := range methods {
-			kind, _, _ := strings.Cut(role, "/")
-			if !strings.Contains(allowed[method], kind[:1]) {
-				continue
-			}
-			if got := call(t, conn, method); (got == codes.Unavailable) == access.early {
-				t.Errorf("%s calls %s: %v", role, method, got)
-			}
-		}
-	}
-}

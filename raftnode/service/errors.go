@@ -12,6 +12,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/raftnode/consensus"
 	"github.com/quorumlb/quorumlb/raftnode/decider"
+	"github.com/quorumlb/quorumlb/raftnode/storage"
 	"github.com/quorumlb/quorumlb/raftnode/watch"
 )
 
@@ -149,6 +150,18 @@ func fromLog(err error) error {
 		return status.Error(codes.OutOfRange, err.Error())
 	}
 	return fromContext(err)
+}
+
+// fromMembership turns an error of changing the group into a status.
+func fromMembership(err error) error {
+	if errors.Is(err, storage.ErrBadName) {
+		return invalidField("id", "%v", err)
+	}
+	st := fromLog(err)
+	if status.Code(st) == codes.Internal {
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return st
 }
 
 func withDetails(code codes.Code, text string, details ...protoadapt.MessageV1) error {

@@ -55,7 +55,7 @@ func (s *Services) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamin
 		return err
 	}
 	for {
-		if err := s.core.Log.WaitRevision(ctx, next); err != nil {
+		if err := s.cfg.Log.WaitRevision(ctx, next); err != nil {
 			return fromLog(err)
 		}
 		if next, err = s.history(ctx, next, math.MaxUint64, send); err != nil {
@@ -70,7 +70,7 @@ func (s *Services) eventsFrom(ctx context.Context, req *adminv1.EventsRequest) (
 	if req.GetSinceUnixNano() == 0 {
 		return from, nil
 	}
-	before, err := s.core.Log.RevisionAt(ctx, req.GetSinceUnixNano()-1)
+	before, err := s.cfg.Log.RevisionAt(ctx, req.GetSinceUnixNano()-1)
 	if err != nil && !errors.Is(err, consensus.ErrIncomplete) {
 		return 0, fromLog(err)
 	}
@@ -83,14 +83,14 @@ const historyChunk = 1024
 // history hands over the batches with from <= revision < until that this member
 // has now, oldest first, and returns the revision to go on with.
 func (s *Services) history(ctx context.Context, from, until uint64, send func(consensus.Entry) error) (next uint64, err error) {
-	oldest, err := s.core.Log.OldestRevision(ctx)
+	oldest, err := s.cfg.Log.OldestRevision(ctx)
 	if err != nil {
 		return from, fromLog(err)
 	}
 	next = max(from, oldest)
-	until = min(until, s.core.Log.Revision()+1)
+	until = min(until, s.cfg.Log.Revision()+1)
 	for next < until {
-		chunk, err := s.core.Log.History(ctx, next, min(next+historyChunk, until))
+		chunk, err := s.cfg.Log.History(ctx, next, min(next+historyChunk, until))
 		if err != nil && !errors.Is(err, consensus.ErrIncomplete) {
 			return next, fromLog(err)
 		}

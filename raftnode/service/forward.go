@@ -45,6 +45,9 @@ type forwarder struct {
 }
 
 func (f *forwarder) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if !methods[info.FullMethod].leader {
+		return next(ctx, req)
+	}
 	var resp any
 	err := f.atLeader(ctx, func(ctx context.Context) (err error) {
 		resp, err = next(ctx, req)

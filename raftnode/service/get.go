@@ -70,10 +70,10 @@ type view struct {
 }
 
 func (s *Services) view(name string) *view {
-	v := &view{name: name, hearts: s.core.Hearts, statuses: s.attached.statuses(), version: s.attached.version}
+	v := &view{name: name, hearts: s.cfg.Hearts, statuses: s.attached.statuses(), version: s.attached.version}
 	// A clone takes milliseconds; building the answer while no batch can be
 	// applied would stand in the way of a failover.
-	s.core.Log.Read(func(st *fsm.State) { v.s = st.Clone() })
+	s.cfg.Log.Read(func(st *fsm.State) { v.s = st.Clone() })
 	v.chooser = allocator.NewChooser(v.s)
 	return v
 }

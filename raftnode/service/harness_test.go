@@ -109,7 +109,6 @@ type fakeMember struct {
 	t    testing.TB
 	id   string
 	addr string
-	ctx  context.Context
 	wg   sync.WaitGroup
 	stop func()
 	*Services
@@ -131,18 +130,6 @@ type fakeMember struct {
 
 func newFakeMember(t testing.TB, a *authority, id string) *fakeMember {
 	t.Helper()
-	m := newStartingMember(t, a, id)
-	m.Open(Core{
-		ID: id, Log: m, Group: m, Decider: m, Membership: m, Hearts: m, Member: m, Hub: watch.NewHub(m, 0),
-		Self: func() Self { return Self{Up: time.Second} },
-	})
-	m.wg.Go(func() { _ = m.Services.Run(m.ctx) })
-	return m
-}
-
-// newStartingMember belongs to no group yet.
-func newStartingMember(t testing.TB, a *authority, id string) *fakeMember {
-	t.Helper()
 	identity := a.identity("member/" + id)
 	mux, err := transport.Listen(transport.Config{Name: id, Listen: "127.0.0.1:0", Identity: identity})
 	if err != nil {
@@ -155,7 +142,8 @@ func newStartingMember(t testing.TB, a *authority, id string) *fakeMember {
 	m.members = []consensus.Member{{ID: id, Address: m.addr, Voter: true}}
 	peers := NewPeers(identity.ClientTLS(pki.KindMember, transport.ProtoGRPC))
 	m.Services = New(Config{
-		Peers: peers, Hello: m.Hello, Hold: 2 * time.Second,
+		ID: id, Log: m, Group: m, Decider: m, Membership: m, Hearts: m, Member: m, Hub: watch.NewHub(m, 0),
+		Peers: peers, Self: func() Self { return Self{Up: time.Second} }, Hold: 2 * time.Second,
 		Now:             func() time.Time { return time.Now().Add(time.Duration(m.later.Load())) },
 		CertificateEnds: identity.NotAfter, Logger: slog.New(slog.DiscardHandler),
 	})
@@ -164,9 +152,9 @@ func newStartingMember(t testing.TB, a *authority, id string) *fakeMember {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m.ctx = ctx
 	m.wg.Go(func() { _ = mux.Run(ctx) })
 	m.wg.Go(func() { _ = srv.Serve(mux.GRPC()) })
+	m.wg.Go(func() { _ = m.Services.Run(ctx) })
 	m.stop = sync.OnceFunc(func() {
 		cancel()
 		srv.Stop()
@@ -241,7 +229,7 @@ func (m *fakeMember) apply(events ...*logv1.Event) uint64 {
 		m.t.Fatal(err)
 	}
 	m.log = append(m.log, consensus.Entry{Revision: batch.GetRevision(), Raw: raw, Batch: batch})
-	m.core.Hub.Apply(batch, ch, m.state)
+	m.cfg.Hub.Apply(batch, ch, m.state)
 	close(m.waiters)
 	m.waiters = make(chan struct{})
 	return batch.GetRevision()

@@ -12,6 +12,7 @@ import (
 // MemberBackend answers what members ask each other about membership and
 // leases.
 type MemberBackend interface {
+	Hello(ctx context.Context, req *memberv1.HelloRequest) (*memberv1.HelloResponse, error)
 	// Join runs on the leader.
 	Join(ctx context.Context, req *memberv1.JoinRequest) (*memberv1.JoinResponse, error)
 	Pulse(stream grpc.BidiStreamingServer[memberv1.PulseRequest, memberv1.PulseResponse]) error
@@ -24,15 +25,15 @@ type memberServer struct {
 }
 
 func (s *memberServer) Hello(ctx context.Context, req *memberv1.HelloRequest) (*memberv1.HelloResponse, error) {
-	return s.cfg.Hello(ctx, req)
+	return s.cfg.Member.Hello(ctx, req)
 }
 
 func (s *memberServer) Join(ctx context.Context, req *memberv1.JoinRequest) (*memberv1.JoinResponse, error) {
-	return s.core.Member.Join(ctx, req)
+	return s.cfg.Member.Join(ctx, req)
 }
 
 func (s *memberServer) Pulse(stream grpc.BidiStreamingServer[memberv1.PulseRequest, memberv1.PulseResponse]) error {
-	return s.core.Member.Pulse(stream)
+	return s.cfg.Member.Pulse(stream)
 }
 
 func (s *memberServer) FetchLog(req *memberv1.FetchLogRequest, stream grpc.ServerStreamingServer[memberv1.FetchLogResponse]) error {
@@ -43,10 +44,10 @@ func (s *memberServer) FetchLog(req *memberv1.FetchLogRequest, stream grpc.Serve
 }
 
 func (s *memberServer) ReadIndex(ctx context.Context, _ *memberv1.ReadIndexRequest) (*memberv1.ReadIndexResponse, error) {
-	if err := s.core.Log.LinearizableRead(ctx); err != nil {
+	if err := s.cfg.Log.LinearizableRead(ctx); err != nil {
 		return nil, fromLog(err)
 	}
-	return &memberv1.ReadIndexResponse{Revision: s.core.Log.Revision()}, nil
+	return &memberv1.ReadIndexResponse{Revision: s.cfg.Log.Revision()}, nil
 }
 
 func (s *memberServer) Report(context.Context, *memberv1.ReportRequest) (*memberv1.ReportResponse, error) {

@@ -43,7 +43,7 @@ func (s *Services) Probe(ctx context.Context, req *adminv1.ProbeRequest) (*admin
 		return nil, status.Error(codes.Unavailable, "no speaker is attached to this member; ask another member")
 	}
 	owners := make(map[string]string) // node by MAC
-	s.core.Log.Read(func(st *fsm.State) {
+	s.cfg.Log.Read(func(st *fsm.State) {
 		for name, n := range st.Nodes {
 			for _, mac := range n.MACs {
 				owners[string(mac[:])] = name

@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -83,23 +82,9 @@ type Self struct {
 	Problems []string
 }
 
-// Config is what the services need from the start. Everything but Now, Hold and
-// Logger is required.
+// Config is what the services need. Everything but Now, Hold and Logger is
+// required.
 type Config struct {
-	Peers *Peers
-	// Hello answers who this member is, also before it belongs to a group.
-	Hello func(ctx context.Context, req *memberv1.HelloRequest) (*memberv1.HelloResponse, error)
-	// CertificateEnds is when this member's certificate ends.
-	CertificateEnds func() time.Time
-	// Now is the wall clock that certificates are checked by; nil means time.Now.
-	Now func() time.Time
-	// Hold is how long a call waits while nobody leads; 0 means DefaultHold.
-	Hold   time.Duration
-	Logger *slog.Logger
-}
-
-// Core is what the services need once the member belongs to a group.
-type Core struct {
 	// ID of this member in the group.
 	ID         string
 	Log        Log
@@ -108,9 +93,17 @@ type Core struct {
 	Membership Membership
 	Hearts     Hearts
 	Hub        *watch.Hub
+	Peers      *Peers
 	Member     MemberBackend
 	// Self tells how this member is.
 	Self func() Self
+	// CertificateEnds is when this member's certificate ends.
+	CertificateEnds func() time.Time
+	// Now is the wall clock that certificates are checked by; nil means time.Now.
+	Now func() time.Time
+	// Hold is how long a call waits while nobody leads; 0 means DefaultHold.
+	Hold   time.Duration
+	Logger *slog.Logger
 }
 
 // MaxMessage bounds a gRPC message: a description of every address of a large
@@ -123,20 +116,15 @@ type Services struct {
 	cfg      Config
 	log      *slog.Logger
 	attached *attachments
-	health   *health.Server
-	// offline says why the member does not serve; nil when it does.
-	offline atomic.Pointer[error]
-
-	// The rest is set by Open; until opened is true no call gets that far.
-	opened   atomic.Bool
-	core     Core
 	roster   *roster
 	forward  *forwarder
 	observer *observer
+	health   *health.Server
+	// offline says why the member does not serve; nil when it does.
+	offline atomic.Pointer[error]
 }
 
-// New makes services that answer who this member is, and nothing else before
-// Open.
+// New makes the services.
 func New(cfg Config) *Services {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -147,31 +135,15 @@ func New(cfg Config) *Services {
 	if cfg.Hold <= 0 {
 		cfg.Hold = DefaultHold
 	}
-	s := &Services{cfg: cfg, log: cfg.Logger, attached: newAttachments(), health: health.NewServer()}
+	attached := newAttachments()
+	s := &Services{
+		cfg: cfg, log: cfg.Logger, attached: attached, health: health.NewServer(),
+		roster:   newRoster(cfg.Membership, cfg.Group),
+		forward:  &forwarder{self: cfg.ID, group: cfg.Group, peers: cfg.Peers, hold: cfg.Hold},
+		observer: &observer{state: cfg.Log, decider: cfg.Decider, attached: attached, log: cfg.Logger},
+	}
 	s.SetHealthy(false)
 	return s
-}
-
-// Open lets calls in. It must be called once.
-func (s *Services) Open(core Core) {
-	s.core = core
-	s.roster = newRoster(core.Membership, core.Group)
-	s.forward = &forwarder{self: core.ID, group: core.Group, peers: s.cfg.Peers, hold: s.cfg.Hold}
-	s.observer = &observer{state: core.Log, decider: core.Decider, attached: s.attached, log: s.log}
-	s.opened.Store(true)
-}
-
-var errStarting = errors.New("it is starting and waits for the other members")
-
-// refuses tells why a method is not answered now; nil when it is.
-func (s *Services) refuses(m access) error {
-	switch {
-	case !s.opened.Load() && !m.early:
-		return errStarting
-	case !m.offline:
-		return s.Offline()
-	}
-	return nil
 }
 
 // Observe compares what the speakers report with the state until ctx is
@@ -181,12 +153,15 @@ func (s *Services) Observe(ctx context.Context) error { return s.observer.run(ct
 // Run keeps the member list that speakers are told, until ctx is cancelled.
 func (s *Services) Run(ctx context.Context) error { return s.roster.run(ctx) }
 
+// Attached counts the speakers that are attached to this member.
+func (s *Services) Attached() int { return s.attached.count() }
+
 // StopServing refuses all calls but those that tell how the member is, and ends
 // the watches. It cannot be undone: err says that the state is wrong.
 func (s *Services) StopServing(err error) {
 	s.offline.Store(&err)
 	s.SetHealthy(false)
-	s.core.Hub.Close()
+	s.cfg.Hub.Close()
 }
 
 // Offline tells why the member does not serve; nil when it does.
@@ -211,10 +186,10 @@ func (s *Services) SetHealthy(ok bool) {
 // Server makes the gRPC server with all services behind the authorization
 // table. It fails when a method is missing in the table.
 func (s *Services) Server(creds credentials.TransportCredentials) (*grpc.Server, error) {
-	auth := &authorizer{now: s.cfg.Now, refuses: s.refuses}
+	auth := &authorizer{now: s.cfg.Now, offline: s.Offline}
 	srv := grpc.NewServer(
 		grpc.Creds(creds),
-		grpc.ChainUnaryInterceptor(auth.unary, s.toLeader),
+		grpc.ChainUnaryInterceptor(auth.unary, s.forward.unary),
 		grpc.ChainStreamInterceptor(auth.stream),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
@@ -231,14 +206,6 @@ func (s *Services) Server(creds credentials.TransportCredentials) (*grpc.Server,
 	return srv, nil
 }
 
-// toLeader takes calls that only the leader answers to the leader.
-func (s *Services) toLeader(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if !methods[info.FullMethod].leader {
-		return next(ctx, req)
-	}
-	return s.forward.unary(ctx, req, info, next)
-}
-
 // fresh makes a read linearizable: when it returns nil, the state here holds
 // every write that was acknowledged before the call. A stale read asks nobody.
 func (s *Services) fresh(ctx context.Context, stale bool) error {
@@ -246,13 +213,13 @@ func (s *Services) fresh(ctx context.Context, stale bool) error {
 		return nil
 	}
 	return s.forward.atLeader(ctx, func(ctx context.Context) error {
-		return fromLog(s.core.Log.LinearizableRead(ctx))
+		return fromLog(s.cfg.Log.LinearizableRead(ctx))
 	}, func(ctx context.Context, conn *grpc.ClientConn) error {
 		at, err := memberv1.NewMemberServiceClient(conn).ReadIndex(ctx, &memberv1.ReadIndexRequest{})
 		if err != nil {
 			return err
 		}
-		if err := s.core.Log.WaitRevision(ctx, at.GetRevision()); err != nil {
+		if err := s.cfg.Log.WaitRevision(ctx, at.GetRevision()); err != nil {
 			return status.Errorf(codes.Unavailable, "this member is behind: it has not reached revision %d: %v", at.GetRevision(), err)
 		}
 		return nil

@@ -31,7 +31,7 @@ func (s *Services) SnapshotSave(_ *adminv1.SnapshotSaveRequest, stream grpc.Serv
 		return err
 	}
 	w := bufio.NewWriterSize(chunkWriter{stream}, snapshotChunk)
-	if _, err := s.core.Log.SnapshotTo(w); err != nil {
+	if _, err := s.cfg.Log.SnapshotTo(w); err != nil {
 		return fromLog(err)
 	}
 	return w.Flush()

@@ -38,7 +38,7 @@ func (s *speakerServer) OpenSession(ctx context.Context, req *speakerv1.OpenSess
 		}
 		cmd.MACs = append(cmd.MACs, fsm.MAC(raw))
 	}
-	res, err := s.core.Decider.Submit(ctx, cmd)
+	res, err := s.cfg.Decider.Submit(ctx, cmd)
 	if err != nil {
 		return nil, fromDecider(err)
 	}
@@ -52,7 +52,7 @@ func (s *speakerServer) OpenSession(ctx context.Context, req *speakerv1.OpenSess
 
 // Leave runs on the leader.
 func (s *speakerServer) Leave(ctx context.Context, req *speakerv1.LeaveRequest) (*speakerv1.LeaveResponse, error) {
-	res, err := s.core.Decider.Submit(ctx, &decider.Leave{Node: req.GetNode(), Session: req.GetSession(), Done: req.GetDone()})
+	res, err := s.cfg.Decider.Submit(ctx, &decider.Leave{Node: req.GetNode(), Session: req.GetSession(), Done: req.GetDone()})
 	if err != nil {
 		return nil, fromDecider(err)
 	}
@@ -62,7 +62,7 @@ func (s *speakerServer) Leave(ctx context.Context, req *speakerv1.LeaveRequest) 
 // Heartbeat takes heartbeats and gives back what the leader says to them. It
 // touches neither Raft nor the disk.
 func (s *speakerServer) Heartbeat(stream grpc.BidiStreamingServer[speakerv1.HeartbeatRequest, speakerv1.HeartbeatResponse]) error {
-	acks, stop := s.core.Hearts.Acks(callerOf(stream.Context()).role.Name)
+	acks, stop := s.cfg.Hearts.Acks(callerOf(stream.Context()).role.Name)
 	defer stop()
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
@@ -96,7 +96,7 @@ func (s *speakerServer) hear(stream grpc.BidiStreamingServer[speakerv1.Heartbeat
 		case err != nil:
 			return err
 		}
-		s.core.Hearts.Heard(lease.Heartbeat{Node: m.GetNode(), Session: m.GetSession(), Seq: m.GetSeq(), Seen: m.GetSeen()})
+		s.cfg.Hearts.Heard(lease.Heartbeat{Node: m.GetNode(), Session: m.GetSession(), Seq: m.GetSeq(), Seen: m.GetSeen()})
 	}
 }
 
@@ -115,7 +115,7 @@ func ackMessage(a lease.Ack) *speakerv1.HeartbeatResponse {
 
 // Watch streams the node's view.
 func (s *speakerServer) Watch(req *speakerv1.WatchRequest, stream grpc.ServerStreamingServer[speakerv1.WatchResponse]) error {
-	sub, err := s.core.Hub.Subscribe(req.GetNode(), req.GetSession(), req.GetMinRevision())
+	sub, err := s.cfg.Hub.Subscribe(req.GetNode(), req.GetSession(), req.GetMinRevision())
 	if err != nil {
 		return fromWatch(err)
 	}

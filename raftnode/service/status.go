@@ -42,15 +42,15 @@ func (s *Services) Status(ctx context.Context, req *adminv1.StatusRequest) (*adm
 	}
 	v := s.view("")
 	members := s.members(ctx)
-	leader := s.core.Group.Leadership()
+	leader := s.cfg.Group.Leadership()
 	resp := &adminv1.StatusResponse{
 		ClusterId: v.s.ClusterID[:], ClusterVersion: v.s.ClusterVersion,
-		AnsweredBy: s.core.ID, Leader: leader.ID, Term: s.core.Log.Term(), Revision: v.s.Revision,
+		AnsweredBy: s.cfg.ID, Leader: leader.ID, Term: s.cfg.Log.Term(), Revision: v.s.Revision,
 		LeaseTimes: leaseMessage(v.s.Lease), Members: members,
 		Nodes: uint32(len(v.s.Nodes)), Vips: uint32(len(v.s.Addresses)), Services: uint32(len(v.s.Services)),
 		RetentionNanos: int64(v.s.Retention),
 	}
-	oldest, err := s.core.Log.OldestRevision(ctx)
+	oldest, err := s.cfg.Log.OldestRevision(ctx)
 	if err != nil {
 		return nil, fromLog(err)
 	}
@@ -105,7 +105,7 @@ func (s *Services) selfProblems(p *problems, leader consensus.Leadership) {
 	if leader.ID == "" {
 		p.example("no leader", "a majority of members must run and reach each other")
 	}
-	for _, text := range s.core.Self().Problems {
+	for _, text := range s.cfg.Self().Problems {
 		p.example("this member", "%s", text)
 	}
 	if text := certificateProblem(s.cfg.CertificateEnds(), s.cfg.Now()); text != "" {
@@ -183,8 +183,8 @@ func announcedWords(state, reason string) string {
 func (s *Services) members(ctx context.Context) []*adminv1.MemberStatus {
 	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
 	defer cancel()
-	all := s.core.Membership.Members()
-	leader := s.core.Group.Leadership().ID
+	all := s.cfg.Membership.Members()
+	leader := s.cfg.Group.Leadership().ID
 	out := make([]*adminv1.MemberStatus, len(all))
 	digests := make([][]*memberv1.RevisionDigest, len(all))
 	var wg sync.WaitGroup
@@ -213,7 +213,7 @@ func (s *Services) memberStatus(ctx context.Context, m consensus.Member) (*admin
 
 // Report asks one member, or this one itself, how it is.
 func (s *Services) Report(ctx context.Context, m consensus.Member) (*memberv1.ReportResponse, error) {
-	if m.ID == s.core.ID {
+	if m.ID == s.cfg.ID {
 		return s.ownReport(), nil
 	}
 	conn, err := s.cfg.Peers.Conn(m.Address)
@@ -224,9 +224,9 @@ func (s *Services) Report(ctx context.Context, m consensus.Member) (*memberv1.Re
 }
 
 func (s *Services) ownReport() *memberv1.ReportResponse {
-	self := s.core.Self()
+	self := s.cfg.Self()
 	rep := &memberv1.ReportResponse{
-		Id: s.core.ID, Version: version.String(), Revision: s.core.Log.Revision(), UpNanos: int64(self.Up), Digests: self.Digests,
+		Id: s.cfg.ID, Version: version.String(), Revision: s.cfg.Log.Revision(), UpNanos: int64(self.Up), Digests: self.Digests,
 	}
 	if err := s.Offline(); err != nil {
 		rep.Problem = err.Error()

@@ -15,7 +15,7 @@ import (
 
 // submit has a command decided.
 func (s *Services) submit(ctx context.Context, cmd decider.Command) (decider.Result, error) {
-	res, err := s.core.Decider.Submit(ctx, cmd)
+	res, err := s.cfg.Decider.Submit(ctx, cmd)
 	return res, fromDecider(err)
 }
 
@@ -120,8 +120,8 @@ func (s *Services) AddMember(ctx context.Context, req *adminv1.AddMemberRequest)
 	if !isHostPort(req.GetAddress()) {
 		return nil, invalidField("address", "%q is not host:port", req.GetAddress())
 	}
-	if err := s.core.Membership.Add(ctx, req.GetId(), req.GetAddress()); err != nil {
-		return nil, fromLog(err)
+	if err := s.cfg.Membership.Add(ctx, req.GetId(), req.GetAddress()); err != nil {
+		return nil, fromMembership(err)
 	}
 	s.log.Info("member added", obs.KeyMember, req.GetId(), "address", req.GetAddress(), "actor", callerOf(ctx).actor())
 	return &adminv1.AddMemberResponse{}, nil
@@ -132,8 +132,8 @@ func (s *Services) RemoveMember(ctx context.Context, req *adminv1.RemoveMemberRe
 	if req.GetId() == "" {
 		return nil, invalidField("id", "must be set")
 	}
-	if err := s.core.Membership.Remove(ctx, req.GetId()); err != nil {
-		return nil, fromLog(err)
+	if err := s.cfg.Membership.Remove(ctx, req.GetId()); err != nil {
+		return nil, fromMembership(err)
 	}
 	s.log.Info("member removed", obs.KeyMember, req.GetId(), "actor", callerOf(ctx).actor())
 	return &adminv1.RemoveMemberResponse{}, nil
@@ -141,18 +141,18 @@ func (s *Services) RemoveMember(ctx context.Context, req *adminv1.RemoveMemberRe
 
 // TransferLeadership hands leadership to another member, and tells to whom.
 func (s *Services) TransferLeadership(ctx context.Context, req *adminv1.TransferLeadershipRequest) (*adminv1.TransferLeadershipResponse, error) {
-	if req.GetTo() == s.core.ID {
-		return &adminv1.TransferLeadershipResponse{Leader: s.core.ID}, nil
+	if req.GetTo() == s.cfg.ID {
+		return &adminv1.TransferLeadershipResponse{Leader: s.cfg.ID}, nil
 	}
-	if err := s.core.Membership.Transfer(ctx, req.GetTo()); err != nil {
-		return nil, fromLog(err)
+	if err := s.cfg.Membership.Transfer(ctx, req.GetTo()); err != nil {
+		return nil, fromMembership(err)
 	}
 	s.log.Info("leadership transferred", "to", req.GetTo(), "actor", callerOf(ctx).actor())
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Hold)
 	defer cancel()
 	for {
-		l := s.core.Group.Leadership()
-		if l.ID != "" && l.ID != s.core.ID {
+		l := s.cfg.Group.Leadership()
+		if l.ID != "" && l.ID != s.cfg.ID {
 			return &adminv1.TransferLeadershipResponse{Leader: l.ID}, nil
 		}
 		select {
