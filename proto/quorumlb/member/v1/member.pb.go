@@ -471,8 +471,11 @@ type PulseResponse struct {
 	MaxClusterVersion uint32 `protobuf:"varint,9,opt,name=max_cluster_version,json=maxClusterVersion,proto3" json:"max_cluster_version,omitempty"`
 	// Duration of the slowest disk write since the last answer.
 	SlowestAppendNanos int64 `protobuf:"varint,10,opt,name=slowest_append_nanos,json=slowestAppendNanos,proto3" json:"slowest_append_nanos,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The follower's id: what answers for one member must not be counted as
+	// another's.
+	Id            string `protobuf:"bytes,11,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PulseResponse) Reset() {
@@ -573,6 +576,13 @@ func (x *PulseResponse) GetSlowestAppendNanos() int64 {
 		return x.SlowestAppendNanos
 	}
 	return 0
+}
+
+func (x *PulseResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
 }
 
 type Heard struct {
@@ -1106,7 +1116,7 @@ const file_quorumlb_member_v1_member_proto_rawDesc = "" +
 	"\vfence_nanos\x18\x04 \x01(\x03R\n" +
 	"fenceNanos\x12\x18\n" +
 	"\arefusal\x18\x05 \x01(\x05R\arefusal\x12#\n" +
-	"\rneed_revision\x18\x06 \x01(\x04R\fneedRevision\"\x82\x03\n" +
+	"\rneed_revision\x18\x06 \x01(\x04R\fneedRevision\"\x92\x03\n" +
 	"\rPulseResponse\x12\x12\n" +
 	"\x04poll\x18\x01 \x01(\x04R\x04poll\x12!\n" +
 	"\fcurrent_term\x18\x02 \x01(\x04R\vcurrentTerm\x12/\n" +
@@ -1119,7 +1129,8 @@ const file_quorumlb_member_v1_member_proto_rawDesc = "" +
 	"\x06digest\x18\b \x01(\fR\x06digest\x12.\n" +
 	"\x13max_cluster_version\x18\t \x01(\rR\x11maxClusterVersion\x120\n" +
 	"\x14slowest_append_nanos\x18\n" +
-	" \x01(\x03R\x12slowestAppendNanos\"[\n" +
+	" \x01(\x03R\x12slowestAppendNanos\x12\x0e\n" +
+	"\x02id\x18\v \x01(\tR\x02id\"[\n" +
 	"\x05Heard\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x10\n" +

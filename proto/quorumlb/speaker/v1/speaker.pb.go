@@ -402,7 +402,10 @@ type HeartbeatResponse struct {
 	// F: the confirmation lasts from the send time of that heartbeat for F less drift.
 	FenceNanos int64            `protobuf:"varint,2,opt,name=fence_nanos,json=fenceNanos,proto3" json:"fence_nanos,omitempty"`
 	Refusal    HeartbeatRefusal `protobuf:"varint,3,opt,name=refusal,proto3,enum=quorumlb.speaker.v1.HeartbeatRefusal" json:"refusal,omitempty"`
-	// With REFUSAL_BEHIND: the revision that the node has to see.
+	// A revision that the node has to see and has not: with REFUSAL_BEHIND one
+	// that takes an address from it, with an ack one that gives it an address or
+	// changes the lease times. 0 for none. A speaker that stays behind it for longer
+	// than the heartbeat interval attaches its watch to another member.
 	NeedRevision uint64 `protobuf:"varint,4,opt,name=need_revision,json=needRevision,proto3" json:"need_revision,omitempty"`
 	// The session that this is about: acked_seq counts in it.
 	Session       uint64 `protobuf:"varint,5,opt,name=session,proto3" json:"session,omitempty"`
