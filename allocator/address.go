@@ -55,6 +55,10 @@ func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error)
 	c.want()
 	c.keep()
 	r := c.choose()
+	if r != nil && c.required {
+		// Both or none; what it has already it keeps.
+		c.plan.Choices = slices.DeleteFunc(c.plan.Choices, func(c Choice) bool { return !c.Kept })
+	}
 	if len(c.plan.Choices) == 2 && c.plan.Choices[1].Addr.Is4() {
 		c.plan.Choices[0], c.plan.Choices[1] = c.plan.Choices[1], c.plan.Choices[0]
 	}
@@ -126,9 +130,10 @@ func (c *chooser) want() {
 		c.second = true
 	case logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK:
 		c.second, c.required = true, true
-	default:
-		// Two requested addresses are a request for two families.
-		c.second = c.asked[ipv4] && c.asked[ipv6]
+	case logv1.IPFamilyPolicy_IP_FAMILY_POLICY_UNSPECIFIED:
+		// Two named families or two requested addresses ask for both.
+		c.required = len(c.spec.GetIpFamilies()) > 1
+		c.second = c.required || c.asked[ipv4] && c.asked[ipv6]
 	}
 	switch families := c.spec.GetIpFamilies(); {
 	case len(families) > 0 && families[0] == logv1.IPFamily_IP_FAMILY_IPV6:

@@ -52,8 +52,8 @@ func (s *State) WithSharingKey(key string) iter.Seq[*Address] {
 	}
 }
 
-// KeptFor iterates over the free addresses that the service of this key had
-// last, whether or not their time has passed.
+// KeptFor iterates over the free addresses that are kept for the service of
+// this key at State.Time, because it had them last.
 func (s *State) KeptFor(key ServiceKey) iter.Seq[*Free] {
 	return func(yield func(*Free) bool) {
 		s.idx.keptKey.Ascend(serviceAddr{key: key}, func(t serviceAddr) bool {
@@ -62,8 +62,8 @@ func (s *State) KeptFor(key ServiceKey) iter.Seq[*Free] {
 	}
 }
 
-// KeptForSharing iterates over the free addresses that services with the
-// sharing key had last, whether or not their time has passed.
+// KeptForSharing iterates over the free addresses that are kept at State.Time
+// and that a service with the sharing key had last.
 func (s *State) KeptForSharing(key string) iter.Seq[*Free] {
 	return func(yield func(*Free) bool) {
 		if key == "" {

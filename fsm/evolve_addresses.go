@@ -65,7 +65,7 @@ func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllo
 	free := f.s.Free[a]
 	if free != nil {
 		rec.Prior, rec.PriorAt, rec.PriorSession, rec.PriorEpoch = free.Prior, free.PriorAt, free.PriorSession, free.PriorEpoch
-		x.forget(f.s, free)
+		x.forget(free)
 		delete(f.s.Free, a)
 	} else {
 		x.touched.Set(keyOf(a))

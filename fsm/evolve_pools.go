@@ -110,7 +110,7 @@ func (f *folding) rehome(a netip.Addr, pool string) error {
 	switch {
 	case free == nil: // named twice and gone
 	case pool == "" && free.Prior == "":
-		f.s.idx.forget(f.s, free)
+		f.s.idx.forget(free)
 		f.s.idx.touched.Delete(keyOf(a))
 		delete(f.s.Free, a)
 	case free.Pool != pool:

@@ -23,13 +23,12 @@ type indexes struct {
 	owners map[string]*btree.BTreeG[addrKey]
 	// sharing holds the addresses in use by the sharing keys of their services.
 	sharing *btree.BTreeG[textAddr]
-	// keptKey and keptSharing hold the free addresses by the service and by the
-	// sharing key that had them last.
+	// kept holds the free addresses whose KeptUntil lies after State.Time; the
+	// others are in their pool's queue. keptKey and keptSharing hold the same by
+	// the service and by the sharing key that had them last.
+	kept        *btree.BTreeG[timeAddr]
 	keptKey     *btree.BTreeG[serviceAddr]
 	keptSharing *btree.BTreeG[textAddr]
-	// kept holds the free addresses whose KeptUntil lies after State.Time; the
-	// others are in their pool's queue.
-	kept *btree.BTreeG[timeAddr]
 	// pending holds the services that wait for an address, oldest first.
 	pending *btree.BTreeG[ageKey]
 	// ranges holds the ranges of all pools by first address.
@@ -210,39 +209,39 @@ func (x *indexes) unshare(s *State, key string, a netip.Addr, services []Service
 	x.sharing.Delete(textAddr{key, keyOf(a)})
 }
 
-// remember enters a free address everywhere but in its pool's queue, which
-// takes it only when it is kept no more.
+// remember enters a free address that is kept for somebody after State.Time. The
+// others are in their pool's queue only: what nobody waits for must not slow
+// down those who look for what is kept for them.
 func (x *indexes) remember(s *State, f *Free) {
+	if f.KeptUntil <= s.Time {
+		return
+	}
 	k := keyOf(f.Addr)
+	x.kept.Set(timeAddr{f.KeptUntil, k})
 	x.keptKey.Set(serviceAddr{f.Key, k})
 	if f.SharingKey != "" {
 		x.keptSharing.Set(textAddr{f.SharingKey, k})
 	}
-	if f.KeptUntil > s.Time {
-		x.kept.Set(timeAddr{f.KeptUntil, k})
-	}
 }
 
-func (x *indexes) forget(s *State, f *Free) {
+func (x *indexes) forget(f *Free) {
 	k := keyOf(f.Addr)
+	x.kept.Delete(timeAddr{f.KeptUntil, k})
 	x.keptKey.Delete(serviceAddr{f.Key, k})
 	if f.SharingKey != "" {
 		x.keptSharing.Delete(textAddr{f.SharingKey, k})
 	}
-	if f.KeptUntil > s.Time {
-		x.kept.Delete(timeAddr{f.KeptUntil, k})
-	}
 }
 
-// release lets go of the free addresses that were kept until now or before.
+// releaseKept lets go of the free addresses that were kept until now or before.
 func (x *indexes) releaseKept(s *State) {
 	for {
 		t, ok := x.kept.Min()
 		if !ok || t.time > s.Time {
 			return
 		}
-		x.kept.PopMin()
 		f := s.Free[t.addr.addr()]
+		x.forget(f)
 		for _, p := range x.containing(nil, f.Addr) {
 			p.family(f.Addr).enqueue(f)
 		}
