@@ -15,8 +15,11 @@ import (
 // what this one took.
 func (r *reign) allocate(t *tx) error {
 	w := r.work
+	if len(w.services) == 0 && !w.retry {
+		return nil
+	}
 	t.asMember(func() {
-		for (len(w.services) > 0 || w.retry) && t.err == nil {
+		for (len(w.services) > 0 || w.retry) && t.size < allocateBytes*r.d.cfg.MaxBatchBytes && t.err == nil {
 			keys := w.services
 			w.services = nil
 			if w.retry {
@@ -28,8 +31,19 @@ func (r *reign) allocate(t *tx) error {
 			}
 		}
 	})
+	w.keptEnd = 0
+	for range t.s.PendingServices() {
+		if until, ok := t.s.NextKept(); ok {
+			w.keptEnd = r.d.cfg.Clock.Now() + max(time.Duration(until-t.now), time.Second)
+		}
+		break
+	}
 	return t.err
 }
+
+// allocateBytes is how many times the usual size a batch may grow to before the
+// other services have to wait for the next one.
+const allocateBytes = 4
 
 // shape is what makes two services fare alike when no address is free for them.
 type shape struct {
@@ -55,31 +69,27 @@ func shapeOf(s *fsm.State, svc *fsm.Service) (shape, bool) {
 }
 
 // allocatePending tries the pending services, the longest waiting first. Of
-// services that fare alike none is tried after one that got nothing.
+// services that fare alike only the first is tried once one got nothing.
 func (r *reign) allocatePending(t *tx) {
 	var keys []fsm.ServiceKey
 	for svc := range t.s.PendingServices() {
 		keys = append(keys, svc.Key)
 	}
-	hopeless := map[shape]struct{}{}
-	pending := false
+	refused := map[shape]string{}
 	for _, key := range keys {
+		if t.size >= allocateBytes*r.d.cfg.MaxBatchBytes {
+			r.work.retry = true // the others come with the next batch
+			return
+		}
 		svc := t.s.Services[key]
 		sh, alike := shapeOf(t.s, svc)
-		if _, skip := hopeless[sh]; alike && skip {
-			pending = true
+		if why, no := refused[sh]; alike && no {
+			t.pending(svc, why)
 			continue
 		}
-		if !t.fit(key) {
-			pending = true
-			if alike {
-				hopeless[sh] = struct{}{}
-			}
+		if !t.fit(key) && alike {
+			refused[sh] = t.s.Services[key].Pending
 		}
-	}
-	r.work.keptEnd = 0
-	if until, ok := t.s.NextKept(); ok && pending {
-		r.work.keptEnd = r.d.cfg.Clock.Now() + max(time.Duration(until-t.now), time.Second)
 	}
 }
 
@@ -101,10 +111,15 @@ func (t *tx) fit(key fsm.ServiceKey) bool {
 	if refusal != nil {
 		why = refusal.Error()
 	}
-	if why != svc.Pending {
-		t.emit(allocationRefused(key, why))
-	}
+	t.pending(svc, why)
 	return refusal == nil
+}
+
+// pending records why the service has fewer addresses than it asks for.
+func (t *tx) pending(svc *fsm.Service, why string) {
+	if why != svc.Pending {
+		t.emit(allocationRefused(svc.Key, why))
+	}
 }
 
 // release takes an address from a service. When it was the last one its owner

@@ -97,7 +97,8 @@ type Decider struct {
 
 	// limbo are flights of a reign that ended, oldest first.
 	limbo []*stranded
-	// targets are where Move wants addresses to go; they survive a recovery.
+	// targets are where Move wants addresses to go; they survive a
+	// recovery, and end with the reign.
 	targets *targets
 }
 

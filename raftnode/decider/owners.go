@@ -1,7 +1,6 @@
 package decider
 
 import (
-	"math"
 	"net/netip"
 	"time"
 
@@ -25,26 +24,33 @@ func (r *reign) reconcile(t *tx) error {
 	t.by = t.self
 	w.settleNodes(t.s)
 	w.settleTimes(now)
+	w.settleSweep(t.s)
 	if err := guard(func() error { return r.allocate(t) }); err != nil {
 		return err
 	}
-	o := &owners{tx: t, d: r.d, w: w, boot: now, heard: map[string]bool{}, waits: map[Release]answerAt{}, fences: map[string]answerAt{}}
+	o := r.newOwners(t, now)
 	limit := r.d.cfg.MaxBatchBytes
-	for _, pass := range []struct {
-		queue *addrQueue
-		most  int // addresses
-		bytes int
-	}{
-		// A dead node's addresses are worth a larger entry: the batch that expires
-		// it shall hold them all.
-		{&w.dead, math.MaxInt, 4 * limit},
-		{&w.dirty, math.MaxInt, limit},
-		{&w.sweep, sweepLimit, limit},
-	} {
-		for n := 0; n < pass.most && pass.queue.len() > 0 && t.size < pass.bytes; n++ {
-			if err := r.lookAt(o, pass.queue.pop()); err != nil {
-				return err
-			}
+	// A dead node's addresses are worth a larger entry: the batch that expires it
+	// shall hold them all.
+	for w.dead.len() > 0 && t.size < 4*limit {
+		if err := r.lookAt(o, w.dead.pop()); err != nil {
+			return err
+		}
+	}
+	swept := 0
+	for t.size < limit {
+		var next netip.Addr
+		switch {
+		case w.dirty.len() > 0:
+			next = w.dirty.pop()
+		case len(w.sweep) > 0 && swept < sweepLimit:
+			next, swept = w.popSweep(), swept+1
+		}
+		if !next.IsValid() {
+			break
+		}
+		if err := r.lookAt(o, next); err != nil {
+			return err
 		}
 	}
 	r.d.stats.Unowned.Store(int64(len(w.idle)))
@@ -82,6 +88,25 @@ type owners struct {
 	heard  map[string]bool
 	waits  map[Release]answerAt
 	fences map[string]answerAt
+
+	// policy is that of the address at hand, preferred the nodes heard lately; nil
+	// when that is no difference.
+	policy    allocator.Policy
+	preferred func(node string) bool
+}
+
+func (r *reign) newOwners(t *tx, now time.Duration) *owners {
+	o := &owners{
+		tx: t, d: r.d, w: r.work, boot: now,
+		heard: map[string]bool{}, waits: map[Release]answerAt{}, fences: map[string]answerAt{},
+	}
+	for name, n := range t.s.Nodes {
+		if n.SessionState == fsm.SessionOpen && !o.isHeard(name) {
+			o.preferred = o.isHeard
+			break
+		}
+	}
+	return o
 }
 
 // look decides about one address, whatever brought it here.
@@ -92,7 +117,7 @@ func (o *owners) look(addr netip.Addr) {
 		o.d.targets.drop(addr)
 		return
 	}
-	if o.choose().Policy(addr).Placement == logv1.Placement_PLACEMENT_IDEAL {
+	if o.policy = o.choose().Policy(addr); o.policy.Placement == logv1.Placement_PLACEMENT_IDEAL {
 		o.w.ideal[addr] = struct{}{}
 	} else {
 		delete(o.w.ideal, addr)
@@ -149,7 +174,7 @@ func (o *owners) shouldMove(rec *fsm.Address) (logv1.OwnerReason, bool) {
 // succeed decides about an address whose owner's session has ended. The owner
 // keeps it, in name, until a successor may have it.
 func (o *owners) succeed(rec *fsm.Address, owner *fsm.Node) {
-	if !o.hold(rec.Addr) {
+	if !o.hold() {
 		if a := o.fencePassed(owner.Name); !a.yes {
 			park(o.w.fences, owner.Name, rec.Addr, a.again)
 			return
@@ -167,7 +192,7 @@ func (o *owners) succeed(rec *fsm.Address, owner *fsm.Node) {
 func (o *owners) assign(rec *fsm.Address) {
 	exclude := ""
 	if rec.Prior != "" {
-		rel := Release{Node: rec.Prior, Session: rec.PriorSession, At: rec.PriorAt, Hold: o.hold(rec.Addr)}
+		rel := Release{Node: rec.Prior, Session: rec.PriorSession, At: rec.PriorAt, Hold: o.hold()}
 		if a := o.releaseWait(rel); !a.yes {
 			park(o.w.waits, rel, rec.Addr, a.again)
 			return
@@ -194,7 +219,7 @@ func (o *owners) give(rec *fsm.Address, exclude string, why logv1.OwnerReason) {
 	if ok && c.Eligible(rec.Addr, to, o.now) != allocator.OK {
 		ok = false
 	}
-	opt := allocator.Options{Preferred: o.isHeard, Exclude: exclude, Now: o.now}
+	opt := allocator.Options{Preferred: o.preferred, Exclude: exclude, Now: o.now}
 	if !ok {
 		to, ok = c.ChooseOwner(rec.Addr, opt)
 	}
@@ -229,8 +254,9 @@ func (o *owners) retryFailures(rec *fsm.Address) {
 
 func (o *owners) choose() *allocator.Chooser { return o.w.choose(o.s) }
 
-func (o *owners) hold(addr netip.Addr) bool {
-	return o.choose().Policy(addr).ControlLoss != logv1.ControlLoss_CONTROL_LOSS_RELEASE
+// hold tells whether the address at hand stays with an owner that lost contact.
+func (o *owners) hold() bool {
+	return o.policy.ControlLoss != logv1.ControlLoss_CONTROL_LOSS_RELEASE
 }
 
 func (o *owners) isHeard(node string) bool {

@@ -79,6 +79,7 @@ func (r *reign) barrier(ctx context.Context) error {
 			return nil
 		}
 		r.d.logger.Debug("barrier failed", "term", r.term, "err", err)
+		r.d.resolveLimbo() // it may take long, and some may be known
 		timer := time.NewTimer(barrierPause)
 		select {
 		case <-timer.C:

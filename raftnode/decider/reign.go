@@ -34,6 +34,8 @@ type reign struct {
 }
 
 func newReign(d *Decider, l Leadership) *reign {
+	// What Move wanted in an earlier reign may never have been applied.
+	d.targets = newTargets()
 	return &reign{d: d, term: l.Term, changed: l.Changed}
 }
 

@@ -30,7 +30,7 @@ func (c *RestoreTo) actor() string { return c.Actor }
 
 func (c *RestoreTo) decide(t *tx) (answer, error) {
 	t.dry = c.DryRun
-	if c.Older == nil || c.Older.ClusterVersion > t.s.ClusterVersion {
+	if c.Older.ClusterVersion > t.s.ClusterVersion {
 		return nil, &PreconditionError{Reason: fmt.Sprintf(
 			"the backup has cluster version %d, this cluster %d", c.Older.ClusterVersion, t.s.ClusterVersion)}
 	}

@@ -22,9 +22,11 @@ type work struct {
 	d *Decider
 
 	// dead, dirty and sweep are addresses to look at, in this order of urgency: of
-	// nodes whose session ended, touched by an event, and all others after a change
-	// of pools or advertisements or a new head.
-	dead, dirty, sweep addrQueue
+	// nodes whose session ended; touched by an event; and all after a change of
+	// pools or advertisements, or for a new head. sweepAll starts a sweep anew.
+	dead, dirty addrQueue
+	sweep       []netip.Addr
+	sweepAll    bool
 
 	// nodes are the records that reconciliation knows, suspects the names of
 	// those that an event has touched since.
@@ -76,6 +78,7 @@ func newWork(d *Decider, head *fsm.State) *work {
 		idle:     map[netip.Addr]struct{}{},
 		ideal:    map[netip.Addr]struct{}{},
 		retry:    true,
+		sweepAll: true,
 	}
 	for _, name := range slices.Sorted(maps.Keys(head.Nodes)) {
 		if head.Nodes[name].SessionState != fsm.SessionOpen {
@@ -83,7 +86,6 @@ func newWork(d *Decider, head *fsm.State) *work {
 		}
 	}
 	w.pushOwned(&w.dirty, head, "")
-	w.sweepAll(head)
 	return w
 }
 
@@ -93,10 +95,25 @@ func (w *work) pushOwned(q *addrQueue, s *fsm.State, node string) {
 	}
 }
 
-func (w *work) sweepAll(s *fsm.State) {
-	for a := range s.Addresses {
-		w.sweep.push(a)
+// settleSweep lists what a sweep that is due has to look at.
+func (w *work) settleSweep(s *fsm.State) {
+	if !w.sweepAll {
+		return
 	}
+	w.sweepAll = false
+	w.sweep = make([]netip.Addr, 0, len(s.Addresses))
+	for a := range s.Addresses {
+		w.sweep = append(w.sweep, a)
+	}
+}
+
+// popSweep takes the next address of the sweep.
+func (w *work) popSweep() netip.Addr {
+	a := w.sweep[0]
+	if w.sweep = w.sweep[1:]; len(w.sweep) == 0 {
+		w.sweep = nil
+	}
+	return a
 }
 
 // askLeases has the next reconciliation ask the leases about all that waits.
@@ -104,7 +121,7 @@ func (w *work) askLeases() { w.ask = true }
 
 // due tells whether there is something to do at the boot time now.
 func (w *work) due(now time.Duration) bool {
-	if w.dead.len()+w.dirty.len()+w.sweep.len() > 0 || len(w.suspects) > 0 ||
+	if w.dead.len()+w.dirty.len()+len(w.sweep) > 0 || w.sweepAll || len(w.suspects) > 0 ||
 		len(w.services) > 0 || w.retry || w.ask && len(w.waits)+len(w.fences) > 0 {
 		return true
 	}
@@ -138,11 +155,9 @@ func (w *work) deadline() (first time.Duration, ok bool) {
 func (w *work) note(s *fsm.State, ev *logv1.Event) {
 	switch f := ev.GetFact().(type) {
 	case *logv1.Event_PoolDefined, *logv1.Event_PoolDeleted:
-		w.retry, w.chooser = true, nil
-		w.sweepAll(s)
+		w.retry, w.sweepAll, w.chooser = true, true, nil
 	case *logv1.Event_AdvertisementDefined, *logv1.Event_AdvertisementDeleted:
-		w.chooser = nil
-		w.sweepAll(s)
+		w.sweepAll, w.chooser = true, nil
 	case *logv1.Event_ServiceDeclared:
 		key := fsm.KeyOf(f.ServiceDeclared.GetService().GetNamespace(), f.ServiceDeclared.GetService().GetName())
 		w.services = append(w.services, key)

@@ -1,0 +1,168 @@
+package decider
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	"github.com/quorumlb/quorumlb/raftnode/consensus/clustertest"
+)
+
+// benchHarness is a harness outside a bubble, on a log that commits at once.
+func benchHarness(b *testing.B) *harness {
+	h := newHarness(b, func(c *Config) { c.Logger = slog.New(slog.DiscardHandler) })
+	h.log.set(func(l *memLog) { l.delay = func() time.Duration { return 0 } })
+	h.log.lead()
+	clustertest.Eventually(b, "it decides", func() bool {
+		_, err := h.submit(&Found{ClusterID: [16]byte{1}, Version: 1})
+		return err == nil
+	})
+	return h
+}
+
+// fill declares n services, 500 at a time.
+func (h *harness) fill(n int) {
+	h.t.Helper()
+	for i := 0; i < n; i += 500 {
+		var batch []*adminv1.Resource
+		for j := i; j < min(i+500, n); j++ {
+			batch = append(batch, service(fmt.Sprintf("s%d", j)))
+		}
+		h.must(apply(batch...))
+	}
+}
+
+// BenchmarkDeclarations is what the decider itself can do: one service per
+// command, 256 callers, a log in memory.
+func BenchmarkDeclarations(b *testing.B) {
+	for _, there := range []int{0, 100_000} {
+		b.Run(fmt.Sprintf("beside=%d", there), func(b *testing.B) {
+			h := benchHarness(b)
+			defer h.stop()
+			h.must(apply(pool("p", "10.0.0.0/8"), ad("a")))
+			for i := range 5 {
+				h.must(openSession(fmt.Sprintf("n%d", i), 1))
+			}
+			h.fill(there)
+			before := h.d.Stats().Batches.Load()
+			b.ResetTimer()
+			declare(b, h.d, b.N)
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "declarations/s")
+			b.ReportMetric(float64(b.N)/float64(h.d.Stats().Batches.Load()-before), "commands/batch")
+		})
+	}
+}
+
+// declare submits n declarations from 256 callers.
+func declare(b *testing.B, d *Decider, n int) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range 256 {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
+				if _, err := d.Submit(context.Background(), apply(service(fmt.Sprintf("new%d", i)))); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// BenchmarkDeadNode is a failover of a node with 20,000 addresses: from the
+// command to the moment in which the batch is proposed.
+func BenchmarkDeadNode(b *testing.B) {
+	for _, nodes := range []int{5, 100} {
+		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) { deadNode(b, nodes) })
+	}
+}
+
+func deadNode(b *testing.B, nodes int) {
+	h := benchHarness(b)
+	defer h.stop()
+	h.must(apply(pool("p", "10.0.0.0/8"), ad("a")))
+	h.must(openSession("n0", 1))
+	h.fill(20_000)
+	for i := range nodes - 1 {
+		h.must(openSession(fmt.Sprintf("n%d", i+1), 1))
+	}
+	h.leases.auto = time.Nanosecond
+	var took time.Duration
+	var proposed atomic.Int64
+	h.log.set(func(l *memLog) {
+		l.onPropose = func([]byte) Future { proposed.Store(time.Now().UnixNano()); return nil }
+	})
+	for b.Loop() {
+		h.idle(b)
+		// All go to one node first, by way of moves that cost nothing here.
+		cmd := h.expire("n0")
+		proposed.Store(0)
+		start := time.Now()
+		h.must(cmd)
+		took += time.Duration(proposed.Load() - start.UnixNano())
+		left := 0
+		h.log.Read(func(s *fsm.State) { left = s.Nodes["n0"].Owned })
+		if left != 0 {
+			b.Fatalf("%d addresses are left with the dead node", left)
+		}
+		b.StopTimer()
+		h.giveAllTo(b, "n0", nodes)
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(took.Milliseconds())/float64(b.N), "ms-to-propose")
+	b.ReportMetric(float64(20_000*b.N)/took.Seconds(), "owners/s")
+}
+
+// giveAllTo has the node return and all others expire, one after the other.
+func (h *harness) giveAllTo(b *testing.B, node string, nodes int) {
+	h.must(openSession(node, 1))
+	for i := range nodes {
+		if n := fmt.Sprintf("n%d", i); n != node {
+			h.must(&Drain{Node: n, Actor: "admin:test"})
+		}
+	}
+	clustertest.Eventually(b, "it owns all", func() bool {
+		owned := 0
+		h.d.Wake()
+		h.log.Read(func(s *fsm.State) { owned = s.Nodes[node].Owned })
+		return owned == 20_000
+	})
+	for i := range nodes {
+		if n := fmt.Sprintf("n%d", i); n != node {
+			h.must(&Undrain{Node: n, Actor: "admin:test"})
+		}
+	}
+}
+
+// idle waits until nothing is in flight.
+func (h *harness) idle(b *testing.B) {
+	clustertest.Eventually(b, "nothing is in flight", func() bool { return h.d.Stats().InFlight.Load() == 0 })
+}
+
+// BenchmarkTakeover is how long a new leader needs until it decides, at 100,000
+// services: the clone of the state and the first look.
+func BenchmarkTakeover(b *testing.B) {
+	h := benchHarness(b)
+	defer h.stop()
+	h.must(apply(pool("p", "10.0.0.0/8"), ad("a")))
+	for i := range 5 {
+		h.must(openSession(fmt.Sprintf("n%d", i), 1))
+	}
+	h.fill(100_000)
+	for b.Loop() {
+		h.log.lose(0)
+		h.log.lead()
+		clustertest.Eventually(b, "it decides", func() bool {
+			_, err := h.submit(&Undrain{Node: "n0", Actor: "admin:test"})
+			return err == nil
+		})
+	}
+}
