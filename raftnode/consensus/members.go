@@ -163,6 +163,17 @@ func (n *Node) Transfer(ctx context.Context, to string) error {
 	return nil
 }
 
+// Alive tells whether a member has answered this leader within the last second
+// or two heartbeat timeouts.
+func (n *Node) Alive(id string) bool {
+	if id == n.cfg.ID {
+		return true
+	}
+	within := max(time.Second, 2*n.cfg.Timing.Heartbeat)
+	a := n.cfg.Transport.Answered(raft.ServerID(id))
+	return a.Term > 0 && a.Sent >= n.cfg.Clock.Now()-within
+}
+
 // successor is the voter that answered this leader last, within the lease;
 // empty for none. Raft's own choice does not know who is alive.
 func (n *Node) successor(term uint64) (id string) {

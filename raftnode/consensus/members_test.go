@@ -203,3 +203,16 @@ func TestRecover(t *testing.T) {
 	})
 	c.Propose(clustertest.Retention(43))
 }
+
+// A leader that fails cuts its connections and ends; the others go on.
+func TestFailedLeaderEnds(t *testing.T) {
+	c := clustertest.New(t, 3, nil)
+	leader := c.Leader()
+	slow := errors.New("the disk hangs")
+	leader.Node.Fail(slow)
+	if err := leader.Ended(); !errors.Is(err, slow) {
+		t.Fatalf("ended with %v", err)
+	}
+	c.Propose(clustertest.Retention(6))
+	c.Agree()
+}

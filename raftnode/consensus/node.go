@@ -94,20 +94,24 @@ func (n *Node) Fail(err error) { n.machine.fail(err) }
 
 // shutdown ends in this order: no new proposals; leadership to another; what is
 // committed gets applied; Raft is told to end; connections are cut, so that no
-// request holds it up; its goroutines are awaited; open proposals end.
+// request holds it up; its goroutines are awaited; open proposals end. After a
+// failure connections are cut at once: with a disk that hangs, heartbeats would
+// go on and keep this member leader.
 func (n *Node) shutdown() error {
 	n.mu.Lock()
 	n.closed = true
 	n.mu.Unlock()
-	if err := n.handOver(); err != nil {
-		n.log.Warn("leadership was not handed over", "error", err)
+	if n.machine.failure() == nil {
+		if err := n.handOver(); err != nil {
+			n.log.Warn("leadership was not handed over", "error", err)
+		}
+		n.drain()
 	}
-	n.drain()
-	done := n.raft.Shutdown()
+	ended := n.raft.Shutdown() // waits for nothing yet
 	err := n.cfg.Transport.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	if werr := await(ctx, done); werr != nil {
+	if werr := await(ctx, ended); werr != nil {
 		err = errors.Join(err, fmt.Errorf("%w: %w", ErrHung, werr))
 	}
 	n.refreshLeader()

@@ -3,6 +3,7 @@
 //	LOCK            held while a process uses the directory
 //	identity.json   the member's name and its Raft id
 //	cluster         the id of the cluster that the data belongs to, hexadecimal
+//	admitted        there once the group has taken a joining member in
 //	raft.db         Raft's log, term and vote (bbolt)
 //	snapshots/      snapshots of the state
 //

@@ -128,6 +128,29 @@ func (s *Store) SetClusterID(id [16]byte) error {
 	return nil
 }
 
+// Admitted tells whether a group has taken this id in for certain. A founder
+// always has been.
+func (s *Store) Admitted() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.admitted || s.identity.ID != "" && s.identity.ID == s.identity.Name
+}
+
+// SetAdmitted notes that the group has taken this id in. From now on a group
+// that does not know it has removed it.
+func (s *Store) SetAdmitted() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.admitted {
+		return nil
+	}
+	if err := writeFile(filepath.Join(s.dir, admittedFile), nil); err != nil {
+		return fmt.Errorf("note the admission: %w", err)
+	}
+	s.admitted = true
+	return nil
+}
+
 // loadIdentity reads what SetIdentity and SetClusterID wrote.
 func (s *Store) loadIdentity() error {
 	data, err := os.ReadFile(filepath.Join(s.dir, identityFile))
@@ -145,6 +168,9 @@ func (s *Store) loadIdentity() error {
 		if MemberName(s.identity.ID) != s.identity.Name {
 			return fmt.Errorf("read %s: id %q does not belong to name %q", identityFile, s.identity.ID, s.identity.Name)
 		}
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, admittedFile)); err == nil {
+		s.admitted = true
 	}
 	data, err = os.ReadFile(filepath.Join(s.dir, clusterFile))
 	switch {

@@ -44,6 +44,9 @@ func TestIdentityIsWrittenOnce(t *testing.T) {
 	if err := s.SetIdentity(JoiningIdentity("m1")); !errors.Is(err, ErrOtherName) {
 		t.Fatalf("changed the identity: %v", err)
 	}
+	if !s.Admitted() {
+		t.Fatal("a founder is not admitted")
+	}
 	cluster := [16]byte{1, 2, 3}
 	if err := s.SetClusterID(cluster); err != nil {
 		t.Fatal(err)
@@ -71,6 +74,28 @@ func TestJoiningIdentityIsNew(t *testing.T) {
 			t.Fatalf("id %q", id.ID)
 		}
 		seen[id.ID] = true
+	}
+}
+
+func TestAdmissionIsRemembered(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	if err := s.SetIdentity(JoiningIdentity("m1")); err != nil {
+		t.Fatal(err)
+	}
+	if s.Admitted() {
+		t.Fatal("admitted before anybody was asked")
+	}
+	for range 2 {
+		if err := s.SetAdmitted(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s = open(t, dir, Options{}); !s.Admitted() {
+		t.Fatal("forgotten")
 	}
 }
 

@@ -25,6 +25,7 @@ const (
 	lockFile     = "LOCK"
 	identityFile = "identity.json"
 	clusterFile  = "cluster"
+	admittedFile = "admitted"
 	logFile      = "raft.db"
 	snapshotDir  = "snapshots"
 	tmpSuffix    = ".tmp"
@@ -75,6 +76,7 @@ type Store struct {
 	mu       sync.Mutex
 	identity Identity
 	cluster  [16]byte
+	admitted bool
 	closed   bool
 }
 
