@@ -53,6 +53,7 @@ func Open(cfg Config) (*Node, error) {
 	} else if meta != nil {
 		n.machine.StoreConfiguration(meta.ConfigurationIndex, meta.Configuration)
 	}
+	cfg.Transport.SetID(cfg.ID)
 	r, err := raft.NewRaft(cfg.raftConfig(), n.machine, cfg.Store.Logs(), cfg.Store.Stable(), cfg.Store.Snapshots(), cfg.Transport)
 	if stopped := n.machine.failure(); stopped != nil {
 		err = stopped

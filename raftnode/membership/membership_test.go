@@ -153,7 +153,7 @@ func (h *host) run(ctx context.Context) (err error) {
 	}
 	node, err := consensus.Open(consensus.Config{
 		ID: id.ID, Store: store, Logger: log, AskRevision: ms.AskRevision,
-		Transport: transport.NewRaft(mux, transport.RaftConfig{ID: id.ID, Peers: h.w.list}),
+		Transport: transport.NewRaft(mux, transport.RaftConfig{Peers: h.w.list}),
 	})
 	if err != nil {
 		return err

@@ -62,7 +62,7 @@ type Mux struct {
 	Counters Counters
 
 	raft, grpc *handover
-	// raftID is the id that Raft connections must be meant for; nil before NewRaft.
+	// raftID is the id that Raft connections must be meant for; nil before Raft.SetID.
 	raftID    atomic.Pointer[string]
 	done      chan struct{}
 	closeOnce sync.Once

@@ -14,8 +14,6 @@ import (
 
 // RaftConfig configures Raft's transport.
 type RaftConfig struct {
-	// ID of this member in the group.
-	ID string
 	// Timeout of a dial and of an answer; 0 means 1 s. Snapshots get more by size.
 	Timeout time.Duration
 	// Peers gives the addresses of the configured members by name. One is tried
@@ -54,7 +52,8 @@ type Answer struct {
 	Term uint64
 }
 
-// NewRaft makes the transport. The Mux must Run for it to be heard.
+// NewRaft makes the transport. The Mux must Run and SetID be called for it to
+// be heard.
 func NewRaft(m *Mux, cfg RaftConfig) *Raft {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = time.Second
@@ -62,7 +61,6 @@ func NewRaft(m *Mux, cfg RaftConfig) *Raft {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.Boottime
 	}
-	m.raftID.Store(&cfg.ID)
 	s := newStream(m)
 	return &Raft{
 		NetworkTransport: raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
@@ -74,6 +72,10 @@ func NewRaft(m *Mux, cfg RaftConfig) *Raft {
 		mux: m, stream: s, cfg: cfg, answered: make(map[raft.ServerID]Answer),
 	}
 }
+
+// SetID says which id this member has in the group; before, and with another,
+// nobody is answered. consensus.Open calls it.
+func (t *Raft) SetID(id string) { t.mux.raftID.Store(&id) }
 
 // Advertised is the address that other members know this one by.
 func (t *Raft) Advertised() string { return t.mux.Advertised() }

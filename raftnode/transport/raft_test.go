@@ -17,7 +17,8 @@ import (
 func answering(t *testing.T, ca *pki.CA, name string, term uint64) *Mux {
 	t.Helper()
 	m := startMux(t, ca, storage.MemberName(name), nil)
-	r := NewRaft(m, RaftConfig{ID: name})
+	r := NewRaft(m, RaftConfig{})
+	r.SetID(name)
 	stop := make(chan struct{})
 	answer := func(rpc raft.RPC) {
 		switch rpc.Command.(type) {
@@ -225,7 +226,7 @@ func TestFallsBackToConfiguredAddress(t *testing.T) {
 func TestNewDiskDoesNotAnswerForOldID(t *testing.T) {
 	ca := newCA(t)
 	peer := answering(t, ca, "m2.new", 7)
-	r := NewRaft(startMux(t, ca, "m1", nil), RaftConfig{ID: "m1"})
+	r := NewRaft(startMux(t, ca, "m1", nil), RaftConfig{})
 	defer r.Close()
 	addr := raft.ServerAddress(peer.Advertised())
 	for _, id := range []raft.ServerID{"m2", "m2.old"} {

@@ -197,7 +197,7 @@ func (m *Member) TryStart(identity storage.Identity) (err error) {
 	muxEnded := make(chan error, 1)
 	go func() { muxEnded <- mux.Run(context.Background()) }()
 	cfg := consensus.Config{ID: id.ID, Store: store, Logger: log}
-	cfg.Transport = transport.NewRaft(mux, transport.RaftConfig{ID: id.ID, Fault: m.Faults})
+	cfg.Transport = transport.NewRaft(mux, transport.RaftConfig{Fault: m.Faults})
 	if m.Change != nil {
 		m.Change(&cfg)
 	}
