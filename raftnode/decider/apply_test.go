@@ -325,6 +325,10 @@ func TestSettings(t *testing.T) {
 		if !h.must(&SetLeaseTimes{Times: times}).Changed || h.must(&SetLeaseTimes{Times: times}).Changed {
 			t.Error("lease times: once")
 		}
+		h.leases.set(func(l *fakeLeases) { l.changing = l.clock.Now() + time.Second })
+		h.refused(&SetLeaseTimes{Times: fsm.DefaultLeaseTimes}, new(*PreconditionError))
+		time.Sleep(2 * time.Second)
+		h.must(&SetLeaseTimes{Times: fsm.DefaultLeaseTimes})
 		if !h.must(&SetRetention{Retention: time.Hour}).Changed || h.must(&SetRetention{Retention: time.Hour}).Changed {
 			t.Error("retention: once")
 		}

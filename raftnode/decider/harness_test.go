@@ -35,6 +35,7 @@ type fakeLeases struct {
 	over, fence, silent map[string]bool
 	// waited are the releases that were allowed to end.
 	waited map[Release]bool
+	changing time.Duration // answer of LeaseChange
 	// auto ends every wait by itself after the time given; 0: never.
 	auto   time.Duration
 	sawAt  map[Release]time.Duration
@@ -98,10 +99,16 @@ func (l *fakeLeases) FencePassed(node string) (bool, time.Duration) {
 	return l.fence[node], l.clock.Now() + time.Hour
 }
 
-func (l *fakeLeases) Heard(node string) bool {
+func (l *fakeLeases) HeardLately(node string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return !l.silent[node]
+}
+
+func (l *fakeLeases) LeaseChange() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.changing
 }
 
 // set changes the answers.

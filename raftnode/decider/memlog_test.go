@@ -3,7 +3,6 @@ package decider
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"testing"
@@ -319,6 +318,6 @@ type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Helper()
-	w.t.Log(fmt.Sprintf("%s", p))
+	w.t.Log(string(p))
 	return len(p), nil
 }

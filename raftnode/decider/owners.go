@@ -262,7 +262,7 @@ func (o *owners) hold() bool {
 func (o *owners) isHeard(node string) bool {
 	heard, ok := o.heard[node]
 	if !ok {
-		heard = o.d.leases.Heard(node)
+		heard = o.d.leases.HeardLately(node)
 		o.heard[node] = heard
 	}
 	return heard

@@ -67,6 +67,9 @@ type Leases interface {
 	// FencePassed tells whether the fence time of the node has passed, so that no
 	// process of it, as it was, is confirmed any more; again is as above.
 	FencePassed(node string) (passed bool, again time.Duration)
-	// Heard tells whether the node was heard within 2h.
-	Heard(node string) bool
+	// HeardLately tells whether the node was heard within 2h.
+	HeardLately(node string) bool
+	// LeaseChange tells until which boot time waits still count with lease times
+	// older than those in force; 0 when they do not.
+	LeaseChange() (until time.Duration)
 }

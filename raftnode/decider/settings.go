@@ -2,14 +2,17 @@ package decider
 
 import (
 	"bytes"
+	"fmt"
 	"time"
 
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
 
-// SetLeaseTimes sets detection D, heartbeat h and settle time. Errors:
-// *InvalidError (fsm.ValidateLeaseTimes has the ranges).
+// SetLeaseTimes sets detection D, heartbeat h and settle time. One change has to
+// take effect everywhere before the next: a member that restarts knows the times in
+// force and those before. Errors: *InvalidError (fsm.ValidateLeaseTimes has the
+// ranges), *PreconditionError soon after another change.
 type SetLeaseTimes struct {
 	Times fsm.LeaseTimes
 	Actor string
@@ -22,9 +25,15 @@ func (c *SetLeaseTimes) decide(t *tx) (answer, error) {
 	if err := checkLeaseTimes(c.Times); err != nil {
 		return nil, err
 	}
-	if t.s.Lease != c.Times {
-		t.emit(leaseTimesSet(c.Times))
+	if t.s.Lease == c.Times {
+		return nil, nil
 	}
+	if left := t.changing(); left > 0 || t.leaseSet {
+		return nil, &PreconditionError{Reason: fmt.Sprintf(
+			"the lease times have just been changed and take effect by and by; try again in %v", max(left, time.Second).Round(100*time.Millisecond))}
+	}
+	t.emit(leaseTimesSet(c.Times))
+	t.whenDecided(func() { t.leaseSet = true })
 	return nil, nil
 }
 

@@ -2,6 +2,7 @@ package decider
 
 import (
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -23,6 +24,8 @@ type tx struct {
 	work    *work
 	targets *targets
 	heard   func(node string) bool
+	// changing is for how long yet waits count with older lease times.
+	changing func() time.Duration
 	self    string // actor of this member
 	by      string // actor of what is being decided
 	// actors are those of the events so far.
@@ -34,6 +37,8 @@ type tx struct {
 	err error
 	// then are run when the command stands.
 	then []func()
+	// leaseSet: this batch changes the lease times.
+	leaseSet bool
 	// dry: the command's events will be taken back, whatever becomes of it.
 	dry bool
 }
