@@ -120,7 +120,10 @@ func (c *chooser) chooseSecond() *Refusal {
 // chooseBoth finds a pool that gives both families; who only prefers two takes
 // one where there is none.
 func (c *chooser) chooseBoth() *Refusal {
-	no := &Refusal{Family: "IPv4 and IPv6"}
+	no := &Refusal{Family: "IPv4 or IPv6"}
+	if c.required {
+		no.Family = "IPv4 and IPv6"
+	}
 	if choice, ok := c.again(c.first, ""); ok && c.pairIn(choice) {
 		return nil
 	}

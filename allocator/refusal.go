@@ -81,7 +81,8 @@ type PoolRefusal struct {
 // Refusal is why a service has fewer addresses than it asks for. One state and
 // one service always give the same text.
 type Refusal struct {
-	// Family is "IPv4", "IPv6" or "IPv4 and IPv6"; empty when the refusal is not about one.
+	// Family is "IPv4", "IPv6", "IPv4 and IPv6" or "IPv4 or IPv6"; empty when the
+	// refusal is not about one.
 	Family string
 	// Requested is the address that the service asked for, as written; empty for any.
 	Requested string
