@@ -31,17 +31,7 @@ func (l *Leader) heardBy(m *member, name string, session uint64, at time.Duratio
 // lastHeard returns the waking time at which the node's session was last heard, by
 // whatever member, or from when its silence counts.
 func (l *Leader) lastHeard(n *node) time.Duration {
-	session := n.facts.Session
-	heard := false
-	var at time.Duration
-	if s := l.own.session(n.name, session); s != nil {
-		at, heard = s.at, true
-	}
-	for i := range n.heardBy {
-		if e := &n.heardBy[i]; e.session == session && !l.cfg.rules.expireUnasked {
-			at, heard = max(at, e.at), true
-		}
-	}
+	at, heard := l.heardAt(n)
 	if n.openedHere && !l.cfg.rules.expireUnopened {
 		return max(at, n.opened)
 	}
@@ -50,6 +40,20 @@ func (l *Leader) lastHeard(n *node) time.Duration {
 		return max(at, l.barrierWaking)
 	}
 	return at
+}
+
+// heardAt returns when the session was last heard; false if it never was.
+func (l *Leader) heardAt(n *node) (at time.Duration, heard bool) {
+	session := n.facts.Session
+	if s := l.own.session(n.name, session); s != nil {
+		at, heard = s.at, true
+	}
+	for i := range n.heardBy {
+		if e := &n.heardBy[i]; e.session == session && !l.cfg.rules.expireUnasked {
+			at, heard = max(at, e.at), true
+		}
+	}
+	return at, heard
 }
 
 // Expired returns the sessions to be expired now (rule 7). A session is named
@@ -112,6 +116,18 @@ func (l *Leader) HeardLately(now time.Duration, name string) bool {
 	l.own.advance(now)
 	n := l.nodes[name]
 	return n != nil && l.own.waking()-l.lastHeard(n) <= 2*l.longest().Heartbeat
+}
+
+// Unheard returns for how long no member has heard the session that head names; false if
+// it is another one, or nobody who reports ever heard it.
+func (l *Leader) Unheard(now time.Duration, name string, session uint64) (time.Duration, bool) {
+	l.own.advance(now)
+	n := l.nodes[name]
+	if n == nil || n.facts.Session != session {
+		return 0, false
+	}
+	at, heard := l.heardAt(n)
+	return l.own.waking() - at, heard
 }
 
 // asked tells whether every voter has reported in this term, or has had the time to.

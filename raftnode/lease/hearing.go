@@ -192,6 +192,17 @@ func (h *Hearing) NodeApplied(now time.Duration, name string, f Facts) {
 	n.open, n.session = open, f.Session
 }
 
+// KeepNodes forgets the nodes that were in this member's state and are not any more,
+// after the state as a whole was replaced.
+func (h *Hearing) KeepNodes(now time.Duration, held func(name string) bool) {
+	h.advance(now)
+	for name, n := range h.nodes {
+		if n.session != 0 && !held(name) {
+			h.forget(n)
+		}
+	}
+}
+
 // NodeGone notes that this member's state does not hold the node any more.
 func (h *Hearing) NodeGone(now time.Duration, name string) {
 	h.advance(now)
@@ -229,6 +240,33 @@ func (h *Hearing) Report(now time.Duration, poll, term uint64, c *Cursor) Report
 	}
 	c.change, c.stalled = h.changes, h.stalled
 	return r
+}
+
+// Unheard returns for how long this member has not heard the session; false if it
+// never has.
+func (h *Hearing) Unheard(now time.Duration, node string, session uint64) (time.Duration, bool) {
+	h.advance(now)
+	s := h.session(node, session)
+	if s == nil {
+		return 0, false
+	}
+	return h.waking() - s.at, true
+}
+
+// Seen returns the newest revision that the node said is in force there, in the newest
+// session that this member heard of; 0 if none.
+func (h *Hearing) Seen(node string) (revision uint64) {
+	n := h.nodes[node]
+	if n == nil {
+		return 0
+	}
+	var newest uint64
+	for i := range n.sessions {
+		if s := &n.sessions[i]; s.Session >= newest {
+			newest, revision = s.Session, s.Seen
+		}
+	}
+	return revision
 }
 
 // mostSilent tells whether more than half of the nodes that had a session 10 s
