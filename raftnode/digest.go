@@ -184,6 +184,7 @@ type comparer struct {
 
 	mu      sync.Mutex
 	problem string
+	said    bool // diverged was called
 }
 
 // Problem says what the last comparison found; empty when nothing.
@@ -241,12 +242,13 @@ func (c *comparer) judge(v verdict) {
 	c.mu.Lock()
 	news := text != c.problem
 	c.problem = text
+	first := v.diverged && !c.said
+	c.said = c.said || v.diverged
 	c.mu.Unlock()
-	if !news || text == "" {
-		return
+	if news && text != "" {
+		c.log.Error("digests of the state differ", "finding", text, obs.KeyRevision, v.revision)
 	}
-	c.log.Error("digests of the state differ", "finding", text, obs.KeyRevision, v.revision)
-	if v.diverged {
+	if first {
 		c.diverged(fmt.Errorf("%w at revision %d", ErrDiverged, v.revision))
 	}
 }

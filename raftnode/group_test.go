@@ -1,0 +1,429 @@
+package raftnode_test
+
+import (
+	"context"
+	"fmt"
+
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+func pool(name string, addresses ...string) *adminv1.Resource {
+	return &adminv1.Resource{Kind: &adminv1.Resource_Pool{Pool: &logv1.Pool{Name: name, Addresses: addresses}}}
+}
+
+func advertisement(name string, loss logv1.ControlLoss) *adminv1.Resource {
+	return &adminv1.Resource{Kind: &adminv1.Resource_L2Advertisement{L2Advertisement: &logv1.L2Advertisement{
+		Name: name, OnControlLoss: loss, Placement: logv1.Placement_PLACEMENT_STICKY,
+	}}}
+}
+
+func service(name string) *adminv1.Resource {
+	return &adminv1.Resource{Kind: &adminv1.Resource_Service{Service: &logv1.Service{
+		Namespace: "test", Name: name, Delivery: logv1.Delivery_DELIVERY_HOST,
+		IpFamilyPolicy: logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK, IpFamilies: []logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV4},
+		ExternalTrafficPolicy: logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_CLUSTER,
+		Ports:                 []*logv1.Port{{Name: "http", Protocol: logv1.Protocol_PROTOCOL_TCP, Port: 80}},
+	}}}
+}
+
+// apply declares resources through one member.
+func (g *group) apply(i int, resources ...*adminv1.Resource) *adminv1.ApplyResponse {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(g.t.Context(), patience)
+	defer cancel()
+	resp, err := g.client(i).Apply(ctx, &adminv1.ApplyRequest{Resources: resources})
+	if err != nil {
+		g.t.Fatalf("apply through %s: %v", g.members[i].conf.Name, err)
+	}
+	return resp
+}
+
+func (g *group) get(i int, kinds ...string) *adminv1.GetResponse {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(g.t.Context(), patience)
+	defer cancel()
+	resp, err := g.client(i).Get(ctx, &adminv1.GetRequest{Kinds: kinds})
+	if err != nil {
+		g.t.Fatalf("get through %s: %v", g.members[i].conf.Name, err)
+	}
+	return resp
+}
+
+// follower is the index of a member that does not lead.
+func (g *group) follower() int { return (g.leader() + 1) % len(g.members) }
+
+// owner waits until one of the speakers, and no other, owns the address.
+func owner(t testing.TB, a netip.Addr, speakers ...*fakeSpeaker) *fakeSpeaker {
+	t.Helper()
+	var found *fakeSpeaker
+	eventually(t, "an owner of "+a.String(), func() bool {
+		n := 0
+		for _, s := range speakers {
+			if s.owns(a) {
+				n++
+				found = s
+			}
+		}
+		return n == 1
+	})
+	return found
+}
+
+func other(of *fakeSpeaker, speakers ...*fakeSpeaker) *fakeSpeaker {
+	for _, s := range speakers {
+		if s != of {
+			return s
+		}
+	}
+	return nil
+}
+
+// TestGroup: three members found a group, take in speakers and operators, give
+// an address to a node, and move it when the node falls silent.
+func TestGroup(t *testing.T) {
+	g := newGroup(t, 3)
+	g.start()
+	s1, s2 := g.speaker("n1", 1).start(), g.speaker("n2", 2).start()
+	for _, s := range []*fakeSpeaker{s1, s2} {
+		eventually(t, "heartbeats of "+s.node+" acked", func() bool { return s.ackedSeq() > 3 })
+	}
+
+	resp := g.apply(g.follower(), pool("p", "192.0.2.0/24"), advertisement("ad", logv1.ControlLoss_CONTROL_LOSS_HOLD), service("web"))
+	if len(resp.GetResults()) != 3 || resp.GetResults()[2].GetResult() != "created" || len(resp.GetResults()[2].GetAddresses()) != 1 {
+		t.Fatalf("apply: %v", resp)
+	}
+	addr := netip.MustParseAddr(resp.GetResults()[2].GetAddresses()[0])
+	first := owner(t, addr, s1, s2)
+	second := other(first, s1, s2)
+	for i := range g.members { // any member answers, with the same
+		vip := g.get(i, "vips").GetVips()[0]
+		if vip.GetOwner() != first.node || vip.GetAddress() != addr.String() {
+			t.Errorf("vip at %s: %v", g.members[i].conf.Name, vip)
+		}
+	}
+	eventually(t, "the owner's announcement", func() bool {
+		a := g.get(0, "vips").GetVips()[0].GetAnnounced()
+		return len(a) == 1 && a[0].GetNode() == first.node
+	})
+
+	silent := time.Now()
+	first.stop()
+	eventually(t, "the successor", func() bool { return second.owns(addr) })
+	took := second.gainedAt(addr).Sub(silent)
+	t.Logf("silence to successor's view: %v (D %v)", took, testDetection)
+	if took < testDetection-testHeartbeat-20*time.Millisecond || took > testDetection+2*time.Second {
+		t.Errorf("moved after %v, want D = %v and a little", took, testDetection)
+	}
+	if n := g.get(g.leader(), "nodes").GetNodes(); n[0].GetState() == n[1].GetState() {
+		t.Errorf("nodes: %v", n)
+	}
+
+	// What the log says of it.
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	stream, err := g.client(g.follower()).Events(ctx, &adminv1.EventsRequest{Address: addr.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	assigned := 0
+	for {
+		ev, err := stream.Recv()
+		if err != nil {
+			break
+		}
+		if ev.GetEvent().GetOwnerAssigned() != nil {
+			assigned++
+		}
+	}
+	if assigned != 2 {
+		t.Errorf("%d assignments in the address's history, want 2", assigned)
+	}
+}
+
+// TestLeaderDies: a dead leader costs the owners nothing, and calls that come
+// while there is none are held.
+func TestLeaderDies(t *testing.T) {
+	g := newGroup(t, 3)
+	g.start()
+	s1, s2 := g.speaker("n1", 1).start(), g.speaker("n2", 2).start()
+	addr := netip.MustParseAddr(g.apply(0, pool("p", "192.0.2.0/24"), advertisement("ad", logv1.ControlLoss_CONTROL_LOSS_HOLD), service("web")).GetResults()[2].GetAddresses()[0])
+	first := owner(t, addr, s1, s2)
+	since := first.gainedAt(addr)
+	eventually(t, "acks", func() bool { return first.ackedSeq() > 3 })
+
+	leader := g.leader()
+	g.members[leader].kill()
+	start := time.Now()
+	g.apply((leader+1)%3, service("held"))
+	t.Logf("a write that came without a leader was answered after %v", time.Since(start).Round(time.Millisecond))
+	acked := first.ackedSeq()
+	eventually(t, "acks of the new leader", func() bool { return first.ackedSeq() > acked+2 })
+	if !first.owns(addr) || first.gainedAt(addr) != since {
+		t.Error("the address moved although its owner lived")
+	}
+
+	g.members[leader].start()
+	g.members[leader].waitReady()
+	if got := g.get(leader, "services").GetServices(); len(got) != 2 {
+		t.Errorf("the returned member has %d services", len(got))
+	}
+}
+
+// TestOwnerAndLeaderDieTogether: not detection plus election, but the longer.
+func TestOwnerAndLeaderDieTogether(t *testing.T) {
+	g := newGroup(t, 3)
+	g.start()
+	s1, s2 := g.speaker("n1", 1).start(), g.speaker("n2", 2).start()
+	addr := netip.MustParseAddr(g.apply(0, pool("p", "192.0.2.0/24"), advertisement("ad", logv1.ControlLoss_CONTROL_LOSS_HOLD), service("web")).GetResults()[2].GetAddresses()[0])
+	first := owner(t, addr, s1, s2)
+	second := other(first, s1, s2)
+	eventually(t, "acks", func() bool { return first.ackedSeq() > 3 && second.ackedSeq() > 3 })
+
+	leader := g.leader()
+	dead := time.Now()
+	g.members[leader].kill()
+	first.stop()
+	eventually(t, "the successor", func() bool { return second.owns(addr) })
+	took := second.gainedAt(addr).Sub(dead)
+	t.Logf("owner and leader dead to successor's view: %v (D %v)", took, testDetection)
+	if took > testDetection+4*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
+// TestPlannedMove: drain, undrain and move, with the old owner told first.
+func TestPlannedMove(t *testing.T) {
+	g := newGroup(t, 3)
+	g.start()
+	s1, s2 := g.speaker("n1", 1).start(), g.speaker("n2", 2).start()
+	addr := netip.MustParseAddr(g.apply(0, pool("p", "192.0.2.0/24"), advertisement("ad", logv1.ControlLoss_CONTROL_LOSS_RELEASE), service("web")).GetResults()[2].GetAddresses()[0])
+	first := owner(t, addr, s1, s2)
+	second := other(first, s1, s2)
+	eventually(t, "acks", func() bool { return first.ackedSeq() > 3 && second.ackedSeq() > 3 })
+
+	start := time.Now()
+	drain, err := g.client(g.follower()).Drain(t.Context(), &adminv1.DrainRequest{Node: first.node})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the drained node's address on the other", func() bool { return second.owns(addr) && !first.owns(addr) })
+	t.Logf("drained after %v (%d owned at first)", time.Since(start).Round(time.Millisecond), drain.GetOwned())
+	if lost, gained := first.lostAt(addr), second.gainedAt(addr); gained.Before(lost) {
+		t.Errorf("the new owner was told %v before the old one", lost.Sub(gained))
+	}
+	if !first.delivers(addr) {
+		t.Error("the drained node must go on forwarding")
+	}
+	if _, err := g.client(0).Move(t.Context(), &adminv1.MoveRequest{Address: addr.String(), ToNode: first.node}); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("move to a drained node: %v", err)
+	}
+	if _, err := g.client(0).Undrain(t.Context(), &adminv1.UndrainRequest{Node: first.node}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.client(1).Move(t.Context(), &adminv1.MoveRequest{Address: addr.String(), ToNode: first.node}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the moved address", func() bool { return first.owns(addr) && !second.owns(addr) })
+}
+
+// TestRollingRestart: SIGTERM of each member in turn hands leadership over, and
+// no write fails.
+func TestRollingRestart(t *testing.T) {
+	g := newGroup(t, 3)
+	g.start()
+	g.apply(0, pool("p", "192.0.2.0/24"))
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var written, failed int
+	wg.Go(func() {
+		clients := []adminv1.AdminServiceClient{g.client(0), g.client(1), g.client(2)}
+		for i := 0; ctx.Err() == nil; i++ {
+			// What qlbctl does: a member that is not there is not asked.
+			_, err := clients[i%3].Apply(ctx, &adminv1.ApplyRequest{Resources: []*adminv1.Resource{service(fmt.Sprintf("s%d", i%50))}})
+			switch {
+			case ctx.Err() != nil:
+			case status.Code(err) == codes.Unavailable:
+				failed++ // that member is down; the outcome may be unknown
+			case err != nil:
+				t.Errorf("write %d: %v", i, err)
+			default:
+				written++
+			}
+		}
+	})
+	for _, m := range g.members {
+		m.stop()
+		m.start()
+		m.waitReady()
+	}
+	cancel()
+	wg.Wait()
+	t.Logf("%d writes while every member was restarted, %d met a member that was down", written, failed)
+	if written == 0 {
+		t.Error("nothing was written")
+	}
+	g.equalDigests()
+}
+
+// equalDigests waits until all members have said the same digest of one revision.
+func (g *group) equalDigests() {
+	g.t.Helper()
+	eventually(g.t, "equal digests", func() bool {
+		var first []byte
+		members := g.get(g.leader(), "members").GetMembers()
+		for _, m := range members {
+			if m.GetProblem() != "" {
+				g.t.Fatalf("%s: %s", m.GetId(), m.GetProblem())
+			}
+			if len(m.GetDigest()) == 0 {
+				return false
+			}
+			if first == nil {
+				first = m.GetDigest()
+			}
+			if !slices.Equal(first, m.GetDigest()) {
+				g.t.Fatalf("digests differ: %v", members)
+			}
+		}
+		return len(members) == len(g.members)
+	})
+}
+
+// TestAcknowledgedWritesSurvive: any two of three members are killed at random
+// moments of writing. Whatever was acknowledged is there afterwards.
+func TestAcknowledgedWritesSurvive(t *testing.T) {
+	g := newGroup(t, 3)
+	g.start()
+	g.apply(0, pool("p", "10.0.0.0/8"))
+	var mu sync.Mutex
+	acked := make(map[string]string) // service: address
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	for w := range 4 {
+		clients := []adminv1.AdminServiceClient{g.client(0), g.client(1), g.client(2)}
+		wg.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				name := fmt.Sprintf("w%d-%d", w, i)
+				try, cancel := context.WithTimeout(ctx, 3*time.Second)
+				resp, err := clients[rand.IntN(3)].Apply(try, &adminv1.ApplyRequest{Resources: []*adminv1.Resource{service(name)}})
+				cancel()
+				if err == nil {
+					mu.Lock()
+					acked["test/"+name] = resp.GetResults()[0].GetAddresses()[0]
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	rounds := 5
+	if testing.Short() {
+		rounds = 2
+	}
+	for range rounds {
+		pause(ctx, time.Duration(200+rand.IntN(600))*time.Millisecond)
+		two := rand.Perm(3)[:2]
+		for _, i := range two {
+			g.members[i].kill()
+			pause(ctx, time.Duration(rand.IntN(30))*time.Millisecond)
+		}
+		pause(ctx, time.Duration(rand.IntN(500))*time.Millisecond)
+		for _, i := range two {
+			g.members[i].start()
+		}
+		for _, m := range g.members {
+			m.waitReady()
+		}
+	}
+	cancel()
+	wg.Wait()
+	for i := range g.members {
+		have := make(map[string]string)
+		for _, svc := range g.get(i, "services").GetServices() {
+			if len(svc.GetAddresses()) == 1 {
+				have[svc.GetService().GetNamespace()+"/"+svc.GetService().GetName()] = svc.GetAddresses()[0]
+			}
+		}
+		for name, addr := range acked {
+			if have[name] != addr {
+				t.Errorf("%s: %s was acknowledged with %s and has %q", g.members[i].conf.Name, name, addr, have[name])
+			}
+		}
+	}
+	t.Logf("%d acknowledged writes over %d rounds of killing two of three", len(acked), rounds)
+	g.equalDigests()
+}
+
+// TestRestartWithLongLog: a log of 100,000 events is replayed within seconds.
+func TestRestartWithLongLog(t *testing.T) {
+	events := 100_000
+	if testing.Short() {
+		events = 10_000
+	}
+	g := newGroup(t, 3)
+	g.start()
+	g.apply(0, pool("p", "10.0.0.0/8"))
+	const batch = 500 // resources: two events each
+	client := g.client(g.leader())
+	start := time.Now()
+	for n := 0; n < events/2; n += batch {
+		var resources []*adminv1.Resource
+		for i := range batch {
+			resources = append(resources, service(fmt.Sprintf("s%d", n+i)))
+		}
+		if _, err := client.Apply(t.Context(), &adminv1.ApplyRequest{Resources: resources}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d events written in %v", events, time.Since(start).Round(time.Millisecond))
+	for _, m := range g.members {
+		m.kill()
+	}
+	start = time.Now()
+	g.start()
+	took := time.Since(start)
+	t.Logf("all three members ready %v after their start", took.Round(time.Millisecond))
+	if took > 20*time.Second {
+		t.Errorf("took %v", took)
+	}
+	if n := len(g.get(0, "services").GetServices()); n != events/2 {
+		t.Errorf("%d services, want %d", n, events/2)
+	}
+	g.equalDigests()
+}
+
+// TestProbes: readiness and metrics over HTTP.
+func TestProbes(t *testing.T) {
+	g := newGroup(t, 3)
+	g.members[0].start()
+	eventually(t, "an answer", func() bool { code, err := g.members[0].get("/livez"); return err == nil && code == http.StatusOK })
+	if code, _ := g.members[0].get("/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz without a group: %d", code)
+	}
+	g.members[1].start()
+	g.members[2].start()
+	for _, m := range g.members {
+		m.waitReady()
+		if code, err := m.get("/metrics"); err != nil || code != http.StatusOK {
+			t.Errorf("/metrics: %d, %v", code, err)
+		}
+	}
+	g.members[1].kill()
+	g.members[2].kill()
+	eventually(t, "not ready without a majority", func() bool { code, _ := g.members[0].get("/readyz"); return code == http.StatusServiceUnavailable })
+	if code, _ := g.members[0].get("/livez"); code != http.StatusOK {
+		t.Errorf("/livez without a majority: %d; a restart would not help", code)
+	}
+}

@@ -1,0 +1,166 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	"github.com/quorumlb/quorumlb/internal/clock"
+	"github.com/quorumlb/quorumlb/internal/obs"
+	"github.com/quorumlb/quorumlb/raftnode/pulse"
+	"github.com/quorumlb/quorumlb/raftnode/service"
+)
+
+const (
+	// caughtUpTimeout bounds one try of catching up.
+	caughtUpTimeout = 2 * time.Second
+	// probeTimeout bounds the answer to /readyz?caughtup.
+	probeTimeout = time.Second
+	// healthInterval is how often what the gRPC health service says is looked at.
+	healthInterval = 250 * time.Millisecond
+)
+
+// ErrSlowDisk means that this member led while its disk hung and the others'
+// did not.
+var ErrSlowDisk = errors.New("this leader's disk hangs while the other members' are well")
+
+// Checks answer the HTTP probes.
+func (m *Member) Checks() obs.Checks {
+	return obs.Checks{Ready: m.ready, CaughtUp: m.caughtUpNow}
+}
+
+// ready tells why the member does not serve; nil when it does.
+func (m *Member) ready() error {
+	p := m.parts.Load()
+	switch {
+	case m.stopping.Load():
+		return errors.New("the member is stopping")
+	case p == nil:
+		return errors.New("the member waits to found or join a group")
+	}
+	if err := p.services.Offline(); err != nil {
+		return err
+	}
+	switch {
+	case p.node.LeaderID() == "":
+		return errors.New("no leader is known")
+	case !m.caughtUp.Load():
+		return errors.New("the member has not caught up with the leader yet")
+	}
+	return nil
+}
+
+// caughtUpNow tells whether the member has all that is committed now.
+func (m *Member) caughtUpNow() error {
+	p := m.parts.Load()
+	if p == nil {
+		return errors.New("the member waits to found or join a group")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	if err := p.node.CaughtUp(ctx); err != nil {
+		return fmt.Errorf("not caught up: %w", err)
+	}
+	return nil
+}
+
+// followHealth catches up once, and keeps what the gRPC health service says.
+func (m *Member) followHealth(ctx context.Context, p *parts) error {
+	tick := time.NewTicker(healthInterval)
+	defer tick.Stop()
+	for {
+		if !m.caughtUp.Load() {
+			m.catchUp(ctx, p)
+		}
+		p.services.SetHealthy(m.Ready())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (m *Member) catchUp(ctx context.Context, p *parts) {
+	ctx, cancel := context.WithTimeout(ctx, caughtUpTimeout)
+	defer cancel()
+	if p.node.CaughtUp(ctx) != nil {
+		return
+	}
+	m.caughtUp.Store(true)
+	m.log.Info("caught up", obs.KeyRevision, p.node.Revision(), "after", (clock.Boottime.Now() - m.began).Round(time.Millisecond))
+}
+
+// self tells other members and operators how this one is.
+func (m *Member) self(p *parts) service.Self {
+	s := service.Self{Up: clock.Boottime.Now() - m.began, Digests: p.digests.list()}
+	if text := p.comparer.Problem(); text != "" {
+		s.Problems = append(s.Problems, "digests of the state: "+text)
+	}
+	if err := m.identity.Err(); err != nil {
+		s.Problems = append(s.Problems, "certificate files: "+err.Error())
+	}
+	s.Problems = append(s.Problems, p.leaseProblems()...)
+	return s
+}
+
+// slowDisk is called while a write to the log hangs. A leader ends if others
+// could do better: its heartbeats would keep it leader although it can commit
+// nothing.
+func (m *Member) slowDisk(took time.Duration) {
+	p := m.parts.Load()
+	if p == nil {
+		return
+	}
+	leads, healthy := p.node.Leadership().Leader, p.peersHealthy()
+	m.log.Error("a write to the log hangs", "for", took, "leader", leads, "others_healthy", healthy)
+	if leads && healthy {
+		p.node.Fail(fmt.Errorf("%w (%v)", ErrSlowDisk, took))
+	}
+}
+
+// healthyAppend is how long a write to a healthy disk takes at most.
+const healthyAppend = 500 * time.Millisecond
+
+// peersHealthy tells whether enough other members to make a majority without
+// this one have just said that their disks are well.
+func (p *parts) peersHealthy() bool {
+	voters := 0
+	for _, m := range p.node.Members() {
+		if m.Voter {
+			voters++
+		}
+	}
+	healthy := 0
+	for _, peer := range p.keeper.View().Peers {
+		if peer.Answered >= 0 && peer.Answered < healthyAppend && peer.Status.SlowestAppend < healthyAppend {
+			healthy++
+		}
+	}
+	return healthy > voters/2
+}
+
+// leaseProblems are what the leases have to say to an operator.
+func (p *parts) leaseProblems() []string {
+	if !p.keeper.View().MassEvent {
+		return nil
+	}
+	return []string{"most nodes fell silent together, or this member has just started: nobody is expired until the settle time has passed"}
+}
+
+// pulseStatus is what this member tells the leader in every answer.
+func (p *parts) pulseStatus() pulse.Status {
+	return pulse.Status{
+		Revision: p.node.Revision(), MaxClusterVersion: fsm.MaxClusterVersion, SlowestAppend: p.store.SlowestAppend(),
+	}
+}
+
+// brokenDisk is called when a term or a vote cannot be written.
+func (m *Member) brokenDisk(err error) {
+	m.log.Error("the member's vote cannot be written", obs.KeyError, err)
+	if p := m.parts.Load(); p != nil {
+		p.node.Fail(err)
+	}
+}
