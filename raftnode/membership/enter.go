@@ -119,11 +119,16 @@ func (m *Membership) ask(ctx context.Context, node *consensus.Node) error {
 	if id, ok := m.cfg.Store.ClusterID(); ok && m.cfg.Store.Admitted() {
 		req.ClusterId = id[:]
 	}
-	errs := []error{errors.New("no other member is known")}
-	for i, address := range m.addresses(node) {
-		if i == 0 {
-			errs = nil
-		}
+	if node.Leadership().Leader {
+		_, err := m.Join(ctx, req)
+		return explain(err)
+	}
+	addresses := m.addresses(node)
+	if len(addresses) == 0 {
+		return errors.New("no other member is known")
+	}
+	var errs []error
+	for _, address := range addresses {
 		resp, err := m.askOne(ctx, address, req)
 		if err == nil {
 			if err := m.cfg.Store.SetClusterID([16]byte(resp.GetClusterId())); err != nil {

@@ -46,6 +46,18 @@ func TestSingleMember(t *testing.T) {
 	w := newWorld(t, "m1")
 	w.start("m1")
 	w.cluster("m1")
+	h := w.members["m1"]
+	h.stop()
+	h.addr = w.add("spare").addr
+	h.start()
+	clustertest.Eventually(t, "it knows its own new address", func() bool {
+		n := h.running()
+		if n == nil {
+			return false
+		}
+		m, ok := n.Member("m1")
+		return ok && m.Address == h.addr
+	})
 }
 
 // A wiped member returns with a new id, and the group forgets the old one.
@@ -323,5 +335,32 @@ func TestForeignDirectory(t *testing.T) {
 	h.start()
 	if err := h.wait(); !errors.Is(err, storage.ErrOtherName) {
 		t.Fatalf("got %v, want ErrOtherName", err)
+	}
+}
+
+// Whenever the founding is interrupted, and one disk lost with it, the members
+// that start again form one cluster, and no id is used with two disks.
+func TestFoundingInterrupted(t *testing.T) {
+	for _, after := range []time.Duration{20, 60, 120, 200, 350} {
+		w := newWorld(t, "m1", "m2", "m3")
+		w.start("m1", "m2", "m3")
+		time.Sleep(after * time.Millisecond) // not to wait for something: to interrupt somewhere
+		lost := w.members["m2"]
+		var before string
+		if n := lost.running(); n != nil && n.HasState() {
+			before = n.ID()
+		}
+		for _, h := range w.members {
+			h.stop()
+		}
+		lost.wipe()
+		w.start("m1", "m2", "m3")
+		w.cluster("m1", "m2", "m3")
+		if now := lost.running().ID(); before != "" && now == before {
+			t.Fatalf("interrupted after %dms: m2 has the id %s with a second disk", after, now)
+		}
+		for _, h := range w.members {
+			h.stop()
+		}
 	}
 }

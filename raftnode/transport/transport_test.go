@@ -36,26 +36,36 @@ func newCA(t *testing.T) *pki.CA {
 // identity gives the identity of a role, issued by ca.
 func identity(t *testing.T, ca *pki.CA, role string) *pki.Reloader {
 	t.Helper()
+	id, err := pki.NewReloader(identityFiles(t, ca, role, time.Hour), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func identityFiles(t *testing.T, ca *pki.CA, role string, validity time.Duration) pki.Files {
+	t.Helper()
+	dir := t.TempDir()
+	f := pki.Files{CA: filepath.Join(dir, "ca.crt"), Cert: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key")}
+	writeIdentity(t, f, ca, role, validity)
+	return f
+}
+
+func writeIdentity(t *testing.T, f pki.Files, ca *pki.CA, role string, validity time.Duration) {
+	t.Helper()
 	r, err := pki.ParseRole(role)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, key, err := ca.Issue(r, nil, time.Now(), time.Hour)
+	cert, key, err := ca.Issue(r, nil, time.Now(), validity)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	f := pki.Files{CA: filepath.Join(dir, "ca.crt"), Cert: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key")}
 	for path, data := range map[string][]byte{f.CA: ca.CertPEM(), f.Cert: cert, f.Key: key} {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	id, err := pki.NewReloader(f, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
 }
 
 // startMux starts the port of a member on loopback.
@@ -340,5 +350,43 @@ func TestAdvertise(t *testing.T) {
 	defer r.Close()
 	if r.LocalAddr() != "m1.example:7400" || m.Addr().String() == "m1.example:7400" {
 		t.Fatalf("local %s, bound %s", r.LocalAddr(), m.Addr())
+	}
+}
+
+// A certificate is replaced under a running port: connections that are open go
+// on, new ones get the new certificate.
+func TestCertificateReplacedWhileRunning(t *testing.T) {
+	ca := newCA(t)
+	files := identityFiles(t, ca, "member/m1", time.Hour)
+	id, err := pki.NewReloader(files, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := startMux(t, ca, "m1", func(c *Config) { c.Identity = id })
+	echo(t, newStream(m))
+	client := newStream(startMux(t, ca, "m2", nil))
+	ends := func(c net.Conn) time.Time { return c.(*conn).ConnectionState().PeerCertificates[0].NotAfter }
+	old, err := client.Dial(target("m1", m.Advertised()), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	writeIdentity(t, files, ca, "member/m1", 2*time.Hour)
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		c, err := client.Dial(target("m1", m.Advertised()), time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replaced := ends(c).After(ends(old))
+		_ = c.Close()
+		if replaced {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the new certificate is not in use")
+		}
+	}
+	if err := ping(old); err != nil {
+		t.Fatalf("the open connection: %v", err)
 	}
 }
