@@ -128,7 +128,7 @@ The lab stays until you press Ctrl-C here. In another terminal, as the same user
   %[1]s admin qlbctl status                  how the group is
   %[1]s admin qlbctl get vips -o wide        who owns what, who announces it
   %[1]s admin qlbctl drain n4                and watch the table change
-  %[1]s admin qlbctl history vip %[2]s
+  %[1]s admin qlbctl history address %[2]s
   %[1]s client arping -c 3 -I eth0 %[2]s
   %[1]s router tcpdump -eni eth0 arp or icmp6
   %[1]s n1 ip address show lo

@@ -13,7 +13,7 @@ import (
 	"github.com/quorumlb/quorumlb/test/lab/cluster"
 )
 
-// Config is two pools and four services with six addresses.
+// Config is two pools and four services, each with one address.
 const Config = `
 apiVersion: quorumlb.io/v1
 kind: IPAddressPool
@@ -35,18 +35,10 @@ spec:
 ---
 apiVersion: quorumlb.io/v1
 kind: VirtualService
-metadata: {name: web, namespace: shop}
+metadata: {name: web}
 spec:
   ports: [{name: http, protocol: TCP, port: 8080}, {name: echo, protocol: UDP, port: 7007}]
-  ipFamilyPolicy: RequireDualStack
-  delivery: Host
----
-apiVersion: quorumlb.io/v1
-kind: VirtualService
-metadata: {name: api, namespace: shop}
-spec:
-  ports: [{name: http, protocol: TCP, port: 8080}, {name: echo, protocol: UDP, port: 7007}]
-  ipFamilyPolicy: RequireDualStack
+  ipFamilies: [IPv4]
   delivery: Host
 ---
 apiVersion: quorumlb.io/v1
@@ -54,7 +46,15 @@ kind: VirtualService
 metadata: {name: mail}
 spec:
   ports: [{name: http, protocol: TCP, port: 8080}, {name: echo, protocol: UDP, port: 7007}]
-  pool: public-v4
+  ipFamilies: [IPv4]
+  delivery: Host
+---
+apiVersion: quorumlb.io/v1
+kind: VirtualService
+metadata: {name: api}
+spec:
+  ports: [{name: http, protocol: TCP, port: 8080}, {name: echo, protocol: UDP, port: 7007}]
+  ipFamilies: [IPv6]
   delivery: Host
 ---
 apiVersion: quorumlb.io/v1
@@ -62,13 +62,12 @@ kind: VirtualService
 metadata: {name: dns}
 spec:
   ports: [{name: http, protocol: TCP, port: 8080}, {name: echo, protocol: UDP, port: 7007}]
-  pool: public-v6
   ipFamilies: [IPv6]
   delivery: Host
 `
 
 // ConfigVIPs is how many addresses Config asks for.
-const ConfigVIPs = 6
+const ConfigVIPs = 4
 
 // Options of a stage. The zero value is good.
 type Options struct {

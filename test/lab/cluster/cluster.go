@@ -28,6 +28,9 @@ const (
 	speakerHTTP = "127.0.0.1:7403"
 )
 
+// certificateFor is longer than what the daemons warn of.
+const certificateFor = 90 * 24 * time.Hour
+
 // Options of a cluster. The zero value is five nodes, three members, default profile.
 type Options struct {
 	Nodes   int // at most 9
@@ -160,7 +163,7 @@ func (c *Cluster) makeCertificates() error {
 }
 
 func (c *Cluster) issue(kind pki.Kind, name, base string, sans ...string) error {
-	_, err := pki.IssueAs(c.pkiDir(), pki.Role{Kind: kind, Name: name}, sans, 24*time.Hour, base)
+	_, err := pki.IssueAs(c.pkiDir(), pki.Role{Kind: kind, Name: name}, sans, certificateFor, filepath.Join(c.pkiDir(), base))
 	return err
 }
 
