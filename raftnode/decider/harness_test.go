@@ -34,7 +34,7 @@ type fakeLeases struct {
 	// has passed; silent nodes that are not heard.
 	over, fence, silent map[string]bool
 	// waited are the releases that were allowed to end.
-	waited map[Release]bool
+	waited   map[Release]bool
 	changing time.Duration // answer of LeaseChange
 	// auto ends every wait by itself after the time given; 0: never.
 	auto   time.Duration

@@ -20,8 +20,9 @@ type Stats struct {
 	Unknown    atomic.Uint64 // commands answered with ErrUnknownOutcome
 	InFlight   atomic.Int64  // batches proposed and not yet applied
 
-	Unowned atomic.Int64 // addresses that no node is eligible for
-	Waiting atomic.Int64 // addresses that wait for an old owner
+	Term    atomic.Uint64 // in which it decides; 0: it does not, or not yet
+	Unowned atomic.Int64  // addresses that no node is eligible for
+	Waiting atomic.Int64  // addresses that wait for an old owner
 }
 
 // Observer is told what the decider does, for histograms. Its functions must

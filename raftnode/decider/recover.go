@@ -141,8 +141,9 @@ func (r *reign) rebuild(t *tx, to mark) error {
 			return fmt.Errorf("rebuild head: batch %d in flight: %w", f.rev, err)
 		}
 	}
-	if s.Revision+1 != t.rev {
-		return fmt.Errorf("rebuild head: it is at revision %d, not %d", s.Revision, t.rev-1)
+	if s.Revision != r.head.Revision || s.Chain != r.head.Chain {
+		// Another leader has been in between, and what is in flight will be refused.
+		return fmt.Errorf("rebuild head: at revision %d it has another history than at %d before", s.Revision, r.head.Revision)
 	}
 	t.s, t.draft = s, s.Begin(t.now)
 	for i, ev := range events {

@@ -50,9 +50,11 @@ func (r *reign) run(ctx context.Context) {
 	start := d.cfg.Clock.Now()
 	err := r.establish(ctx)
 	if err == nil {
+		d.stats.Term.Store(r.term)
 		log.Info("deciding", "revision", r.head.Revision, "after", d.cfg.Clock.Now()-start)
 		err = r.loop(ctx)
 	}
+	d.stats.Term.Store(0)
 	log.Info("no longer deciding", "why", err)
 	d.leases.Follow()
 	d.queue.close(ErrNotLeader)

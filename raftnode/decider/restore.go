@@ -17,7 +17,8 @@ import (
 // pools, advertisements, services, their addresses, and the settings become what
 // they were. Sessions, drains, owners and epochs stay; an address that is
 // taken from its service leaves its owner like a deleted one. Errors:
-// *PreconditionError for a state of a newer cluster version.
+// *PreconditionError for a state of a newer cluster version, and where
+// SetLeaseTimes has it.
 type RestoreTo struct {
 	// Older is the state to return to. It must not be changed afterwards.
 	Older  *fsm.State
@@ -44,7 +45,9 @@ func (c *RestoreTo) decide(t *tx) (answer, error) {
 	v.ads()
 	v.declare()
 	v.allocate()
-	v.settings()
+	if err := v.settings(); err != nil {
+		return nil, err
+	}
 	result := &RestoreResult{
 		FromRevision: c.Older.Revision, ServicesChanged: len(v.services), AddressesChanged: len(v.addresses),
 	}
@@ -148,13 +151,14 @@ func (v *revert) allocate() {
 	}
 }
 
-func (v *revert) settings() {
-	if v.s.Lease != v.old.Lease {
-		v.emit(leaseTimesSet(v.old.Lease))
-	}
+func (v *revert) settings() error {
 	if v.s.Retention != v.old.Retention {
 		v.emit(retentionSet(v.old.Retention))
 	}
+	if v.s.Lease != v.old.Lease {
+		return v.setLeaseTimes(v.old.Lease)
+	}
+	return nil
 }
 
 func sortedKeys(m map[fsm.ServiceKey]*fsm.Service) []fsm.ServiceKey {

@@ -28,13 +28,19 @@ func (c *SetLeaseTimes) decide(t *tx) (answer, error) {
 	if t.s.Lease == c.Times {
 		return nil, nil
 	}
+	return nil, t.setLeaseTimes(c.Times)
+}
+
+// setLeaseTimes changes the lease times, unless an earlier change is still taking effect.
+func (t *tx) setLeaseTimes(times fsm.LeaseTimes) error {
 	if left := t.changing(); left > 0 || t.leaseSet {
-		return nil, &PreconditionError{Reason: fmt.Sprintf(
-			"the lease times have just been changed and take effect by and by; try again in %v", max(left, time.Second).Round(100*time.Millisecond))}
+		return &PreconditionError{Reason: fmt.Sprintf(
+			"the lease times have just been changed, which takes a while to be in force everywhere; try again in %v",
+			max(left, time.Second).Round(100*time.Millisecond))}
 	}
-	t.emit(leaseTimesSet(c.Times))
+	t.emit(leaseTimesSet(times))
 	t.whenDecided(func() { t.leaseSet = true })
-	return nil, nil
+	return nil
 }
 
 func checkLeaseTimes(t fsm.LeaseTimes) error {

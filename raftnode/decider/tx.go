@@ -26,8 +26,8 @@ type tx struct {
 	heard   func(node string) bool
 	// changing is for how long yet waits count with older lease times.
 	changing func() time.Duration
-	self    string // actor of this member
-	by      string // actor of what is being decided
+	self     string // actor of this member
+	by       string // actor of what is being decided
 	// actors are those of the events so far.
 	actors []string
 	// size is the encoded size of the events so far, in bytes.
