@@ -47,7 +47,6 @@ func (l *live) attachTo(ctx context.Context, m *member) error {
 		if !sleep(ctx, wait) {
 			return nil
 		}
-		m.conn.ResetConnectBackoff()
 	}
 }
 

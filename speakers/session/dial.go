@@ -21,6 +21,8 @@ const (
 	resolveTimeout = 250 * time.Millisecond
 	// handshakeTimeout bounds a connection attempt after TCP stands.
 	handshakeTimeout = 2 * time.Second
+	// reconnectDelay is the wait between two attempts: at most h in every profile.
+	reconnectDelay = 40 * time.Millisecond
 	// maxMessage bounds what a member may send: a view of a million addresses.
 	maxMessage = 64 << 20
 	// bufferSize keeps the memory of a connection small.
@@ -127,7 +129,11 @@ func (d *dialer) client(cfg Config, address string) (*grpc.ClientConn, error) {
 		grpc.WithIdleTimeout(0),
 		grpc.WithReadBufferSize(bufferSize), grpc.WithWriteBufferSize(bufferSize),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
-		// Who uses the connection resets this backoff when the next try is due.
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: handshakeTimeout}),
+		// (ResetConnectBackoff, with a longer delay here, is not safe to call while a
+		// connection is being made: grpc-go 1.85 reads a map without its lock.)
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: reconnectDelay, Multiplier: 1, Jitter: 0.1, MaxDelay: reconnectDelay},
+			MinConnectTimeout: handshakeTimeout,
+		}),
 	)
 }

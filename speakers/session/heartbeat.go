@@ -72,7 +72,6 @@ func (l *live) beatTo(ctx context.Context, m *member) error {
 		if !sleep(ctx, l.s.times.Load().heartbeat) {
 			return nil
 		}
-		m.beat.ResetConnectBackoff()
 	}
 }
 

@@ -82,10 +82,7 @@ func (s *Session) anyMember(ctx context.Context, what string, call func(context.
 		members, _ := s.roster.get()
 		var last error
 		for _, m := range byHeard(members, s.cfg.Node) {
-			err := bounded(ctx, callTimeout, func(ctx context.Context) error {
-				m.conn.ResetConnectBackoff()
-				return call(ctx, m.client())
-			})
+			err := bounded(ctx, callTimeout, func(ctx context.Context) error { return call(ctx, m.client()) })
 			if err == nil || errors.Is(err, ErrReplaced) {
 				return err
 			}

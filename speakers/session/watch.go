@@ -122,7 +122,6 @@ func (l *live) watchAt(ctx context.Context, w *slot, m *member) error {
 	l.s.mu.Lock()
 	from := max(l.from, l.s.seen)
 	l.s.mu.Unlock()
-	m.conn.ResetConnectBackoff()
 	stream, err := m.client().Watch(ctx, &speakerv1.WatchRequest{Node: l.s.cfg.Node, Session: l.id, MinRevision: from})
 	for err == nil {
 		var msg *speakerv1.WatchResponse
