@@ -61,6 +61,18 @@ func (g *group) get(i int, kinds ...string) *adminv1.GetResponse {
 	return resp
 }
 
+// settled waits until the leases are as in a group that has run for a while:
+// after a start nobody is expired for the settle time, and what a new session
+// reports counts only after the fence time.
+func (g *group) settled(speakers ...*fakeSpeaker) {
+	g.t.Helper()
+	for _, s := range speakers {
+		eventually(g.t, "acked heartbeats of "+s.node, func() bool {
+			return time.Duration(s.ackedSeq())*testHeartbeat > 2*time.Second
+		})
+	}
+}
+
 // follower is the index of a member that does not lead.
 func (g *group) follower() int { return (g.leader() + 1) % len(g.members) }
 
@@ -96,9 +108,7 @@ func TestGroup(t *testing.T) {
 	g := newGroup(t, 3)
 	g.start()
 	s1, s2 := g.speaker("n1", 1).start(), g.speaker("n2", 2).start()
-	for _, s := range []*fakeSpeaker{s1, s2} {
-		eventually(t, "heartbeats of "+s.node+" acked", func() bool { return s.ackedSeq() > 3 })
-	}
+	g.settled(s1, s2)
 
 	resp := g.apply(g.follower(), pool("p", "192.0.2.0/24"), advertisement("ad", logv1.ControlLoss_CONTROL_LOSS_HOLD), service("web"))
 	if len(resp.GetResults()) != 3 || resp.GetResults()[2].GetResult() != "created" || len(resp.GetResults()[2].GetAddresses()) != 1 {
@@ -189,7 +199,7 @@ func TestOwnerAndLeaderDieTogether(t *testing.T) {
 	addr := netip.MustParseAddr(g.apply(0, pool("p", "192.0.2.0/24"), advertisement("ad", logv1.ControlLoss_CONTROL_LOSS_HOLD), service("web")).GetResults()[2].GetAddresses()[0])
 	first := owner(t, addr, s1, s2)
 	second := other(first, s1, s2)
-	eventually(t, "acks", func() bool { return first.ackedSeq() > 3 && second.ackedSeq() > 3 })
+	g.settled(s1, s2)
 
 	leader := g.leader()
 	dead := time.Now()
@@ -211,7 +221,7 @@ func TestPlannedMove(t *testing.T) {
 	addr := netip.MustParseAddr(g.apply(0, pool("p", "192.0.2.0/24"), advertisement("ad", logv1.ControlLoss_CONTROL_LOSS_RELEASE), service("web")).GetResults()[2].GetAddresses()[0])
 	first := owner(t, addr, s1, s2)
 	second := other(first, s1, s2)
-	eventually(t, "acks", func() bool { return first.ackedSeq() > 3 && second.ackedSeq() > 3 })
+	g.settled(s1, s2)
 
 	start := time.Now()
 	drain, err := g.client(g.follower()).Drain(t.Context(), &adminv1.DrainRequest{Node: first.node})
@@ -250,8 +260,11 @@ func TestRollingRestart(t *testing.T) {
 	wg.Go(func() {
 		clients := []adminv1.AdminServiceClient{g.client(0), g.client(1), g.client(2)}
 		for i := 0; ctx.Err() == nil; i++ {
-			// What qlbctl does: a member that is not there is not asked.
+			start := time.Now()
 			_, err := clients[i%3].Apply(ctx, &adminv1.ApplyRequest{Resources: []*adminv1.Resource{service(fmt.Sprintf("s%d", i%50))}})
+			if took := time.Since(start); took > 500*time.Millisecond {
+				t.Logf("a write through m%d took %v: %v", i%3+1, took.Round(time.Millisecond), err)
+			}
 			switch {
 			case ctx.Err() != nil:
 			case status.Code(err) == codes.Unavailable:
@@ -264,9 +277,12 @@ func TestRollingRestart(t *testing.T) {
 		}
 	})
 	for _, m := range g.members {
+		start := time.Now()
 		m.stop()
+		stopped := time.Now()
 		m.start()
 		m.waitReady()
+		t.Logf("%s stopped in %v, ready after %v", m.conf.Name, stopped.Sub(start).Round(time.Millisecond), time.Since(stopped).Round(time.Millisecond))
 	}
 	cancel()
 	wg.Wait()

@@ -164,7 +164,7 @@ func (m *Member) handOver(ctx context.Context, p *parts) {
 const (
 	handOverTimeout = 5 * time.Second
 	// graceTimeout is how long calls that are under way have at the end.
-	graceTimeout = time.Second
+	graceTimeout = 250 * time.Millisecond
 )
 
 // serveGRPC serves until ctx ends; then calls get a moment to finish, and
