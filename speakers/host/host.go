@@ -220,12 +220,17 @@ func (h *Host) add(addrs []netip.Addr) {
 			return
 		}
 	}
+	added := 0
 	for _, a := range addrs {
 		if err := h.sys.Add(a); err != nil {
 			h.failed[a] = err
 			continue
 		}
-		h.log.Info("deliver locally", "vip", a)
+		added++
+		h.log.Debug("deliver locally", "vip", a)
+	}
+	if added > 0 {
+		h.log.Info("local delivery", "added", added)
 	}
 }
 
@@ -255,7 +260,7 @@ func (h *Host) removeUnwanted(now time.Time) {
 func (h *Host) remove(addrs []netip.Addr) error {
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	var errs []error
-	removed := false
+	removed := 0
 	for _, a := range addrs {
 		if err := h.sys.Remove(a); err != nil {
 			errs = append(errs, err)
@@ -263,10 +268,11 @@ func (h *Host) remove(addrs []netip.Addr) error {
 		}
 		delete(h.state.Addresses, a)
 		delete(h.leaving, a)
-		removed = true
-		h.log.Info("deliver locally no more", "vip", a)
+		removed++
+		h.log.Debug("deliver locally no more", "vip", a)
 	}
-	if removed {
+	if removed > 0 {
+		h.log.Info("local delivery", "removed", removed)
 		errs = append(errs, h.save())
 	}
 	return errors.Join(errs...)

@@ -17,6 +17,28 @@ import (
 // (if the node is confirmed) and will be announced. An address with an older epoch than was seen
 // in the same cluster is left out. It returns how many were.
 func (l *Layer2) Apply(view View) (refused int) {
+	refused, gained, lost := l.apply(view)
+	l.report("own", gained)
+	l.report("own no more", lost)
+	return refused
+}
+
+// reportedSingly is up to how many addresses each get a line in the log.
+const reportedSingly = 16
+
+// report logs what became of addresses. It is called without the lock: a log
+// that is written slowly must not hold up replies.
+func (l *Layer2) report(what string, vips []*vip) {
+	if len(vips) > reportedSingly {
+		l.log.Info(what, "vips", len(vips))
+		return
+	}
+	for _, v := range vips {
+		l.log.Info(what, "vip", v.Addr, "epoch", v.Epoch)
+	}
+}
+
+func (l *Layer2) apply(view View) (refused int, gained, lost []*vip) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.clock.Now()
@@ -24,7 +46,6 @@ func (l *Layer2) Apply(view View) (refused int) {
 	wanted := l.admit(view, &refused)
 	l.peers = view.Peers
 
-	var lost []*vip
 	for addr, v := range l.vips {
 		if w, ok := wanted[addr]; !ok || w.Epoch != v.Epoch {
 			l.drop(v, now)
@@ -35,7 +56,6 @@ func (l *Layer2) Apply(view View) (refused int) {
 		// First of all: the next owner waits for it.
 		l.install()
 	}
-	var gained []*vip
 	for addr, w := range wanted {
 		v := l.vips[addr]
 		if v == nil {
@@ -58,13 +78,12 @@ func (l *Layer2) Apply(view View) (refused int) {
 		if v.Inherited {
 			v.pending = 1
 		}
-		l.logVip(v).Info("own", "mode", v.Mode, "links", len(v.on), "inherited", v.Inherited)
 	}
 	if l.confirmed {
 		l.announce(gained, nil, now)
 	}
 	l.wake()
-	return refused
+	return refused, gained, lost
 }
 
 // admit checks epochs and returns what remains of a view.
@@ -94,7 +113,6 @@ func (l *Layer2) drop(v *vip, now time.Duration) {
 	delete(l.troubled, v)
 	v.endBursts()
 	l.forget(v, now)
-	l.logVip(v).Info("own no more")
 }
 
 // SetLinks tells what links there are now.
@@ -184,6 +202,9 @@ func (l *Layer2) place(now time.Duration) {
 // placeOne returns the links on which a vip is to be answered, and why there are
 // not more of them. The slice is good until the next call.
 func (l *Layer2) placeOne(v *vip, usable []int, now time.Duration) (on []int, trouble string) {
+	if v.Hindered != "" {
+		return nil, v.Hindered
+	}
 	on = l.scratch[:0]
 	var why []string
 	for _, index := range usable {

@@ -37,7 +37,7 @@ func (l *Layer2) proved(v *vip, by netip.Addr) {
 	if len(v.proven) < maxProven && !slices.Contains(v.proven, by) {
 		v.proven = append(slices.Clip(v.proven), by)
 		if len(v.proven) == 1 {
-			l.logVip(v).Info("proven", "by", by)
+			l.logVip(v).Debug("proven", "by", by)
 		}
 		l.touch(v)
 	}

@@ -449,6 +449,27 @@ func TestGroupsAreSharedAndFailuresReported(t *testing.T) {
 	}
 }
 
+func TestHinderedIsNotAnswered(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	hindered := hold4
+	hindered.Hindered = "no local delivery"
+	r.Apply(view(hindered))
+	r.run(time.Second, true)
+	expect(t, r.sent())
+	if s := r.status(vip4); s.State != Failed || s.Reason != "no local delivery" {
+		t.Errorf("status %+v", s)
+	}
+	r.Apply(view(hold4))
+	r.run(0, true)
+	expect(t, r.sent(), "garp 192.0.2.100", "garp-reply 192.0.2.100")
+	r.Apply(view(hindered))
+	if v := r.receive(requestFrame(t, macB, client4, vip4), system.ToAll); v == Replied {
+		t.Error("answered")
+	}
+}
+
 func TestSendFailureIsReported(t *testing.T) {
 	r := newRig(t, Config{})
 	r.confirm()

@@ -18,6 +18,9 @@ type Vip struct {
 	Mode  Mode
 	// Interfaces are the names of the links to announce on; none means all.
 	Interfaces []string
+	// Hindered says why the node cannot serve the address at present, though it owns
+	// it; it is then not answered. "" if it can.
+	Hindered string
 	// Inherited means that the node owned the address before this session began:
 	// the neighbours know, and no takeover is announced.
 	Inherited bool
