@@ -108,8 +108,7 @@ func (a *app) explain(err error) (code int, text string) {
 func (a *app) explainStatus(err error, s *status.Status) (code int, text string) {
 	switch s.Code() {
 	case codes.DeadlineExceeded:
-		return ExitUnreachable, fmt.Sprintf("%s did not answer within %s; a change that was asked for may or may not have been made. "+
-			"Repeating it is safe; --timeout gives it longer", a.member(), a.flags.timeout)
+		return ExitUnreachable, fmt.Sprintf("%s did not answer within %s", a.member(), a.flags.timeout)
 	case codes.Unavailable:
 		return ExitUnreachable, "lost the connection to " + a.member() + ": " + client.Explain(err)
 	case codes.Unauthenticated, codes.PermissionDenied:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"time"
 
@@ -95,15 +96,19 @@ func (c *Client) Call(ctx context.Context, f func(context.Context, adminv1.Admin
 		err := c.connect(ctx, skip, unreachable)
 		if err == nil {
 			reached = true
-			if err = c.attempt(ctx, f); !passing(ctx, err) {
+			if err = c.attempt(ctx, f); !passing(err) {
 				return err
 			}
 			unreachable.add(c.member, err)
+			unreachable.asked = unreachable.asked || tooLate(err)
 			skip[c.member] = true
 			c.Close()
 			continue
 		}
 		if !reached || !pause(ctx, roundPause) {
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return ctx.Err()
+			}
 			unreachable.Timeout = ctx.Err() != nil
 			return unreachable
 		}
@@ -153,14 +158,8 @@ func Broken(err error) bool {
 }
 
 // passing tells whether another member may answer what this one did not.
-func passing(ctx context.Context, err error) bool {
-	switch status.Code(err) {
-	case codes.Unavailable:
-		return true
-	case codes.DeadlineExceeded:
-		return ctx.Err() == nil
-	}
-	return false
+func passing(err error) bool {
+	return status.Code(err) == codes.Unavailable || status.Code(err) == codes.DeadlineExceeded
 }
 
 // connect makes sure that there is a connection to a member that is not to be
@@ -223,19 +222,30 @@ func pause(ctx context.Context, d time.Duration) bool {
 type Unreachable struct {
 	// Timeout: the time was over before everything had been tried.
 	Timeout bool
+	// asked: some member took the call and did not answer it.
+	asked bool
 	// order and why of each endpoint, the newest reason.
 	order []string
 	why   map[string]error
 }
 
+// add notes why an endpoint did not answer. That the time was over says less than
+// what an earlier round found.
 func (u *Unreachable) add(endpoint string, err error) {
 	if u.why == nil {
 		u.why = map[string]error{}
 	}
-	if _, known := u.why[endpoint]; !known {
+	_, known := u.why[endpoint]
+	if !known {
 		u.order = append(u.order, endpoint)
 	}
-	u.why[endpoint] = err
+	if !known || !tooLate(err) {
+		u.why[endpoint] = err
+	}
+}
+
+func tooLate(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
 }
 
 // Error gives one endpoint a line.
@@ -247,6 +257,9 @@ func (u *Unreachable) Error() string {
 	}
 	for _, ep := range u.order {
 		fmt.Fprintf(&b, "\n  %s: %s", ep, Explain(u.why[ep]))
+	}
+	if u.asked {
+		b.WriteString("\nIf this was a change, it may or may not have been made; repeating it is safe. --timeout gives it longer.")
 	}
 	return b.String()
 }

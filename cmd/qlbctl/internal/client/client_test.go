@@ -186,6 +186,16 @@ func TestCallEndsInTime(t *testing.T) {
 	}
 }
 
+func TestCallEndsWhenInterrupted(t *testing.T) {
+	c := newClient(t, 20*time.Second, mute(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	err := c.Call(ctx, func(context.Context, adminv1.AdminServiceClient) error { return nil })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("have %v", err)
+	}
+}
+
 func TestRefusalIsNotTriedAgain(t *testing.T) {
 	m := startMember(t, func(context.Context, int32) error { return status.Error(codes.InvalidArgument, "no") })
 	_, err := ask(t, newClient(t, 20*time.Second, m.addr, m.addr))
