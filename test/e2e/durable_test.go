@@ -108,10 +108,11 @@ func declare(ctx context.Context, s *scenario.Stage, r ...*adminv1.Resource) (re
 	return resp, err
 }
 
-// sameDigests waits until all members have the same revision and digest.
+// sameDigests waits until all members have the same revision and digest. A
+// member computes one when nothing has happened for 10 s.
 func sameDigests(t *testing.T, s *scenario.Stage) {
 	t.Helper()
-	ok(t, lab.Poll(t.Context(), 15*time.Second, func(ctx context.Context) error {
+	ok(t, lab.Poll(t.Context(), 40*time.Second, func(ctx context.Context) error {
 		resp, err := s.Get(ctx, false, "members")
 		if err != nil {
 			return err

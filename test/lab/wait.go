@@ -13,14 +13,18 @@ func Poll(ctx context.Context, deadline time.Duration, check func(context.Contex
 	defer cancel()
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
+	var last error
 	for {
 		err := check(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil { // what the end itself broke off tells nothing
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("not within %v: %w", deadline, err)
+			return fmt.Errorf("not within %v: %w", deadline, last)
 		case <-t.C:
 		}
 	}
