@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -89,7 +88,6 @@ func serve(ctx context.Context, opts *options, e env) error {
 	if err != nil {
 		return err
 	}
-	log = log.With(obs.KeyMember, opts.Name)
 	registry := obs.NewRegistry("quorumlb-node")
 	conf, err := opts.member()
 	if err != nil {
@@ -111,8 +109,11 @@ func serve(ctx context.Context, opts *options, e env) error {
 		}
 		group.Add(obs.NewServer(ln, obs.Handler(registry, member.Checks()), log))
 	}
-	log.Info("starting", slog.String("version", version.String()))
-	err = group.Run(ctx)
-	log.Info("stopped", obs.KeyError, err)
-	return err
+	log.Info("starting", "name", opts.Name, "version", version.String())
+	if err := group.Run(ctx); err != nil {
+		log.Error("stopped", obs.KeyError, err)
+		return err
+	}
+	log.Info("stopped")
+	return nil
 }

@@ -203,12 +203,21 @@ func (s *Services) memberStatus(ctx context.Context, m consensus.Member) (*admin
 	st := &adminv1.MemberStatus{Id: m.ID, Address: m.Address, Voter: m.Voter}
 	rep, err := s.Report(ctx, m)
 	if err != nil {
-		st.Problem = status.Convert(err).Message()
+		st.Problem = unreached(err)
 		return st, nil
 	}
 	st.Healthy, st.Revision, st.Version, st.UpNanos = true, rep.GetRevision(), rep.GetVersion(), rep.GetUpNanos()
 	st.Problem = rep.GetProblem()
 	return st, rep.GetDigests()
+}
+
+// unreached says why a member did not answer, without gRPC's wrapping.
+func unreached(err error) string {
+	text := status.Convert(err).Message()
+	if _, cause, ok := strings.Cut(text, "Error while dialing: "); ok {
+		text = strings.TrimSuffix(cause, `"`)
+	}
+	return text
 }
 
 // Report asks one member, or this one itself, how it is.
