@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/pki"
@@ -43,6 +44,8 @@ type Config struct {
 	Lease fsm.LeaseTimes
 	// Fault interferes with the member's Raft messages.
 	Fault transport.Fault
+	// DialOptions change the member's gRPC connections to other members.
+	DialOptions []grpc.DialOption
 	// DigestInterval is how often digests are compared.
 	DigestInterval time.Duration
 	// Change changes Raft's configuration.

@@ -59,7 +59,7 @@ func New(cfg Config) (_ *Member, err error) {
 			err = errors.Join(err, m.store.Close())
 		}
 	}()
-	m.peers = service.NewPeers(m.identity.ClientTLS(pki.KindMember, transport.ProtoGRPC))
+	m.peers = service.NewPeers(m.identity.ClientTLS(pki.KindMember, transport.ProtoGRPC), cfg.DialOptions...)
 	if m.membership, err = membership.New(membership.Config{
 		Name: cfg.Name, Advertise: cfg.Advertise, Members: cfg.Members, Store: m.store,
 		Dial: m.dial, Version: version.String(), Logger: cfg.Logger,

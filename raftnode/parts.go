@@ -67,7 +67,8 @@ func (m *Member) open(id storage.Identity) (*parts, error) {
 	p.hub = watch.NewHub(node, 0)
 	p.digests = &digests{source: node}
 	p.keeper = pulse.New(pulse.Config{
-		ID: id.ID, Group: node, Dial: pulse.Dialer(m.identity.ClientTLS(pki.KindMember, transport.ProtoGRPC)),
+		ID: id.ID, Group: node,
+		Dial:   pulse.Dialer(m.identity.ClientTLS(pki.KindMember, transport.ProtoGRPC), m.cfg.DialOptions...),
 		Status: p.pulseStatus, Logger: m.log,
 	})
 	p.decider = decider.New(decider.Config{
