@@ -125,7 +125,9 @@ func (r *reign) decideOne(t *tx, g *group, ticket *ticket, jump error) (full boo
 		}
 		return r.allocate(t)
 	})
-	refusal = errors.Join(refusal, t.err)
+	if t.err != nil {
+		refusal = t.err
+	}
 	changed := t.draft.Len() > m.events
 	rep := reply{t: ticket, r: Result{Changed: changed && !t.dry}}
 	switch {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	"github.com/quorumlb/quorumlb/raftnode/consensus"
 	"github.com/quorumlb/quorumlb/raftnode/consensus/clustertest"
 )
 
@@ -75,6 +76,37 @@ func declare(b *testing.B, d *Decider, n int) {
 		})
 	}
 	wg.Wait()
+}
+
+// BenchmarkRaftDeclarations is the same through three members of real Raft, in
+// one process, with fsync.
+func BenchmarkRaftDeclarations(b *testing.B) {
+	g := newRaftGroup(b, consensus.DefaultTiming.Times(8))
+	g.must(apply(pool("p", "10.0.0.0/8"), ad("a")))
+	for i := range 5 {
+		g.must(openSession(fmt.Sprintf("n%d", i), 1))
+	}
+	_, d := g.leading()
+	before := d.Stats().Batches.Load()
+	b.ResetTimer()
+	declare(b, d, b.N)
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "declarations/s")
+	b.ReportMetric(float64(b.N)/float64(d.Stats().Batches.Load()-before), "commands/batch")
+}
+
+// BenchmarkRaftLatency is one declaration after the other.
+func BenchmarkRaftLatency(b *testing.B) {
+	g := newRaftGroup(b, consensus.DefaultTiming.Times(8))
+	g.must(apply(pool("p", "10.0.0.0/8"), ad("a")))
+	_, d := g.leading()
+	i := 0
+	for b.Loop() {
+		i++
+		if _, err := g.submit(d, apply(service(fmt.Sprintf("new%d", i)))); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 // BenchmarkDeadNode is a failover of a node with 20,000 addresses: from the
