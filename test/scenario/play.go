@@ -60,6 +60,11 @@ func (s *Stage) Play(ctx context.Context, e Event) (Outcome, error) {
 	if err != nil {
 		return out, err
 	}
+	// Who had each address before belongs to the picture: an overlap is an old
+	// station that is heard again.
+	if err := lab.Wait(ctx, 10*s.opts.AskEvery); err != nil {
+		return out, err
+	}
 	var limits Limits
 	played := e.Play(ctx, s, &limits)
 	if played != nil {
@@ -73,15 +78,15 @@ func (s *Stage) Play(ctx context.Context, e Event) (Outcome, error) {
 	if err := lab.Wait(ctx, lab.Patience); err != nil {
 		return out, err
 	}
-	if played == nil {
-		if after, err := s.Owners(ctx); err != nil {
-			out.miss("owners: %v", err)
-		} else {
-			out.judgeOwners(s.Addrs, before, after, limits)
-		}
+	after, err := s.Owners(ctx)
+	switch {
+	case err != nil:
+		out.miss("owners: %v", err)
+	case played == nil:
+		out.judgeOwners(s.Addrs, before, after, limits)
 	}
 	out.judgeProbes(s, limits)
-	out.judgeClaims(s, limits)
+	out.judgeClaims(s, limits, after)
 	return out, played
 }
 
@@ -125,7 +130,7 @@ func (o *Outcome) judgeProbes(s *Stage, limits Limits) {
 	}
 }
 
-func (o *Outcome) judgeClaims(s *Stage, limits Limits) {
+func (o *Outcome) judgeClaims(s *Stage, limits Limits, owners map[string]string) {
 	claims := lab.Claims(o.From, o.To, s.Addrs, s.AtClient, s.AtRouter)
 	overlaps := lab.Overlaps(claims)
 	o.Overlap = lab.LongestOverlap(overlaps)
@@ -136,8 +141,11 @@ func (o *Outcome) judgeClaims(s *Stage, limits Limits) {
 	}
 	tenures := lab.Tenures(claims)
 	for _, addr := range s.Addrs {
-		if len(tenures[addr]) == 0 {
+		list, owner := tenures[addr], owners[addr.String()]
+		if len(list) == 0 {
 			o.miss("nobody answered for %s", addr)
+		} else if last := s.NameOf(list[len(list)-1].MAC); last != owner {
+			o.miss("%s answers for %s, which %s owns", last, addr, owner)
 		}
 	}
 	if n := s.AtClient.Drops() + s.AtRouter.Drops(); n > 0 {
