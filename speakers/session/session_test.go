@@ -15,6 +15,7 @@ import (
 	"github.com/quorumlb/quorumlb/internal/clock"
 	"github.com/quorumlb/quorumlb/internal/leasetime"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
+	"github.com/quorumlb/quorumlb/speakers/internal/membertest"
 	"github.com/quorumlb/quorumlb/speakers/internal/nettest"
 )
 
@@ -25,9 +26,9 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func TestOpenWatchBeatConfirm(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100")
-	g.nodes = []*speakerv1.NodeMacs{{Node: "n2", Macs: [][]byte{{2, 0, 0, 0, 0, 2}}}}
-	g.hosts = [][]byte{netip.MustParseAddr("192.0.2.200").AsSlice()}
+	g.Own("192.0.2.100")
+	g.Nodes = []*speakerv1.NodeMacs{{Node: "n2", Macs: [][]byte{{2, 0, 0, 0, 0, 2}}}}
+	g.Hosts = [][]byte{netip.MustParseAddr("192.0.2.200").AsSlice()}
 	members := three(t, g)
 	n := newNode()
 	s, _ := startSession(t, config(t, members...), n)
@@ -37,30 +38,30 @@ func TestOpenWatchBeatConfirm(t *testing.T) {
 	view := n.views[len(n.views)-1]
 	conf := n.conf
 	n.mu.Unlock()
-	if session, _ := g.now(); view.Cluster != "0123456789abcdef" || view.Session != session || len(view.Vips) != 1 || len(view.HostAddresses) != 1 || len(view.Peers) != 1 {
+	if session, _ := g.Now(); view.Cluster != "0123456789abcdef" || view.Session != session || len(view.Vips) != 1 || len(view.HostAddresses) != 1 || len(view.Peers) != 1 {
 		t.Errorf("view %+v", view)
 	}
-	if got, want := conf.Until-conf.Sent, leasetime.Shorten(testFence); got != want {
+	if got, want := conf.Until-conf.Sent, leasetime.Shorten(membertest.Fence); got != want {
 		t.Errorf("confirmed for %v, want %v", got, want)
 	}
-	if got, want := conf.Fresh-conf.Sent, leasetime.Shorten(testDetection); got != want {
+	if got, want := conf.Fresh-conf.Sent, leasetime.Shorten(membertest.Detection); got != want {
 		t.Errorf("fresh for %v, want %v", got, want)
 	}
 	for _, m := range members {
 		eventually(t, "every member hears heartbeats with what is seen", func() bool {
-			hb := m.lastBeat()
+			hb := m.LastBeat()
 			return hb != nil && hb.GetSeen() >= view.Revision
 		})
 	}
 	eventually(t, "two watches", func() bool {
-		return members[0].watched()+members[1].watched()+members[2].watched() == watches
+		return members[0].Watched()+members[1].Watched()+members[2].Watched() == watches
 	})
 	m := members[0]
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for i := range m.beats {
-		if i > 0 && m.beats[i].GetSeq() <= m.beats[i-1].GetSeq() {
-			t.Fatalf("heartbeat %d after %d", m.beats[i].GetSeq(), m.beats[i-1].GetSeq())
+	m.Lock()
+	defer m.Unlock()
+	for i := range m.Beats {
+		if i > 0 && m.Beats[i].GetSeq() <= m.Beats[i-1].GetSeq() {
+			t.Fatalf("heartbeat %d after %d", m.Beats[i].GetSeq(), m.Beats[i-1].GetSeq())
 		}
 	}
 }
@@ -68,7 +69,7 @@ func TestOpenWatchBeatConfirm(t *testing.T) {
 // Seen must not move before the rest of the speaker has the view in force.
 func TestSeenFollowsApply(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100", "192.0.2.101")
+	g.Own("192.0.2.100", "192.0.2.101")
 	members := three(t, g)
 	n := newNode()
 	startSession(t, config(t, members...), n)
@@ -82,21 +83,21 @@ func TestSeenFollowsApply(t *testing.T) {
 		}
 	}
 	n.mu.Unlock()
-	lost := g.own("192.0.2.100")
+	lost := g.Own("192.0.2.100")
 	<-entered
-	before := members[0].lastBeat().GetSeq()
-	eventually(t, "two more heartbeats", func() bool { return members[0].lastBeat().GetSeq() > before+2 })
-	if seen := members[0].lastBeat().GetSeen(); seen >= lost {
+	before := members[0].LastBeat().GetSeq()
+	eventually(t, "two more heartbeats", func() bool { return members[0].LastBeat().GetSeq() > before+2 })
+	if seen := members[0].LastBeat().GetSeen(); seen >= lost {
 		t.Errorf("seen %d while the view of %d is not in force", seen, lost)
 	}
 	close(release)
-	eventually(t, "seen", func() bool { return members[0].lastBeat().GetSeen() >= lost })
+	eventually(t, "seen", func() bool { return members[0].LastBeat().GetSeen() >= lost })
 }
 
 // The next owner waits for the heartbeat that follows a loss.
 func TestHeartbeatAtOnceAfterALoss(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100")
+	g.Own("192.0.2.100")
 	members := three(t, g)
 	n := newNode()
 	cfg := config(t, members...)
@@ -109,13 +110,13 @@ func TestHeartbeatAtOnceAfterALoss(t *testing.T) {
 	// Stretch h, so that only the extra heartbeat can come soon.
 	eventually(t, "slow heartbeats", func() bool {
 		s.times.Store(&slow)
-		before := members[0].lastBeat().GetSeq()
-		time.Sleep(4 * testHeartbeat)
-		return members[0].lastBeat().GetSeq() == before
+		before := members[0].LastBeat().GetSeq()
+		time.Sleep(4 * membertest.Heartbeat)
+		return members[0].LastBeat().GetSeq() == before
 	})
 	start := time.Now()
-	lost := g.own()
-	eventually(t, "the loss is seen", func() bool { return members[0].lastBeat().GetSeen() >= lost })
+	lost := g.Own()
+	eventually(t, "the loss is seen", func() bool { return members[0].LastBeat().GetSeen() >= lost })
 	if d := time.Since(start); d > time.Second {
 		t.Errorf("only after %v", d)
 	}
@@ -123,35 +124,35 @@ func TestHeartbeatAtOnceAfterALoss(t *testing.T) {
 
 func TestMemberDiesAndReturns(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100")
+	g.Own("192.0.2.100")
 	members := three(t, g)
 	n := newNode()
 	s, _ := startSession(t, config(t, members...), n)
 	eventually(t, "confirmed", n.confirmed)
 	eventually(t, "two watches", func() bool {
-		return members[0].watched()+members[1].watched()+members[2].watched() == watches
+		return members[0].Watched()+members[1].Watched()+members[2].Watched() == watches
 	})
 	for _, m := range members {
-		address := m.address
-		m.stop()
+		address := m.Address
+		m.Stop()
 		start := time.Now()
-		g.own("192.0.2.100", "192.0.2.101")
+		g.Own("192.0.2.100", "192.0.2.101")
 		nettest.Eventually(t, time.Second, "the other watch tells", func() bool { return len(n.owns()) == 2 })
 		t.Logf("view without %s after %v", address, time.Since(start))
-		g.own("192.0.2.100")
+		g.Own("192.0.2.100")
 		eventually(t, "told of the loss", func() bool { return len(n.owns()) == 1 })
 		if !n.confirmed() {
 			t.Error("confirmation lost with one member of three")
 		}
-		m.start(address)
+		m.Start(address)
 		before := time.Now()
-		m.mu.Lock()
-		m.beats = nil
-		m.mu.Unlock()
-		nettest.Eventually(t, 2*time.Second, "heartbeats again", func() bool { return m.lastBeat() != nil })
+		m.Lock()
+		m.Beats = nil
+		m.Unlock()
+		nettest.Eventually(t, 2*time.Second, "heartbeats again", func() bool { return m.LastBeat() != nil })
 		t.Logf("heartbeat %v after its return", time.Since(before))
 	}
-	if session, opens := g.now(); opens != 1 || s.State().Session != session {
+	if session, opens := g.Now(); opens != 1 || s.State().Session != session {
 		t.Errorf("%d sessions opened", opens)
 	}
 }
@@ -159,24 +160,24 @@ func TestMemberDiesAndReturns(t *testing.T) {
 // A member that hangs keeps its connections, and is noticed by its silence.
 func TestHangingMemberIsNotWatched(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100")
+	g.Own("192.0.2.100")
 	members := three(t, g)
 	n := newNode()
 	startSession(t, config(t, members...), n)
 	eventually(t, "confirmed", n.confirmed)
 	for _, m := range members {
-		m.mu.Lock()
-		m.hang, m.frozen = true, 1
-		m.mu.Unlock()
-		eventually(t, "not watched while it hangs", func() bool { return m.watched() == 0 })
-		m.mu.Lock()
-		m.hang, m.frozen = false, 0
-		m.mu.Unlock()
+		m.Lock()
+		m.Hang, m.Frozen = true, 1
+		m.Unlock()
+		eventually(t, "not watched while it hangs", func() bool { return m.Watched() == 0 })
+		m.Lock()
+		m.Hang, m.Frozen = false, 0
+		m.Unlock()
 		eventually(t, "heard again", func() bool {
-			hb := m.lastBeat()
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			return hb != nil && g.acked-hb.GetSeq() < 3
+			hb := m.LastBeat()
+			g.Lock()
+			defer g.Unlock()
+			return hb != nil && g.Acked-hb.GetSeq() < 3
 		})
 	}
 }
@@ -184,33 +185,33 @@ func TestHangingMemberIsNotWatched(t *testing.T) {
 // Members that are behind are left for one that is not.
 func TestBehindRotatesTheWatch(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100", "192.0.2.101")
+	g.Own("192.0.2.100", "192.0.2.101")
 	members := three(t, g)
 	n := newNode()
 	startSession(t, config(t, members...), n)
 	eventually(t, "confirmed", n.confirmed)
 	eventually(t, "two watches", func() bool {
-		return members[0].watched()+members[1].watched()+members[2].watched() == watches
+		return members[0].Watched()+members[1].Watched()+members[2].Watched() == watches
 	})
 	for _, m := range members {
-		if m.watched() > 0 {
-			m.mu.Lock()
-			m.frozen = 1 << 40 // set below to the present revision
-			m.mu.Unlock()
+		if m.Watched() > 0 {
+			m.Lock()
+			m.Frozen = 1 << 40 // set below to the present revision
+			m.Unlock()
 		}
 	}
-	g.mu.Lock()
-	now := g.revision
-	g.mu.Unlock()
+	g.Lock()
+	now := g.Revision
+	g.Unlock()
 	for _, m := range members {
-		m.mu.Lock()
-		if m.frozen != 0 {
-			m.frozen = now
+		m.Lock()
+		if m.Frozen != 0 {
+			m.Frozen = now
 		}
-		m.mu.Unlock()
+		m.Unlock()
 	}
 	start := time.Now()
-	g.own("192.0.2.100")
+	g.Own("192.0.2.100")
 	eventually(t, "the loss is seen at the third member", func() bool { return len(n.owns()) == 1 })
 	t.Logf("after %v", time.Since(start))
 	eventually(t, "confirmed again", n.confirmed)
@@ -218,13 +219,13 @@ func TestBehindRotatesTheWatch(t *testing.T) {
 
 func TestSessionOverOpensAnother(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100")
+	g.Own("192.0.2.100")
 	members := three(t, g)
 	n := newNode()
 	s, _ := startSession(t, config(t, members...), n)
 	eventually(t, "confirmed", n.confirmed)
 	first := s.State()
-	g.change(func() { g.session = 0 })
+	g.Change(func() { g.Session = 0 })
 	eventually(t, "another session", func() bool { st := s.State(); return st.Session > first.Session })
 	eventually(t, "confirmed in it", func() bool { return s.Ready() && n.confirmed() })
 	if got := s.State().Incarnation; got != first.Incarnation {
@@ -239,7 +240,7 @@ func TestReplacedEndsTheProcess(t *testing.T) {
 			members := three(t, g)
 			n := newNode()
 			replace := func() {
-				g.change(func() { g.refuse = speakerv1.HeartbeatRefusal_HEARTBEAT_REFUSAL_REPLACED })
+				g.Change(func() { g.Refuse = speakerv1.HeartbeatRefusal_HEARTBEAT_REFUSAL_REPLACED })
 			}
 			if !when {
 				replace()
@@ -263,17 +264,17 @@ func TestReplacedEndsTheProcess(t *testing.T) {
 
 func TestPredecessorIsWaitedFor(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100")
-	g.refuse = speakerv1.HeartbeatRefusal_HEARTBEAT_REFUSAL_PREDECESSOR
+	g.Own("192.0.2.100")
+	g.Refuse = speakerv1.HeartbeatRefusal_HEARTBEAT_REFUSAL_PREDECESSOR
 	members := three(t, g)
 	n := newNode()
 	s, _ := startSession(t, config(t, members...), n)
 	eventually(t, "a view", func() bool { return len(n.owns()) == 1 })
-	eventually(t, "heartbeats", func() bool { return members[0].lastBeat() != nil && members[0].lastBeat().GetSeq() > 3 })
+	eventually(t, "heartbeats", func() bool { return members[0].LastBeat() != nil && members[0].LastBeat().GetSeq() > 3 })
 	if n.until() != 0 || s.Ready() {
 		t.Error("confirmed beside the predecessor")
 	}
-	g.change(func() { g.refuse = 0 })
+	g.Change(func() { g.Refuse = 0 })
 	eventually(t, "confirmed", n.confirmed)
 }
 
@@ -284,26 +285,26 @@ func TestConfirmationRunsOut(t *testing.T) {
 	n := newNode()
 	s, _ := startSession(t, config(t, members...), n)
 	eventually(t, "confirmed", n.confirmed)
-	g.change(func() { g.mute = true })
+	g.Change(func() { g.Mute = true })
 	eventually(t, "unconfirmed", func() bool { return !n.confirmed() })
 	until := n.until()
-	g.change(func() { g.mute = false })
+	g.Change(func() { g.Mute = false })
 	eventually(t, "confirmed again", func() bool { return n.confirmed() && n.until() > until })
-	if _, opens := g.now(); opens != 1 || s.State().Session == 0 {
+	if _, opens := g.Now(); opens != 1 || s.State().Session == 0 {
 		t.Errorf("%d sessions opened", opens)
 	}
 }
 
 func TestAnotherClusterBeginsAnew(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100")
+	g.Own("192.0.2.100")
 	members := three(t, g)
 	n := newNode()
 	s, _ := startSession(t, config(t, members...), n)
 	eventually(t, "confirmed", n.confirmed)
-	g.change(func() { // restored into a new group, whose revisions begin again
-		g.cluster, g.revision, g.session, g.taken = "fedcba9876543210", 3, 0, 0
-		g.vips = []*speakerv1.Vip{{Address: g.vips[0].Address, Epoch: 2, OnControlLoss: g.vips[0].OnControlLoss}}
+	g.Change(func() { // restored into a new group, whose revisions begin again
+		g.Cluster, g.Revision, g.Session, g.Taken = "fedcba9876543210", 3, 0, 0
+		g.Vips = []*speakerv1.Vip{{Address: g.Vips[0].Address, Epoch: 2, OnControlLoss: g.Vips[0].OnControlLoss}}
 	})
 	eventually(t, "a view of the new cluster", func() bool {
 		n.mu.Lock()
@@ -315,36 +316,36 @@ func TestAnotherClusterBeginsAnew(t *testing.T) {
 
 func TestAttachReportsAndAnswers(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100")
+	g.Own("192.0.2.100")
 	members := three(t, g)
 	n := newNode()
 	n.report(&speakerv1.VipStatus{Address: []byte{192, 0, 2, 100}, Announced: speakerv1.Announced_ANNOUNCED_UNPROVEN})
 	startSession(t, config(t, members...), n)
 	for _, m := range members {
 		eventually(t, "attached with everything", func() bool {
-			session, _ := g.now()
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			return len(m.reported) == 1 && m.reported[0].GetHello().GetSession() == session &&
-				len(m.reported[0].GetVips()) == 1 && len(m.reported[0].GetLinks().GetLinks()) == 1
+			session, _ := g.Now()
+			m.Lock()
+			defer m.Unlock()
+			return len(m.Reported) == 1 && m.Reported[0].GetHello().GetSession() == session &&
+				len(m.Reported[0].GetVips()) == 1 && len(m.Reported[0].GetLinks().GetLinks()) == 1
 		})
 	}
 	n.report(&speakerv1.VipStatus{Address: []byte{192, 0, 2, 100}, Announced: speakerv1.Announced_ANNOUNCED_PROVEN})
 	for _, m := range members {
 		eventually(t, "the change alone", func() bool {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			last := m.reported[len(m.reported)-1]
-			return len(m.reported) == 2 && last.Hello == nil && last.Links == nil && last.Vips[0].Announced == speakerv1.Announced_ANNOUNCED_PROVEN
+			m.Lock()
+			defer m.Unlock()
+			last := m.Reported[len(m.Reported)-1]
+			return len(m.Reported) == 2 && last.Hello == nil && last.Links == nil && last.Vips[0].Announced == speakerv1.Announced_ANNOUNCED_PROVEN
 		})
 	}
 	m := members[1]
 	for id, tc := range map[uint64]struct{ addr, err string }{7: {"192.0.2.1", ""}, 8: {"2001:db8::1", "no link is up"}} {
-		m.ask <- &speakerv1.Probe{Id: id, Address: netip.MustParseAddr(tc.addr).AsSlice(), TimeoutNanos: int64(time.Second)}
+		m.Ask <- &speakerv1.Probe{Id: id, Address: netip.MustParseAddr(tc.addr).AsSlice(), TimeoutNanos: int64(time.Second)}
 		eventually(t, "answered", func() bool {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			for _, r := range m.reported {
+			m.Lock()
+			defer m.Unlock()
+			for _, r := range m.Reported {
 				for _, a := range r.GetProbeAnswers() {
 					if a.GetId() == id {
 						return a.GetError() == tc.err && (tc.err != "") == (len(a.GetHits()) == 0)
@@ -359,9 +360,9 @@ func TestAttachReportsAndAnswers(t *testing.T) {
 	n.links = make(chan struct{})
 	n.mu.Unlock()
 	eventually(t, "links told again", func() bool {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		return m.reported[len(m.reported)-1].GetLinks() != nil
+		m.Lock()
+		defer m.Unlock()
+		return m.Reported[len(m.Reported)-1].GetLinks() != nil
 	})
 }
 
@@ -371,11 +372,11 @@ func TestMemberListFollowsAndIsRemembered(t *testing.T) {
 	n := newNode()
 	cfg := config(t, members[0]) // knows one
 	for _, m := range members {
-		m.tell(members...)
+		m.Tell(members...)
 	}
 	s, _ := startSession(t, cfg, n)
 	for _, m := range members {
-		eventually(t, "heartbeats to all", func() bool { return m.lastBeat() != nil })
+		eventually(t, "heartbeats to all", func() bool { return m.LastBeat() != nil })
 	}
 	file := filepath.Join(cfg.StateDir, rosterFile)
 	eventually(t, "remembered", func() bool {
@@ -383,11 +384,11 @@ func TestMemberListFollowsAndIsRemembered(t *testing.T) {
 		return err == nil && strings.Count(string(b), `"address"`) == 3 && strings.Count(string(b), `"dialed"`) == 3
 	})
 	for _, m := range members {
-		m.tell(members[0], members[1])
+		m.Tell(members[0], members[1])
 	}
 	eventually(t, "one was removed", func() bool { list, _ := s.roster.get(); return len(list) == 2 })
 	for _, m := range members {
-		m.tell(members...)
+		m.Tell(members...)
 	}
 	eventually(t, "and came back", func() bool { list, _ := s.roster.get(); return len(list) == 3 })
 }
@@ -396,11 +397,11 @@ func TestMemberListFollowsAndIsRemembered(t *testing.T) {
 func TestStartWhileNamesDoNotResolve(t *testing.T) {
 	g := newGroup()
 	members := three(t, g)
-	_, port, _ := net.SplitHostPort(members[0].address)
+	_, port, _ := net.SplitHostPort(members[0].Address)
 	name := net.JoinHostPort("member-0.quorumlb.invalid", port)
 	cfg := config(t)
 	cfg.Members = []string{"also-unknown.invalid:7400"}
-	content := `[{"id":"m1","address":"` + name + `","dialed":"` + members[0].address + `"}]`
+	content := `[{"id":"m1","address":"` + name + `","dialed":"` + members[0].Address + `"}]`
 	if err := os.WriteFile(filepath.Join(cfg.StateDir, rosterFile), []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -422,7 +423,7 @@ func TestBrokenRosterFileIsNoObstacle(t *testing.T) {
 
 func TestLeave(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100")
+	g.Own("192.0.2.100")
 	n := newNode()
 	s, result := startSession(t, config(t, three(t, g)...), n)
 	eventually(t, "confirmed", n.confirmed)
@@ -430,25 +431,25 @@ func TestLeave(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	go func() { done <- s.Leave(ctx) }()
-	eventually(t, "asked", func() bool { g.mu.Lock(); defer g.mu.Unlock(); return len(g.left) > 0 })
+	eventually(t, "asked", func() bool { g.Lock(); defer g.Unlock(); return len(g.Left) > 0 })
 	select {
 	case err := <-done:
 		t.Fatalf("left while it owns an address: %v", err)
 	case <-time.After(2 * leavePoll):
 	}
-	g.own()
+	g.Own()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	g.mu.Lock()
-	if last := len(g.left) - 1; !g.left[last] || slices.Contains(g.left[:last], true) {
-		t.Errorf("Leave calls (done) %v", g.left)
+	g.Lock()
+	if last := len(g.Left) - 1; !g.Left[last] || slices.Contains(g.Left[:last], true) {
+		t.Errorf("Leave calls (done) %v", g.Left)
 	}
-	g.mu.Unlock()
+	g.Unlock()
 	if got := n.owns(); len(got) != 0 {
 		t.Errorf("still in force: %v", got)
 	}
-	g.change(func() { g.session = 0 }) // as the members do when it is closed
+	g.Change(func() { g.Session = 0 }) // as the members do when it is closed
 	select {
 	case err := <-result:
 		if err != nil {
@@ -461,7 +462,7 @@ func TestLeave(t *testing.T) {
 
 func TestLeaveIsBounded(t *testing.T) {
 	g := newGroup()
-	g.own("192.0.2.100")
+	g.Own("192.0.2.100")
 	n := newNode()
 	s, _ := startSession(t, config(t, three(t, g)...), n)
 	eventually(t, "confirmed", n.confirmed)
@@ -493,8 +494,8 @@ func TestStartWithoutMembers(t *testing.T) {
 		t.Error("something is in force without members")
 	}
 	g := newGroup()
-	g.own("192.0.2.100")
-	startMember(t, g, address)
+	g.Own("192.0.2.100")
+	membertest.StartMember(t, g, address)
 	start := time.Now()
 	eventually(t, "confirmed", n.confirmed)
 	t.Logf("confirmed %v after the first member came", time.Since(start))
