@@ -90,6 +90,7 @@ func (s *State) Apply(raw []byte) (*logv1.Batch, Changes, error) {
 		return nil, Changes{}, s.fail(corruptf("revision %d is %d ns earlier than the one before", b.GetRevision(), s.Time-b.GetTimeUnixNano()))
 	}
 	f := s.begin(b.GetTimeUnixNano())
+	f.nodes = map[string]*Node{}
 	for i, ev := range b.GetEvents() {
 		if err := f.fold(ev); err != nil {
 			return nil, Changes{}, s.fail(fmt.Errorf("revision %d, event %d: %w", f.revision, i, err))

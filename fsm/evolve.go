@@ -17,6 +17,10 @@ type folding struct {
 	changes  Changes
 	// moved are touched addresses in ranges that a pool won or lost.
 	moved []netip.Addr
+	// nodes are the records that this batch made and that nobody else has seen,
+	// so that one that changes thousands of times is copied once. Nil in a draft,
+	// whose state is read between the events.
+	nodes map[string]*Node
 }
 
 func (s *State) begin(time int64) folding {

@@ -265,11 +265,7 @@ func TestNeverUsedAddressesComeInOrder(t *testing.T) {
 	l.Apply(fsmtest.Pool(&logv1.Pool{Name: "a", AvoidBuggyIps: true, Addresses: []string{"192.0.2.254-192.0.3.1", "192.0.2.0/31", "2001:db8::/64"}}),
 		fsmtest.Declared(fsmtest.Service("web")))
 	var got []string
-	for {
-		a := l.S.NextFresh("a", true)
-		if !a.IsValid() {
-			break
-		}
+	for a := l.S.NextFresh("a", true); a.IsValid() && len(got) < 9; a = l.S.NextFresh("a", true) {
 		got = append(got, a.String())
 		l.Apply(fsmtest.AllocatedFor(web, a, "a", fresh))
 		l.Apply(fsmtest.Released(web, a, 0))

@@ -126,8 +126,14 @@ func (f *folding) node(event, name string) (*Node, error) {
 // editNode puts a copy of the record in its place, to be changed before
 // anybody else sees it.
 func (f *folding) editNode(n *Node) *Node {
+	if f.nodes != nil && f.nodes[n.Name] == n {
+		return n
+	}
 	c := *n
 	f.s.Nodes[n.Name] = &c
+	if f.nodes != nil {
+		f.nodes[n.Name] = &c
+	}
 	f.touchNode(n.Name)
 	return &c
 }
