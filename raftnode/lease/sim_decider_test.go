@@ -26,16 +26,15 @@ type simNode struct {
 }
 
 type simAddr struct {
-	owner, prior  int // -1 nobody
-	priorAt       uint64
-	priorSession  uint64
-	target, tries int
+	owner, prior int // -1 nobody
+	priorAt      uint64
+	priorSession uint64
 }
 
 func initialState(w *world) state {
 	s := state{lease: fsm.LeaseTimes{Detection: 750 * time.Millisecond, Heartbeat: 150 * time.Millisecond, Settle: simSettle(w.mode)}}
 	for a := range s.addrs {
-		s.addrs[a] = simAddr{owner: -1, prior: -1, target: -1}
+		s.addrs[a] = simAddr{owner: -1, prior: -1}
 	}
 	return s
 }

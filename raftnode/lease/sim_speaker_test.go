@@ -234,7 +234,6 @@ type holder struct {
 	*leasetime.Holder
 	brk      breaks
 	sent     map[uint64]time.Duration
-	newest   uint64
 	deadline time.Duration
 }
 
