@@ -25,6 +25,12 @@ func table(out io.Writer, outcomes []scenario.Outcome) {
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%v\t%s\t%s\n", o.Event.Name, o.Event.Expected, o.Lost, o.Failed, round(o.Gap), answered, verdict)
 	}
 	_ = w.Flush()
+	var noise time.Duration
+	for _, o := range outcomes {
+		noise = max(noise, o.Noise)
+	}
+	fmt.Fprintf(out, "\nA gap is the longest time between two answers to the client, which asks each address every 10 ms.\n"+
+		"A probe that no event touches saw gaps of up to %v: so much is this machine.\n", round(noise))
 	for _, o := range outcomes {
 		for _, m := range o.Misses {
 			fmt.Fprintf(out, "MISSED %s: %s\n", o.Event.Name, m)

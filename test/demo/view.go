@@ -87,6 +87,9 @@ func (v *view) end(o scenario.Outcome) {
 	v.done, v.row = append(v.done, o), ""
 	if !v.tty {
 		v.line("  %s", summary(o))
+		for _, n := range o.Notes {
+			v.line("    %s", n)
+		}
 	}
 }
 

@@ -85,8 +85,8 @@ func play(t *testing.T, s *scenario.Stage, e scenario.Event) scenario.Outcome {
 	if err != nil {
 		t.FailNow()
 	}
-	t.Logf("%s: %d datagrams lost, %d connections failed, longest gap %v, both heard for %v, %s", e.Name,
-		out.Lost, out.Failed, out.Gap.Round(time.Millisecond), out.Overlap.Round(time.Microsecond), out.Answered)
+	t.Logf("%s: %d datagrams lost, %d connections failed, longest gap %v (control %v), both heard for %v, %s", e.Name,
+		out.Lost, out.Failed, out.Gap.Round(time.Millisecond), out.Noise.Round(time.Millisecond), out.Overlap.Round(time.Microsecond), out.Answered)
 	return out
 }
 

@@ -47,9 +47,12 @@ type Outcome struct {
 	Resets   int // connections that an address left behind
 	Gap      time.Duration
 	GapAt    netip.Addr
+	// Noise is the longest gap of the control probe.
+	Noise    time.Duration
 	Overlap  time.Duration
 	Answered string // who answered ARP and neighbour solicitations
 	Misses   []string
+	Notes    []string // what is worth a look, and no miss
 }
 
 // Play plays one event and judges it. The error says that it could not be
@@ -107,8 +110,12 @@ func (o *Outcome) judgeOwners(addrs []netip.Addr, before, after map[string]strin
 }
 
 func (o *Outcome) judgeProbes(s *Stage, limits Limits) {
+	o.Noise = s.Control.Window(o.From, o.To).LongestGap
 	for _, addr := range s.Addrs {
 		udp, tcp := s.UDP[addr].Window(o.From, o.To), s.TCP[addr].Window(o.From, o.To)
+		if udp.LongestGap > o.Noise+100*time.Millisecond {
+			o.Notes = append(o.Notes, fmt.Sprintf("%s: no answer for %v from %s", addr, udp.LongestGap.Round(time.Millisecond), udp.GapFrom.Format("15:04:05.000")))
+		}
 		o.Lost += udp.Lost
 		o.Failed += tcp.Lost
 		o.Resets += tcp.Resets

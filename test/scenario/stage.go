@@ -90,6 +90,9 @@ type Stage struct {
 	// AtClient and AtRouter capture at the two hosts' ports.
 	AtClient, AtRouter *lab.Capture
 	Asker              *lab.Asker
+	// Control probes the router's own address, which no event touches: what it
+	// misses is this machine's doing.
+	Control *lab.UDPProbe
 
 	opts Options
 }
@@ -151,6 +154,12 @@ func (s *Stage) seat(ctx context.Context) (err error) {
 		return err
 	}
 	s.Asker.SetAddrs(s.Addrs)
+	if _, err := s.Router.StartResponder(); err != nil {
+		return err
+	}
+	if s.Control, err = s.Client.ProbeUDP(s.Router.Addr(cluster.LAN, false), s.opts.UDPEvery); err != nil {
+		return err
+	}
 	for _, addr := range s.Addrs {
 		if s.UDP[addr], err = s.Client.ProbeUDP(addr, s.opts.UDPEvery); err != nil {
 			return err
