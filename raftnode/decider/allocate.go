@@ -12,22 +12,30 @@ import (
 // allocate gives addresses to the services that lack them: to those that wait,
 // when something may help them, the longest waiting first; then to those that
 // the command declared. It runs after each command, so that the next one sees
-// what this one took.
-func (r *reign) allocate(t *tx) error {
+// what this one took. A fault with a service that the command declared is the
+// command's; a fault with any other concerns that service only.
+func (r *reign) allocate(t *tx, command bool) (err error) {
 	w := r.work
 	if len(w.services) == 0 && !w.retry {
 		return nil
 	}
 	t.asMember(func() {
-		for (len(w.services) > 0 || w.retry) && t.size < allocateBytes*r.d.cfg.MaxBatchBytes && t.err == nil {
+		for (len(w.services) > 0 || w.retry) && t.size < allocateBytes*r.d.cfg.MaxBatchBytes && err == nil {
 			keys := w.services
 			w.services = nil
 			if w.retry {
 				w.retry = false
-				r.allocatePending(t)
+				err = r.allocatePending(t)
 			}
 			for _, key := range keys {
-				t.fit(key)
+				if command {
+					t.fit(key)
+				} else if err == nil {
+					_, err = r.tryFit(t, key)
+				}
+			}
+			if err == nil {
+				err = t.err
 			}
 		}
 	})
@@ -38,7 +46,22 @@ func (r *reign) allocate(t *tx) error {
 		}
 		break
 	}
-	return t.err
+	return err
+}
+
+// tryFit is fit for a service that the command at hand has nothing to do with.
+// After a fault the service is left alone until it is declared again. An error
+// means that head is spoilt.
+func (r *reign) tryFit(t *tx, key fsm.ServiceKey) (ok bool, spoilt error) {
+	m := t.mark()
+	err := guard(func() error { ok = t.fit(key); return t.err })
+	if err == nil {
+		return ok, nil
+	}
+	r.d.logFault("addresses for a service could not be decided", err, "service", key)
+	r.d.stats.Internal.Add(1)
+	r.work.faulty[key] = struct{}{}
+	return false, r.rollback(t, m, true)
 }
 
 // allocateBytes is how many times the usual size a batch may grow to before the
@@ -70,16 +93,18 @@ func shapeOf(s *fsm.State, svc *fsm.Service) (shape, bool) {
 
 // allocatePending tries the pending services, the longest waiting first. Of
 // services that fare alike only the first is tried once one got nothing.
-func (r *reign) allocatePending(t *tx) {
+func (r *reign) allocatePending(t *tx) error {
 	var keys []fsm.ServiceKey
 	for svc := range t.s.PendingServices() {
-		keys = append(keys, svc.Key)
+		if _, skip := r.work.faulty[svc.Key]; !skip {
+			keys = append(keys, svc.Key)
+		}
 	}
 	refused := map[shape]string{}
 	for _, key := range keys {
 		if t.size >= allocateBytes*r.d.cfg.MaxBatchBytes {
 			r.work.retry = true // the others come with the next batch
-			return
+			return nil
 		}
 		svc := t.s.Services[key]
 		sh, alike := shapeOf(t.s, svc)
@@ -87,10 +112,15 @@ func (r *reign) allocatePending(t *tx) {
 			t.pending(svc, why)
 			continue
 		}
-		if !t.fit(key) && alike {
+		ok, err := r.tryFit(t, key)
+		if err != nil {
+			return err
+		}
+		if _, faulty := r.work.faulty[key]; !ok && alike && !faulty {
 			refused[sh] = t.s.Services[key].Pending
 		}
 	}
+	return nil
 }
 
 // fit gives a service what the allocator says it should have, and takes what it

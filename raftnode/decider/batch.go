@@ -3,7 +3,6 @@ package decider
 import (
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
 
 	"github.com/quorumlb/quorumlb/fsm"
@@ -54,7 +53,7 @@ func (r *reign) decide(tickets []*ticket, began time.Duration) error {
 // program: its commands are decided one by one, and one that fails alone is
 // answered. A fault without commands pauses reconciliation.
 func (r *reign) isolate(tickets []*ticket, err error) []*ticket {
-	r.d.logger.Error("a batch could not be completed", "commands", len(tickets), "err", err)
+	r.d.logFault("a batch could not be completed", err, "commands", len(tickets))
 	switch len(tickets) {
 	case 0:
 		r.pause = min(max(2*r.pause, 100*time.Millisecond), 30*time.Second)
@@ -93,7 +92,7 @@ func (r *reign) decideAll(g *group, tickets []*ticket) (*tx, error) {
 	}
 	r.d.stats.Commands.Add(uint64(len(g.replies)))
 	if !r.alone {
-		if err := r.reconcile(t); err != nil {
+		if err := guard(func() error { return r.reconcile(t) }); err != nil {
 			return nil, err
 		}
 	}
@@ -123,7 +122,7 @@ func (r *reign) decideOne(t *tx, g *group, ticket *ticket, jump error) (full boo
 		if ans, err = ticket.cmd.decide(t); err != nil {
 			return err
 		}
-		return r.allocate(t)
+		return r.allocate(t, true)
 	})
 	if t.err != nil {
 		refusal = t.err
@@ -134,7 +133,7 @@ func (r *reign) decideOne(t *tx, g *group, ticket *ticket, jump error) (full boo
 	case refusal != nil:
 		rep.err = refusal
 		if errors.Is(refusal, ErrInternal) {
-			r.d.logger.Error("a command could not be decided", "kind", ticket.cmd.kind(), "err", refusal)
+			r.d.logFault("a command could not be decided", refusal, "kind", ticket.cmd.kind())
 		}
 	case t.size > r.d.cfg.MaxEntryBytes:
 		rep.err = fmt.Errorf("%w: %d bytes of %d", ErrTooLarge, t.size, r.d.cfg.MaxEntryBytes)
@@ -227,15 +226,4 @@ func (r *reign) send(f *flight, replies []reply) {
 	case len(replies) > 0 && !r.ride(replies):
 		r.takeOff(&flight{replies: replies})
 	}
-}
-
-// guard runs f and turns a panic into ErrInternal. Decisions are made of
-// operators' input; a fault in one must not take the leader down.
-func guard(f func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: panic: %v\n%s", ErrInternal, p, debug.Stack())
-		}
-	}()
-	return f()
 }

@@ -26,6 +26,7 @@
 // Goroutines: Run owns the loop; every batch in flight has one that waits for
 // its future and ends with it. Submit may be called from any goroutine.
 //
-// The package must not import gRPC, Kubernetes or speakers, and reads the wall
-// clock in one place only (stamp.go).
+// Beside the generated messages the package imports neither gRPC nor Raft nor a
+// metrics library, and it must not import speakers. It reads the wall
+// clock in one place only (stamp.go). DESIGN.md says why it is as it is.
 package decider

@@ -36,6 +36,8 @@ type fakeLeases struct {
 	// waited are the releases that were allowed to end.
 	waited   map[Release]bool
 	changing time.Duration // answer of LeaseChange
+	// broken makes ReleaseWait panic for a node, HeardLately for "all".
+	broken string
 	// auto ends every wait by itself after the time given; 0: never.
 	auto   time.Duration
 	sawAt  map[Release]time.Duration
@@ -72,6 +74,9 @@ func (l *fakeLeases) Follow() {
 func (l *fakeLeases) ReleaseWait(r Release) (bool, time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if r.Node == l.broken {
+		panic("test")
+	}
 	if _, ok := l.sawAt[r]; !ok {
 		l.sawAt[r] = l.clock.Now()
 	}
@@ -102,6 +107,9 @@ func (l *fakeLeases) FencePassed(node string) (bool, time.Duration) {
 func (l *fakeLeases) HeardLately(node string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.broken == "all" {
+		panic("test")
+	}
 	return !l.silent[node]
 }
 

@@ -25,7 +25,7 @@ func (r *reign) reconcile(t *tx) error {
 	w.settleNodes(t.s)
 	w.settleTimes(now)
 	w.settleSweep(t.s)
-	if err := guard(func() error { return r.allocate(t) }); err != nil {
+	if err := r.allocate(t, false); err != nil {
 		return err
 	}
 	o := r.newOwners(t, now)
@@ -53,28 +53,27 @@ func (r *reign) reconcile(t *tx) error {
 			return err
 		}
 	}
+	r.pause = 0
 	r.d.stats.Unowned.Store(int64(len(w.idle)))
 	r.d.stats.Waiting.Store(int64(w.parkedLen()))
 	return nil
 }
 
+// faultPause is how long an address is left alone after a fault.
+const faultPause = time.Minute
+
 // lookAt decides about one address. A fault there concerns only this address: it
-// is left alone until something else touches it.
+// is left alone for a while, or until something else touches it.
 func (r *reign) lookAt(o *owners, addr netip.Addr) error {
 	m := o.mark()
 	err := guard(func() error { o.look(addr); return o.err })
 	if err == nil {
 		return nil
 	}
-	r.d.logger.Error("the owner of an address could not be decided", "vip", addr, "err", err)
+	r.d.logFault("the owner of an address could not be decided", err, "vip", addr)
 	r.d.stats.Internal.Add(1)
+	r.work.retries.add(o.boot+faultPause, addr)
 	return r.rollback(o.tx, m, true)
-}
-
-// answerAt is what the leases answered, for the length of one batch.
-type answerAt struct {
-	yes   bool
-	again time.Duration
 }
 
 // owners decides about addresses within one batch, on one set of answers from
@@ -275,8 +274,7 @@ func (o *owners) releaseWait(rel Release) answerAt {
 		if rel.At >= o.rev {
 			a = answerAt{again: o.boot + minAgain}
 		} else {
-			a.yes, a.again = o.d.leases.ReleaseWait(rel)
-			a.again = max(a.again, o.boot+minAgain)
+			a = o.w.askRelease(o.boot, rel)
 		}
 		o.waits[rel] = a
 	}
@@ -290,8 +288,7 @@ func (o *owners) fencePassed(node string) answerAt {
 		if o.s.Nodes[node].EndedAt >= o.rev {
 			a = answerAt{again: o.boot + minAgain}
 		} else {
-			a.yes, a.again = o.d.leases.FencePassed(node)
-			a.again = max(a.again, o.boot+minAgain)
+			a = o.w.askFence(o.boot, node)
 		}
 		o.fences[node] = a
 	}

@@ -78,7 +78,7 @@ func (r *reign) barrier(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		r.d.logger.Debug("barrier failed", "term", r.term, "err", err)
+		r.d.logger.Debug("barrier failed", "term", r.term, "error", err)
 		r.d.resolveLimbo() // it may take long, and some may be known
 		timer := time.NewTimer(barrierPause)
 		select {

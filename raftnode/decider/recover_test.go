@@ -3,6 +3,8 @@ package decider
 import (
 	"context"
 	"errors"
+	"log/slog"
+
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -231,6 +233,59 @@ func TestAFaultyCommandIsIsolated(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAFaultWithOneAddressLeavesTheOthersAlone(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.d.logger = slog.New(slog.DiscardHandler)
+		oneVip(h)
+		h.must(apply(service("two")))
+		if o := h.owner("10.0.0.2"); o != "n2" {
+			t.Fatalf("owner is %q", o)
+		}
+		h.open("n3")
+		h.leases.set(func(l *fakeLeases) { l.broken, l.over["n2"] = "n1", true })
+		h.must(&Drain{Node: "n1"})
+		h.must(&Drain{Node: "n2"})
+		h.settle()
+		if a, b := h.owner(vip), h.owner("10.0.0.2"); a != "" || b != "n3" {
+			t.Errorf("owners are %q and %q", a, b)
+		}
+		h.then(h.when(func() { h.must(apply(service("three"))) }),
+			"ServiceDeclared three", "AddressAllocated 10.0.0.3 three FRESH", "OwnerAssigned 10.0.0.3 n3 NEW_ADDRESS")
+		// It is tried again by and by.
+		h.leases.set(func(l *fakeLeases) { l.broken, l.over["n1"] = "", true })
+		time.Sleep(2 * time.Minute)
+		h.settle()
+		if a := h.owner(vip); a != "n3" {
+			t.Errorf("owner is %q", a)
+		}
+		h.checkHead()
+	})
+}
+
+func TestCommandsGoOnWhenReconciliationCannot(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.d.logger = slog.New(slog.DiscardHandler)
+		oneVip(h)
+		h.leases.set(func(l *fakeLeases) { l.broken = "all" })
+		for i, name := range []string{"a", "b", "c"} {
+			began := time.Now()
+			h.must(apply(service(name)))
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("command %d took %v", i, took)
+			}
+		}
+		h.leases.set(func(l *fakeLeases) { l.broken = "" })
+		time.Sleep(time.Minute)
+		h.settle()
+		for _, addr := range []string{"10.0.0.2", "10.0.0.3", "10.0.0.4"} {
+			if h.owner(addr) == "" {
+				t.Errorf("nobody owns %s", addr)
+			}
+		}
+		h.checkHead()
+	})
 }
 
 // checkHead holds head against the committed state, with nothing in flight.

@@ -77,7 +77,7 @@ func (r *reign) loop(ctx context.Context) error {
 		if flying < r.d.cfg.MaxInFlight {
 			did, err := r.step()
 			if err != nil {
-				r.d.logger.Warn("head is thrown away", "term", r.term, "err", err)
+				r.d.logger.Warn("head is thrown away", "term", r.term, "error", err)
 				if err := r.recover(ctx); err != nil {
 					return err
 				}
@@ -121,10 +121,12 @@ func (r *reign) wait(ctx context.Context, room bool, overdue time.Duration) {
 	until := overdue
 	if room {
 		ready = r.d.queue.ready
-		if at, ok := r.work.deadline(); ok {
-			if at = max(at, r.pauseUntil); until == 0 || at < until {
-				until = at
-			}
+		at, ok := r.work.deadline()
+		if r.d.cfg.Clock.Now() < r.pauseUntil {
+			at, ok = r.pauseUntil, true
+		}
+		if ok && (until == 0 || at < until) {
+			until = at
 		}
 	}
 	if until > 0 {

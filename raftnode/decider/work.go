@@ -54,6 +54,8 @@ type work struct {
 	// something was freed or defined that may help a pending one.
 	services []fsm.ServiceKey
 	retry    bool
+	// faulty services have run into a fault of this program.
+	faulty map[fsm.ServiceKey]struct{}
 
 	// chooser is valid for chooserOf until an event about nodes, pools or
 	// advertisements.
@@ -77,6 +79,7 @@ func newWork(d *Decider, head *fsm.State) *work {
 		fences:   map[string]*parked{},
 		idle:     map[netip.Addr]struct{}{},
 		ideal:    map[netip.Addr]struct{}{},
+		faulty:   map[fsm.ServiceKey]struct{}{},
 		retry:    true,
 		sweepAll: true,
 	}
@@ -161,6 +164,7 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 	case *logv1.Event_ServiceDeclared:
 		key := fsm.KeyOf(f.ServiceDeclared.GetService().GetNamespace(), f.ServiceDeclared.GetService().GetName())
 		w.services = append(w.services, key)
+		delete(w.faulty, key)
 		for _, a := range s.Services[key].Addresses {
 			w.dirty.push(a)
 		}
@@ -266,22 +270,24 @@ func (w *work) settleTimes(now time.Duration) {
 		if !w.ask && now < p.again {
 			continue
 		}
-		over, again := w.d.leases.ReleaseWait(rel)
-		if p.again = max(again, now+minAgain); over {
+		if a := w.askRelease(now, rel); a.yes {
 			delete(w.waits, rel)
 			w.pushSet(p.addrs)
+		} else {
+			p.again = a.again
 		}
 	}
 	for node, p := range w.fences {
 		if !w.ask && now < p.again {
 			continue
 		}
-		passed, again := w.d.leases.FencePassed(node)
-		if p.again = max(again, now+minAgain); passed {
+		if a := w.askFence(now, node); a.yes {
 			delete(w.fences, node)
 			for a := range p.addrs {
 				w.dead.push(a)
 			}
+		} else {
+			p.again = a.again
 		}
 	}
 	w.ask, w.askNext = w.askNext, false
@@ -289,6 +295,30 @@ func (w *work) settleTimes(now time.Duration) {
 
 // minAgain keeps a careless answer from making the decider spin.
 const minAgain = time.Millisecond
+
+// answerAt is what the leases answered, and when to ask again after a no.
+type answerAt struct {
+	yes   bool
+	again time.Duration
+}
+
+func (w *work) askRelease(now time.Duration, rel Release) answerAt {
+	return w.d.askGuarded(now, func() (bool, time.Duration) { return w.d.leases.ReleaseWait(rel) })
+}
+
+func (w *work) askFence(now time.Duration, node string) answerAt {
+	return w.d.askGuarded(now, func() (bool, time.Duration) { return w.d.leases.FencePassed(node) })
+}
+
+// askGuarded takes a fault in the leases for a no.
+func (d *Decider) askGuarded(now time.Duration, ask func() (bool, time.Duration)) (a answerAt) {
+	if err := guard(func() error { a.yes, a.again = ask(); return nil }); err != nil {
+		d.logFault("the leases could not answer", err)
+		return answerAt{again: now + faultPause}
+	}
+	a.again = max(a.again, now+minAgain)
+	return a
+}
 
 // park has addr wait for what key stands for.
 func park[K comparable](in map[K]*parked, key K, addr netip.Addr, again time.Duration) {
