@@ -53,12 +53,22 @@ func TestMain(m *testing.M) {
 	}
 }
 
+// processConfig is what the process is told.
+type processConfig struct {
+	Members  []string
+	StateDir string
+	Gateway  netip.Addr
+}
+
 func process(conf string) error {
-	var cfg Config
-	if err := json.Unmarshal([]byte(conf), &cfg); err != nil {
+	var pc processConfig
+	if err := json.Unmarshal([]byte(conf), &pc); err != nil {
 		return err
 	}
-	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	cfg := Config{
+		Node: "n1", Members: pc.Members, StateDir: pc.StateDir, Gateways: []netip.Addr{pc.Gateway},
+		LeaveTimeout: 5 * time.Second, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	s, err := New(cfg)
@@ -76,7 +86,7 @@ type testbed struct {
 	node    *nettest.Host
 	client  *nettest.Host
 	capture *nettest.Capture
-	cfg     Config
+	cfg     processConfig
 }
 
 func newTestbed(t *testing.T) *testbed {
@@ -86,7 +96,7 @@ func newTestbed(t *testing.T) *testbed {
 		node:   seg.NewHost("192.0.2.11/24", "2001:db8::11/64"),
 		client: seg.NewHost(client4+"/24", "2001:db8::2/64"),
 	}
-	b.cfg = Config{Node: "n1", StateDir: t.TempDir(), Gateways: []netip.Addr{netip.MustParseAddr(client4)}, LeaveTimeout: 5 * time.Second}
+	b.cfg = processConfig{StateDir: t.TempDir(), Gateway: netip.MustParseAddr(client4)}
 	for i := range 3 {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(7400+i))
 		b.node.Do(func() error {

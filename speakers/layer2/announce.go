@@ -73,7 +73,11 @@ func (l *Layer2) recentClients(vips []*vip) map[netip.Addr][]client {
 func (l *Layer2) emit(b *burst) bool {
 	v := b.vip
 	k := l.links[b.link]
-	if l.clock.Now() >= l.until() {
+	if v == nil {
+		return l.emitReady(b, k)
+	}
+	now := l.clock.Now()
+	if now >= l.until() {
 		// The next tick notices; a takeover cut short here is made good afterwards.
 		if b.kind == 0 {
 			v.pending = allRounds
@@ -82,6 +86,10 @@ func (l *Layer2) emit(b *burst) bool {
 		return false
 	}
 	if k == nil || !k.Up || v.yielded || v.entry.muted.Load() {
+		b.ended = true
+		return false
+	}
+	if l.join(v, b.link, now) != nil {
 		b.ended = true
 		return false
 	}
@@ -101,6 +109,17 @@ func (l *Layer2) emit(b *burst) bool {
 		l.transmit(k, v.Addr.Is6(), frame, kind)
 		return true
 	}
+}
+
+// emitReady is emit for frames that are ready.
+func (l *Layer2) emitReady(b *burst, k *link) bool {
+	if k == nil || !k.Up || b.index == len(b.frames) {
+		b.ended = true
+		return false
+	}
+	l.transmit(k, true, b.frames[b.index], b.kind)
+	b.index++
+	return true
 }
 
 // transmit sends a frame and notes whether the link can.
@@ -250,6 +269,7 @@ func (l *Layer2) scheduleRefresh(now time.Duration) time.Duration {
 			if v := l.refreshed(k); v != nil && l.confirmed {
 				k.cursor = v.Addr
 				l.announceOnce(v, k.Index, KindRefresh, now)
+				l.reportGroups(k, now)
 			}
 		}
 		next = min(next, k.refresh)

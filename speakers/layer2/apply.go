@@ -163,13 +163,12 @@ func (l *Layer2) removeLink(index int) {
 // place decides for every vip on which links it is answered, and puts that in
 // force. Known vips are announced on links that they gain.
 func (l *Layer2) place(now time.Duration) {
-	l.unjoined = never
 	usable := slices.Sorted(maps.Keys(l.links))
 	usable = slices.DeleteFunc(usable, func(i int) bool { return !l.links[i].Up })
 	gained := make(map[int][]*vip)
 	var changed []*vip
 	for _, v := range l.vips {
-		on, trouble := l.placeOne(v, usable, now)
+		on, trouble := l.placeOne(v, usable)
 		if v.entry != nil && slices.Equal(on, v.on) && trouble == v.trouble {
 			continue
 		}
@@ -195,13 +194,14 @@ func (l *Layer2) place(now time.Duration) {
 		}
 		for _, v := range list {
 			v.pending = allRounds
+			_ = l.join(v, index, now) // it is held unannounced, so nothing else would
 		}
 	}
 }
 
 // placeOne returns the links on which a vip is to be answered, and why there are
 // not more of them. The slice is good until the next call.
-func (l *Layer2) placeOne(v *vip, usable []int, now time.Duration) (on []int, trouble string) {
+func (l *Layer2) placeOne(v *vip, usable []int) (on []int, trouble string) {
 	if v.Hindered != "" {
 		return nil, v.Hindered
 	}
@@ -211,10 +211,8 @@ func (l *Layer2) placeOne(v *vip, usable []int, now time.Duration) (on []int, tr
 		if len(v.Interfaces) > 0 && !slices.Contains(v.Interfaces, l.links[index].Name) {
 			continue
 		}
-		// The switch must know of the group before anybody is told of the address.
-		if err := l.join(v, index); err != nil {
+		if err := v.refused[index]; err != nil {
 			why = append(why, fmt.Sprintf("%s: %v", l.links[index].Name, err))
-			l.unjoined = now + joinRetry
 			continue
 		}
 		on = append(on, index)
@@ -241,25 +239,6 @@ func (l *Layer2) linkNamed(name string) (up, known bool) {
 		}
 	}
 	return false, false
-}
-
-// join holds the solicited-node group of an IPv6 address on a link.
-func (l *Layer2) join(v *vip, index int) error {
-	if v.Addr.Is4() || slices.Contains(v.joined, index) {
-		return nil
-	}
-	if err := l.groups.join(index, solicitedNode(v.Addr)); err != nil {
-		return err
-	}
-	v.joined = append(v.joined, index)
-	return nil
-}
-
-func (l *Layer2) leave(v *vip, indexes []int) {
-	for _, index := range indexes {
-		l.groups.leave(index, solicitedNode(v.Addr))
-	}
-	v.joined = slices.DeleteFunc(slices.Clone(v.joined), func(i int) bool { return slices.Contains(indexes, i) })
 }
 
 // install makes the responder's table of what is known and puts it in force.

@@ -2,6 +2,7 @@ package layer2
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -110,9 +111,11 @@ type Layer2 struct {
 	confirmed bool
 	// troubled are the addresses that another station claims.
 	troubled map[*vip]struct{}
-	// unjoined is when to try groups again; never if all are joined.
+	// unjoined is when to try refused groups again; never if there are none.
 	unjoined time.Duration
-	scratch  []int // placeOne's
+	// misplaced: some address has lost a link since place was called.
+	misplaced bool
+	scratch   []int // placeOne's
 
 	seq     uint64
 	news    chan struct{}
@@ -128,10 +131,13 @@ func Open(cfg Config) (*Layer2, error) {
 	}
 	ndp, err := system.Listen(system.NDP)
 	if err != nil {
-		arp.Close()
-		return nil, err
+		return nil, errors.Join(err, arp.Close())
 	}
-	return newLayer2(cfg, arp, ndp, system.NewGroups()), nil
+	groups, err := system.NewGroups()
+	if err != nil {
+		return nil, errors.Join(err, arp.Close(), ndp.Close())
+	}
+	return newLayer2(cfg, arp, ndp, groups), nil
 }
 
 func newLayer2(cfg Config, arp, ndp conn, groups memberships) *Layer2 {
@@ -219,12 +225,13 @@ func (l *Layer2) tick() time.Duration {
 	}
 	next := l.lookAtConfirmation(now)
 	next = min(next, l.lookAtTroubled(now))
-	if l.unjoined <= now {
-		l.place(now)
-	}
-	next = min(next, l.unjoined, l.scheduleRefresh(now))
+	next = min(next, l.scheduleRefresh(now))
+	next = min(next, l.lookAtGroups(now))
 	next = min(next, l.pacer.run(now, l.emit))
-	return min(next-now, time.Minute)
+	if l.misplaced {
+		next = now
+	}
+	return max(0, min(next-now, time.Minute))
 }
 
 // lookAtConfirmation notices that the confirmation came or went, and returns

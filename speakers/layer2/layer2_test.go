@@ -1,9 +1,11 @@
 package layer2
 
 import (
+	"encoding/hex"
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -419,6 +421,7 @@ func TestGroupsAreSharedAndFailuresReported(t *testing.T) {
 	r.tick()
 	twin := Vip{Addr: netip.MustParseAddr("2001:db8:1::100"), Epoch: 6, Mode: Hold}
 	r.Apply(view(hold6, twin))
+	r.run(0, true)
 	if n := r.groups.joined["1 ff02::1:ff00:100"]; n != 1 {
 		t.Errorf("joined %d times", n)
 	}
@@ -431,7 +434,10 @@ func TestGroupsAreSharedAndFailuresReported(t *testing.T) {
 		t.Error("still in a group")
 	}
 	r.groups.err = errors.New("no IPv6 here")
+	r.sent()
 	r.Apply(view(Vip{Addr: vip6, Epoch: 9, Mode: Hold}))
+	r.run(time.Millisecond, true)
+	expect(t, r.sent())
 	if s := r.status(vip6); s.State != Failed || s.Reason != "eth1: no IPv6 here" {
 		t.Errorf("status %+v", s)
 	}
@@ -439,13 +445,53 @@ func TestGroupsAreSharedAndFailuresReported(t *testing.T) {
 		t.Error("answered without the group")
 	}
 	r.groups.err = nil
-	r.sent()
 	r.run(1100*time.Millisecond, true)
 	if s := r.status(vip6); s.State != Unproven {
 		t.Errorf("status %+v", s)
 	}
 	if got := r.sent(); len(got) == 0 {
 		t.Error("not announced after the group was joined")
+	}
+}
+
+// What the kernel itself reports when it joins has the same form.
+func TestRefreshRepeatsGroupReports(t *testing.T) {
+	r := newRig(t, Config{})
+	k := eth(1, macA, true)
+	k.Prefixes = append(k.Prefixes, netip.MustParsePrefix("fe80::a/64"))
+	r.links(k)
+	r.confirm()
+	r.tick()
+	var many []Vip
+	for a := netip.MustParseAddr("2001:db8::1"); len(many) < mldRecords+1; a = a.Next() {
+		many = append(many, Vip{Addr: a, Epoch: 1, Mode: Hold, Inherited: true})
+	}
+	r.Apply(view(many...))
+	r.run(10*time.Second, true)
+	r.wire6.frames, r.mark6 = nil, 0
+	r.run(80*time.Second, true)
+	var reports [][]byte
+	for _, f := range r.wire6.frames {
+		if f.frame[ip6Next] == 0 {
+			reports = append(reports, f.frame)
+		}
+	}
+	if len(reports) != 2 || r.responder.sent[KindGroups].Load() != 2 {
+		t.Fatalf("%d reports for %d groups", len(reports), len(many))
+	}
+	f := reports[1]
+	want := "333300000016" + "02000000000a" + "86dd" + // Ethernet
+		"60000000" + "0024" + "00" + "01" + // IPv6: 36 bytes, hop-by-hop options, one hop
+		"fe80000000000000000000000000000a" + "ff020000000000000000000000000016" +
+		"3a00050200000100" + // router alert
+		"8f00xxxx00000001" + "02000000" + "ff0200000000000000000001ff00003d"
+	got := hex.EncodeToString(f)
+	sum := strings.Index(want, "xxxx")
+	if got[:sum] != want[:sum] || got[sum+4:] != want[sum+4:] {
+		t.Errorf("report\n%s\nwant\n%s", got, want)
+	}
+	if c := checksum(slices.Concat(f[:icmpType], f[icmpType+8:])); c != 0 {
+		t.Errorf("checksum is off by %#x", c)
 	}
 }
 

@@ -31,8 +31,10 @@ const (
 type burst struct {
 	vip  *vip
 	link int
-	// kind is KindDefence or KindRefresh for a single announcement, 0 for rounds.
+	// kind is KindDefence or KindRefresh for a single announcement, KindGroups for
+	// frames that are ready and of no vip, and 0 for rounds.
 	kind   Kind
+	frames [][]byte
 	round  int
 	rounds int // how many there are to be
 	step   int
@@ -52,7 +54,7 @@ func (b *burst) priority() int {
 	switch b.kind {
 	case KindDefence:
 		return 0
-	case KindRefresh:
+	case KindRefresh, KindGroups:
 		return priorities - 1
 	default:
 		return 1 + b.round*steps + b.step

@@ -101,11 +101,9 @@ func question(k *link, addr netip.Addr) ([]byte, error) {
 	if addr.Is4() {
 		return probeRequest(k.MAC, addr)
 	}
-	source := netip.IPv6Unspecified()
-	for _, p := range k.Prefixes {
-		if p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
-			source = p.Addr()
-		}
+	source := linkLocal(k)
+	if !source.IsValid() {
+		source = netip.IPv6Unspecified()
 	}
 	return probeSolicit(k.MAC, source, addr)
 }

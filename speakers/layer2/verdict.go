@@ -78,6 +78,8 @@ const (
 	KindDefence
 	// KindRefresh is an announcement that keeps switches from forgetting.
 	KindRefresh
+	// KindGroups reports multicast groups to switches that snoop.
+	KindGroups
 	// KindProbe asks who has an address.
 	KindProbe
 
@@ -87,7 +89,7 @@ const (
 var kindNames = [kinds]string{
 	KindReply: "arp_reply", KindAdvert: "neighbour_advert", KindAnnounceRequest: "gratuitous_request",
 	KindAnnounceReply: "gratuitous_reply", KindAnnounceAdvert: "unsolicited_advert", KindDirected: "directed",
-	KindDefence: "defence", KindRefresh: "refresh", KindProbe: "probe",
+	KindDefence: "defence", KindRefresh: "refresh", KindGroups: "group_report", KindProbe: "probe",
 }
 
 // String returns the name that the metrics use.

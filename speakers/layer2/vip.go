@@ -94,6 +94,8 @@ type vip struct {
 	on []int
 	// joined are the links whose solicited-node group is held for this address.
 	joined []int
+	// refused are the links on which it could not be joined, and why.
+	refused map[int]error
 	// trouble says why a link that should announce does not; "" if none.
 	trouble string
 

@@ -28,10 +28,24 @@ type membership struct {
 	group netip.Addr
 }
 
-// NewGroups returns a holder of no memberships. It opens sockets, in the network
-// namespace of the calling thread, when they are needed.
-func NewGroups() *Groups {
-	return &Groups{members: make(map[membership]int)}
+// NewGroups returns a holder of no memberships in the network namespace of the
+// calling thread. (A socket that is opened later, when the first is full, belongs
+// to the namespace of the thread that joins.)
+func NewGroups() (*Groups, error) {
+	g := &Groups{members: make(map[membership]int)}
+	return g, g.open()
+}
+
+func (g *Groups) open() error {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return nil // without IPv6 nobody will join
+	}
+	if err != nil {
+		return fmt.Errorf("open a socket for multicast groups: %w", err)
+	}
+	g.sockets = append(g.sockets, fd)
+	return nil
 }
 
 // Join joins a group on a link. To join again is no error and changes nothing.
@@ -45,27 +59,29 @@ func (g *Groups) Join(link int, group netip.Addr) error {
 	if _, ok := g.members[m]; ok {
 		return nil
 	}
-	mreq := unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(link)}
 	// The newest socket is the one with room, if any has.
-	if n := len(g.sockets); n > 0 {
-		fd := g.sockets[n-1]
-		switch err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &mreq); {
-		case err == nil:
-			g.members[m] = fd
-			return nil
-		case !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.ENOMEM):
-			return fmt.Errorf("join %v: %w", group, err)
+	err := g.join(m)
+	if errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM) {
+		if err = g.open(); err == nil {
+			err = g.join(m)
 		}
 	}
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("open a socket for multicast groups: %w", err)
-	}
-	if err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &mreq); err != nil {
-		unix.Close(fd)
 		return fmt.Errorf("join %v: %w", group, err)
 	}
-	g.sockets = append(g.sockets, fd)
+	return nil
+}
+
+// join joins with the newest socket.
+func (g *Groups) join(m membership) error {
+	if len(g.sockets) == 0 {
+		return unix.EAFNOSUPPORT
+	}
+	fd := g.sockets[len(g.sockets)-1]
+	mreq := unix.IPv6Mreq{Multiaddr: m.group.As16(), Interface: uint32(m.link)}
+	if err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &mreq); err != nil {
+		return err
+	}
 	g.members[m] = fd
 	return nil
 }
