@@ -443,3 +443,30 @@ func TestProbes(t *testing.T) {
 		t.Errorf("/livez without a majority: %d; a restart would not help", code)
 	}
 }
+
+// TestStopAllTogether: nobody is left to hand leadership to, and that must not
+// hold anybody up.
+func TestStopAllTogether(t *testing.T) {
+	g := newGroup(t, 3)
+	g.start()
+	s1 := g.speaker("n1", 1).start()
+	eventually(t, "acks", func() bool { return s1.ackedSeq() > 3 })
+	start := time.Now()
+	var wg sync.WaitGroup
+	for _, m := range g.members {
+		wg.Go(func() {
+			m.stop()
+			t.Logf("%s stopped after %v", m.conf.Name, time.Since(start).Round(time.Millisecond))
+		})
+	}
+	wg.Wait()
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+	g.start()
+	eventually(t, "acks after the pause", func() bool {
+		acked := s1.ackedSeq()
+		pause(t.Context(), 300*time.Millisecond)
+		return s1.ackedSeq() > acked
+	})
+}

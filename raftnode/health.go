@@ -46,6 +46,8 @@ func (m *Member) ready() error {
 	switch {
 	case p.node.LeaderID() == "":
 		return errors.New("no leader is known")
+	case !p.founded():
+		return errors.New("the group's first event is not applied yet")
 	case !m.caughtUp.Load():
 		return errors.New("the member has not caught up with the leader yet")
 	}
@@ -144,7 +146,9 @@ func (p *parts) peersHealthy() bool {
 
 // leaseProblems are what the leases have to say to an operator.
 func (p *parts) leaseProblems() []string {
-	if !p.keeper.View().MassEvent {
+	nodes := 0
+	p.node.Read(func(s *fsm.State) { nodes = len(s.Nodes) })
+	if nodes == 0 || !p.keeper.View().MassEvent {
 		return nil
 	}
 	return []string{"most nodes fell silent together, or this member has just started: nobody is expired until the settle time has passed"}

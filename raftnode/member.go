@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,7 +152,8 @@ func (m *Member) runStages(ctx context.Context, port *stage, p *parts) error {
 // handOver gives leadership away while calls are still answered, so that
 // nobody waits for an election.
 func (m *Member) handOver(ctx context.Context, p *parts) {
-	if !p.node.Leadership().Leader {
+	others := slices.ContainsFunc(p.node.Members(), func(o consensus.Member) bool { return o.Voter && o.ID != p.id })
+	if !others || !p.node.Leadership().Leader {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOverTimeout)

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/obs"
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/raftnode/consensus"
 )
 
 // local is a group of members in the test's process, whose insides can be
@@ -123,11 +123,25 @@ func (g *local) leader() int {
 	return found
 }
 
-// spoil makes a member's state wrong, as a fault of its memory or of an older
-// program might.
-func (m *Member) spoil() {
-	p := m.parts.Load()
-	p.node.Read(func(s *fsm.State) { s.Retention++ })
+// spoil makes a member's digests those of another state, as a fault of its
+// memory or of an older program might.
+func (m *Member) spoil(how byte) {
+	d := m.parts.Load().digests
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.source = spoilt{d.source, how}
+	d.idle = nil
+}
+
+type spoilt struct {
+	digestSource
+	how byte
+}
+
+func (s spoilt) DigestNow() consensus.Digest {
+	d := s.digestSource.DigestNow()
+	d.Sum[0] ^= s.how
+	return d
 }
 
 func TestMemberThatDivergesStopsServing(t *testing.T) {
@@ -138,7 +152,7 @@ func TestMemberThatDivergesStopsServing(t *testing.T) {
 			if who == "follower" {
 				bad = (bad + 1) % 3
 			}
-			g.members[bad].spoil()
+			g.members[bad].spoil(1)
 			until(t, "it stops serving", func() bool { return errors.Is(g.members[bad].parts.Load().services.Offline(), ErrDiverged) })
 			if err := g.members[bad].ready(); !errors.Is(err, ErrDiverged) {
 				t.Errorf("/readyz: %v", err)
@@ -162,9 +176,8 @@ func TestMemberThatDivergesStopsServing(t *testing.T) {
 
 func TestNoMajorityOfDigestsIsAnAlarm(t *testing.T) {
 	g := startLocal(t, 3)
-	g.members[0].spoil()
-	g.members[1].spoil()
-	g.members[1].spoil()
+	g.members[0].spoil(1)
+	g.members[1].spoil(2)
 	for _, m := range g.members {
 		until(t, m.String()+" alarms", func() bool { return m.parts.Load().comparer.Problem() != "" })
 		if err := m.parts.Load().services.Offline(); err != nil {
