@@ -33,6 +33,17 @@ func TestForeignStation(t *testing.T) {
 	ok(t, err)
 	start := time.Now()
 	ok(t, rogue.Plug(s.LAN, cluster.LAN, vip.String()+"/24"))
+	ok(t, lab.Poll(ctx, 5*time.Second, func(context.Context) error { // a link that has just come up drops frames
+		if err := rogue.Announce(cluster.LAN, vip); err != nil {
+			return err
+		}
+		for _, f := range s.AtRouter.Frames(start, time.Time{}) {
+			if f.Src == rogue.MAC(cluster.LAN) && f.Sender == vip && f.Target == vip {
+				return nil
+			}
+		}
+		return errors.New("no announcement on the wire")
+	}))
 	ok(t, lab.Poll(ctx, 10*time.Second, func(ctx context.Context) error {
 		v, err := vipStatus(ctx, s, vip)
 		if err != nil {
@@ -92,6 +103,8 @@ func vipStatus(ctx context.Context, s *scenario.Stage, addr netip.Addr) (*adminv
 func TestLinkDown(t *testing.T) {
 	s := open(t, scenario.Options{})
 	n, owned := ownerWithoutMember(t, s)
+	// For F after a session's start an older process of the node may still run.
+	ok(t, lab.Wait(t.Context(), 2*time.Second))
 	out := play(t, s, scenario.Event{
 		Name: "the owner's link goes down",
 		Play: func(ctx context.Context, s *scenario.Stage, limits *scenario.Limits) error {

@@ -56,6 +56,25 @@ func (h *Host) Ask(ifname string, interval time.Duration) (*Asker, error) {
 	return a, nil
 }
 
+// Announce broadcasts one ARP announcement (RFC 5227: a request whose sender and
+// target are the address) from the interface: whoever hears it believes that the
+// IPv4 address is here.
+func (h *Host) Announce(ifname string, addr netip.Addr) error {
+	return h.Do(func() error {
+		link, err := net.InterfaceByName(ifname)
+		if err != nil {
+			return err
+		}
+		file, err := packetSocket(link.Index, []bpf.Instruction{bpf.RetConstant{Val: 0}})
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		_, err = file.Write(arpRequest(h.MAC(ifname), addr, addr))
+		return err
+	})
+}
+
 // SetAddrs says which addresses to ask for from now on.
 func (a *Asker) SetAddrs(addrs []netip.Addr) {
 	a.mu.Lock()

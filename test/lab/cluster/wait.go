@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
@@ -96,21 +95,4 @@ func announced(v *adminv1.VipStatus) error {
 		return fmt.Errorf("%s is not announced by its owner %s", v.GetAddress(), v.GetOwner())
 	}
 	return nil
-}
-
-// WaitWatch waits until the node's speaker watches that member and no other.
-func (c *Cluster) WaitWatch(ctx context.Context, n, member *Node, deadline time.Duration) error {
-	return lab.Poll(ctx, deadline, func(ctx context.Context) error {
-		for _, m := range c.Members() {
-			text, err := m.Metrics(ctx, "member")
-			if err != nil {
-				return err
-			}
-			watches := strings.Contains(text, fmt.Sprintf("quorumlb_watch_subscribers{node=%q} 1", n.Name))
-			if watches != (m == member) {
-				return fmt.Errorf("%s: watched by %s: %v", m.MemberName, n.Name, watches)
-			}
-		}
-		return nil
-	})
 }
