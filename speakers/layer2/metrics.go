@@ -16,7 +16,7 @@ var (
 	descVips = prometheus.NewDesc("quorumlb_speaker_vips",
 		"Addresses that the node owns, by what it does about them.", []string{"state"}, nil)
 	descRemaining = prometheus.NewDesc("quorumlb_speaker_confirmation_seconds",
-		"How long the node's confirmation still lasts; negative since it ran out.", nil, nil)
+		"How long the node's confirmation still lasts; negative since it ran out, 0 before the first.", nil, nil)
 )
 
 // Describe tells Prometheus which metrics there are.
@@ -53,5 +53,9 @@ func (l *Layer2) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range States() {
 		ch <- prometheus.MustNewConstMetric(descVips, prometheus.GaugeValue, float64(count[s]), s.String())
 	}
-	ch <- prometheus.MustNewConstMetric(descRemaining, prometheus.GaugeValue, l.Confirmed().Seconds())
+	remaining := 0.0
+	if l.until() != 0 {
+		remaining = l.Confirmed().Seconds()
+	}
+	ch <- prometheus.MustNewConstMetric(descRemaining, prometheus.GaugeValue, remaining)
 }
