@@ -20,6 +20,7 @@ import (
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	memberv1 "github.com/quorumlb/quorumlb/proto/quorumlb/member/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
+	"github.com/quorumlb/quorumlb/raftnode/decider"
 	"github.com/quorumlb/quorumlb/raftnode/transport"
 )
 
@@ -289,5 +290,22 @@ func TestOfflineMemberAnswersOnlyHowItIs(t *testing.T) {
 				t.Errorf("%s calls %s: %v, want %v", role, method, got, want)
 			}
 		}
+	}
+}
+
+func TestPanicIsAnErrorOfOneCall(t *testing.T) {
+	ca := newAuthority(t)
+	m := newFakeMember(t, ca, "m1")
+	m.setLeader("m1", m.addr)
+	m.setDecide(func(context.Context, decider.Command) (decider.Result, error) { panic("a fault") })
+	cert := ca.issue("admin/alice", time.Now())
+	conn := ca.dial(m.addr, &cert)
+	for range 2 {
+		if got := call(t, conn, adminv1.AdminService_Drain_FullMethodName); got != codes.Internal {
+			t.Errorf("%v", got)
+		}
+	}
+	if got := call(t, conn, adminv1.AdminService_Version_FullMethodName); got != codes.OK {
+		t.Errorf("after a panic: %v", got)
 	}
 }

@@ -22,9 +22,7 @@ func (s *Services) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamin
 		return err
 	}
 	ctx := stream.Context()
-	// A follower shows what it has; only a reader who wants everything up to now
-	// needs the leader.
-	if err := s.fresh(ctx, false); err != nil {
+	if err := s.fresh(ctx, req.GetStale()); err != nil {
 		return err
 	}
 	from, err := s.eventsFrom(ctx, req)

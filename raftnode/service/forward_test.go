@@ -239,3 +239,27 @@ func TestFollowerThatStaysBehindSaysSo(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestStaleReadsWorkWithoutALeader: what is left when the majority is lost.
+func TestStaleReadsWorkWithoutALeader(t *testing.T) {
+	g := newTrio(t)
+	g.members[0].apply(founded())
+	events, err := g.admins[0].Events(t.Context(), &adminv1.EventsRequest{Stale: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ev, err := events.Recv(); err != nil || ev.GetRevision() != 1 {
+		t.Errorf("events: %v, %v", ev, err)
+	}
+	save, err := g.admins[0].SnapshotSave(t.Context(), &adminv1.SnapshotSaveRequest{Stale: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := save.Recv(); err != nil || len(m.GetChunk()) == 0 {
+		t.Errorf("backup: %v, %v", m, err)
+	}
+	st, err := g.admins[0].Status(t.Context(), &adminv1.StatusRequest{Stale: true})
+	if err != nil || len(st.GetProblems()) == 0 {
+		t.Errorf("status: %v, %v", st, err)
+	}
+}

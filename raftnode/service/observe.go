@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/obs"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -35,7 +36,7 @@ type State interface {
 const (
 	// observeInterval is how often everything is compared again: a report that
 	// could not be submitted, or that became true only when the state changed, is
-	// not lost. An address whose owner goes on failing is reported again each time.
+	// not lost.
 	observeInterval = time.Second
 	// observeTimeout bounds one round of commands.
 	observeTimeout = 5 * time.Second
@@ -50,6 +51,7 @@ type observer struct {
 	state    State
 	decider  Decider
 	attached *attachments
+	now      func() time.Time
 	log      *slog.Logger
 }
 
@@ -72,9 +74,10 @@ func (o *observer) run(ctx context.Context) error {
 
 func (o *observer) round(ctx context.Context, reports []report, full bool) {
 	var cmds []decider.Command
+	now := o.now().UnixNano()
 	o.state.Read(func(s *fsm.State) {
 		for _, r := range reports {
-			cmds = append(cmds, differences(s, r)...)
+			cmds = append(cmds, differences(s, r, now)...)
 		}
 		if full {
 			cmds = append(cmds, staleConflicts(s)...)
@@ -101,7 +104,7 @@ func (o *observer) round(ctx context.Context, reports []report, full bool) {
 // differences lists the commands that bring the state to what a node reports.
 // Reports of another session than the open one say nothing: the process behind
 // them has been replaced.
-func differences(s *fsm.State, r report) []decider.Command {
+func differences(s *fsm.State, r report, now int64) []decider.Command {
 	n := s.Nodes[r.node]
 	if n == nil || n.Session != r.session || n.SessionState != fsm.SessionOpen {
 		return nil
@@ -112,19 +115,22 @@ func differences(s *fsm.State, r report) []decider.Command {
 	}
 	for addr, st := range r.vips {
 		if rec := s.Addresses[addr]; rec != nil {
-			cmds = append(cmds, addressDifferences(rec, r.node, addr, st)...)
+			cmds = append(cmds, addressDifferences(rec, r.node, addr, st, now)...)
 		}
 	}
 	return cmds
 }
 
-func addressDifferences(rec *fsm.Address, node string, addr netip.Addr, st *speakerv1.VipStatus) []decider.Command {
+func addressDifferences(rec *fsm.Address, node string, addr netip.Addr, st *speakerv1.VipStatus, now int64) []decider.Command {
 	var cmds []decider.Command
 	current := st != nil && rec.Owner == node && rec.Epoch == st.GetEpoch()
-	_, failed := rec.Failures[node]
+	failure, failed := rec.Failures[node]
 	switch st.GetAnnounced() {
 	case speakerv1.Announced_ANNOUNCED_FAILED:
-		if current {
+		// Once for each ownership; and again before the allocator would think well
+		// of a node that goes on failing, which is ever more seldom.
+		recorded := failed && failure.Time >= rec.OwnerTime && now < failure.Time+int64(allocator.Backoff(failure.Count)/2)
+		if current && !recorded {
 			cmds = append(cmds, &decider.AnnounceFailed{Node: node, Address: addr, Epoch: st.GetEpoch(), Reason: st.GetReason()})
 		}
 	case speakerv1.Announced_ANNOUNCED_UNPROVEN, speakerv1.Announced_ANNOUNCED_PROVEN, speakerv1.Announced_ANNOUNCED_UNCONFIRMED:

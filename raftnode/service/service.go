@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -140,7 +141,7 @@ func New(cfg Config) *Services {
 		cfg: cfg, log: cfg.Logger, attached: attached, health: health.NewServer(),
 		roster:   newRoster(cfg.Membership, cfg.Group),
 		forward:  &forwarder{self: cfg.ID, group: cfg.Group, peers: cfg.Peers, hold: cfg.Hold},
-		observer: &observer{state: cfg.Log, decider: cfg.Decider, attached: attached, log: cfg.Logger},
+		observer: &observer{state: cfg.Log, decider: cfg.Decider, attached: attached, now: cfg.Now, log: cfg.Logger},
 	}
 	s.SetHealthy(false)
 	return s
@@ -189,8 +190,8 @@ func (s *Services) Server(creds credentials.TransportCredentials) (*grpc.Server,
 	auth := &authorizer{now: s.cfg.Now, offline: s.Offline}
 	srv := grpc.NewServer(
 		grpc.Creds(creds),
-		grpc.ChainUnaryInterceptor(auth.unary, s.forward.unary),
-		grpc.ChainStreamInterceptor(auth.stream),
+		grpc.ChainUnaryInterceptor(s.catchUnary, auth.unary, s.forward.unary),
+		grpc.ChainStreamInterceptor(s.catchStream, auth.stream),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 50 * time.Millisecond, PermitWithoutStream: true}),
@@ -204,6 +205,25 @@ func (s *Services) Server(creds credentials.TransportCredentials) (*grpc.Server,
 		return nil, fmt.Errorf("no access rule for %s", strings.Join(missing, ", "))
 	}
 	return srv, nil
+}
+
+// catchUnary turns a panic into an error: a fault in the answer to one call must
+// not take the member down.
+func (s *Services) catchUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+	defer s.caught(info.FullMethod, &err)
+	return next(ctx, req)
+}
+
+func (s *Services) catchStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
+	defer s.caught(info.FullMethod, &err)
+	return next(srv, stream)
+}
+
+func (s *Services) caught(method string, err *error) {
+	if p := recover(); p != nil {
+		s.log.Error("a call panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+		*err = status.Errorf(codes.Internal, "internal error in %s; the member's log says more", method)
+	}
 }
 
 // fresh makes a read linearizable: when it returns nil, the state here holds

@@ -25,9 +25,9 @@ const (
 )
 
 // SnapshotSave streams a backup that holds every write acknowledged before the
-// call.
-func (s *Services) SnapshotSave(_ *adminv1.SnapshotSaveRequest, stream grpc.ServerStreamingServer[adminv1.SnapshotSaveResponse]) error {
-	if err := s.fresh(stream.Context(), false); err != nil {
+// call, unless a stale one will do.
+func (s *Services) SnapshotSave(req *adminv1.SnapshotSaveRequest, stream grpc.ServerStreamingServer[adminv1.SnapshotSaveResponse]) error {
+	if err := s.fresh(stream.Context(), req.GetStale()); err != nil {
 		return err
 	}
 	w := bufio.NewWriterSize(chunkWriter{stream}, snapshotChunk)

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"golang.org/x/sync/errgroup"
@@ -15,6 +16,7 @@ import (
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 	"github.com/quorumlb/quorumlb/raftnode/decider"
 	"github.com/quorumlb/quorumlb/raftnode/lease"
+	"github.com/quorumlb/quorumlb/raftnode/watch"
 )
 
 // speakerServer is the SpeakerService.
@@ -140,6 +142,9 @@ func (s *speakerServer) Attach(stream grpc.BidiStreamingServer[speakerv1.AttachR
 	if first.GetHello() == nil {
 		return status.Error(codes.InvalidArgument, "hello: must be set in the first message")
 	}
+	if err := s.notReplaced(first.GetHello()); err != nil {
+		return err
+	}
 	a, err := s.attached.open(first)
 	defer s.attached.close(a)
 	if err != nil {
@@ -194,6 +199,21 @@ func (s *speakerServer) Attach(stream grpc.BidiStreamingServer[speakerv1.AttachR
 			return err
 		}
 	}
+}
+
+// notReplaced refuses a process whose successor has been admitted: what it does
+// is not what the node does.
+func (s *speakerServer) notReplaced(hello *speakerv1.AttachHello) error {
+	var newest uint64
+	s.cfg.Log.Read(func(st *fsm.State) {
+		if n := st.Nodes[hello.GetNode()]; n != nil {
+			newest = n.Session
+		}
+	})
+	if newest > hello.GetSession() {
+		return fromWatch(fmt.Errorf("%w: session %d", watch.ErrReplaced, newest))
+	}
+	return nil
 }
 
 func attachEnd(err error) error {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -219,13 +220,28 @@ func TestAttachAnewEndsTheOldStream(t *testing.T) {
 	}
 }
 
+func TestAttachOfAReplacedProcess(t *testing.T) {
+	s := newSolo(t)
+	session, _ := s.owned()
+	stream, err := s.speaker.Attach(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&speakerv1.AttachRequest{Hello: &speakerv1.AttachHello{Node: "n1", Session: session - 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); status.Code(err) != codes.FailedPrecondition || reasonOf(err) != ReasonReplaced {
+		t.Errorf("%v (reason %q)", err, reasonOf(err))
+	}
+}
+
 func TestProbeAsksTheSpeakers(t *testing.T) {
 	s := newSolo(t)
-	s.owned()
+	session, _ := s.owned()
 	if _, err := s.admin.Probe(t.Context(), &adminv1.ProbeRequest{Address: "192.0.2.1"}); status.Code(err) != codes.Unavailable {
 		t.Errorf("without speakers: %v", err)
 	}
-	stream := s.attach(t, &speakerv1.AttachRequest{Hello: &speakerv1.AttachHello{Node: "n1", Session: 1}})
+	stream := s.attach(t, &speakerv1.AttachRequest{Hello: &speakerv1.AttachHello{Node: "n1", Session: session}})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -286,7 +302,7 @@ func TestObservations(t *testing.T) {
 		{"status gone", report{node: "n1", session: session, vips: map[netip.Addr]*speakerv1.VipStatus{addr: nil}}, nil},
 	} {
 		var got []decider.Command
-		s.Read(func(state *fsm.State) { got = differences(state, tc.report) })
+		s.Read(func(state *fsm.State) { got = differences(state, tc.report, time.Now().UnixNano()) })
 		switch {
 		case tc.want == nil && len(got) != 0:
 			t.Errorf("%s: %T", tc.name, got[0])
@@ -298,9 +314,17 @@ func TestObservations(t *testing.T) {
 	s.apply(&logv1.Event{Fact: &logv1.Event_AnnounceFailed{AnnounceFailed: &logv1.AnnounceFailed{Address: addr.AsSlice(), Node: "n1", Epoch: epoch}}},
 		&logv1.Event{Fact: &logv1.Event_AddressConflictObserved{AddressConflictObserved: &logv1.AddressConflictObserved{Address: addr.AsSlice(), Node: "n1", Mac: mac}}})
 	s.Read(func(state *fsm.State) {
-		got := differences(state, report{node: "n1", session: session, vips: st(epoch, proven)})
+		got := differences(state, report{node: "n1", session: session, vips: st(epoch, proven)}, time.Now().UnixNano())
 		if len(got) != 2 || !sameType(got[0], &decider.AnnounceRecovered{}) || !sameType(got[1], &decider.ConflictCleared{}) {
 			t.Errorf("recovered and cleared: %v", got)
+		}
+		goesOn := report{node: "n1", session: session, vips: st(epoch, failed, mac...)}
+		if got := differences(state, goesOn, time.Now().UnixNano()); len(got) != 0 {
+			t.Errorf("a failure that is recorded is reported again: %v", got)
+		}
+		later := time.Now().Add(allocator.FirstBackoff * 3 / 4).UnixNano()
+		if got := differences(state, goesOn, later); len(got) != 1 || !sameType(got[0], &decider.AnnounceFailed{}) {
+			t.Errorf("a failure that goes on must be renewed: %v", got)
 		}
 		if got := staleConflicts(state); len(got) != 0 {
 			t.Errorf("the owner's conflict is not stale: %v", got)

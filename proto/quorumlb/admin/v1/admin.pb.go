@@ -2500,7 +2500,10 @@ func (x *EventsResponse) GetEvent() *v1.Event {
 }
 
 type SnapshotSaveRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Save this member's state even when it is behind: the way to a backup when
+	// the majority is lost.
+	Stale         bool `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2533,6 +2536,13 @@ func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use SnapshotSaveRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveRequest) Descriptor() ([]byte, []int) {
 	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *SnapshotSaveRequest) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
 }
 
 type SnapshotSaveResponse struct {
@@ -3249,8 +3259,9 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\bposition\x18\x02 \x01(\rR\bposition\x12$\n" +
 	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
 	"\x05actor\x18\x04 \x01(\tR\x05actor\x12,\n" +
-	"\x05event\x18\x05 \x01(\v2\x16.quorumlb.log.v1.EventR\x05event\"\x15\n" +
-	"\x13SnapshotSaveRequest\",\n" +
+	"\x05event\x18\x05 \x01(\v2\x16.quorumlb.log.v1.EventR\x05event\"+\n" +
+	"\x13SnapshotSaveRequest\x12\x14\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\",\n" +
 	"\x14SnapshotSaveResponse\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"G\n" +
 	"\x16SnapshotRestoreRequest\x12\x14\n" +
