@@ -86,8 +86,10 @@ type rig struct {
 }
 
 type fakeGroups struct {
-	err    error
-	joined map[string]int
+	wire         *fakeConn
+	err          error
+	joined       map[string]int
+	framesBefore int // sent when a group was joined
 }
 
 func (g *fakeGroups) Join(link int, group netip.Addr) error {
@@ -95,6 +97,7 @@ func (g *fakeGroups) Join(link int, group netip.Addr) error {
 		return g.err
 	}
 	g.joined[fmt.Sprint(link, " ", group)]++
+	g.framesBefore = len(g.wire.frames)
 	return nil
 }
 func (g *fakeGroups) Leave(link int, group netip.Addr) {
@@ -115,6 +118,7 @@ func newRig(t *testing.T, cfg Config) *rig {
 	if cfg.Rate == 0 {
 		cfg.Rate = DefaultRate
 	}
+	r.groups.wire = r.wire6
 	r.Layer2 = newLayer2(cfg, r.wire4, r.wire6, r.groups)
 	r.links(eth(1, macA, true))
 	return r

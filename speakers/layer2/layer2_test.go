@@ -238,6 +238,30 @@ func TestUnconfirmedYieldsInTheSameLoop(t *testing.T) {
 	}
 }
 
+// An ack that was under way when the claim was heard says nothing about it.
+func TestOnlyALaterHeartbeatEndsAYield(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.clock.Advance(2 * time.Second)
+	sent := r.clock.Now()
+	r.clock.Advance(10 * time.Millisecond)
+	r.receive(must(t)(announceRequest(macC, vip4)), system.ToAll)
+	r.clock.Advance(10 * time.Millisecond)
+	r.Confirm(Confirmation{Sent: sent, Until: sent + 1475*time.Millisecond, Fresh: sent + 732*time.Millisecond})
+	r.run(100*time.Millisecond, false)
+	ask := requestFrame(t, macB, client4, vip4)
+	if v := r.receive(ask, system.ToAll); v != Yielded {
+		t.Fatalf("after an older heartbeat's ack: %v", v)
+	}
+	r.confirm()
+	r.run(time.Millisecond, false)
+	if v := r.receive(ask, system.ToAll); v != Replied {
+		t.Fatalf("after a newer heartbeat's ack: %v", v)
+	}
+}
+
 func TestYieldToAnUnknownStationLastsAMinuteOfItsSilence(t *testing.T) {
 	r := newRig(t, Config{})
 	r.confirm()
@@ -353,6 +377,52 @@ func TestLateRequestsAreDropped(t *testing.T) {
 	}
 }
 
+// slowConn is a wire whose Send waits.
+type slowConn struct {
+	*fakeConn
+	entered, release chan struct{}
+}
+
+func (c *slowConn) Send(int, []byte) error {
+	close(c.entered)
+	<-c.release
+	return nil
+}
+
+// What the members are told after Apply must be true: a reply that an older view
+// caused may not still be on its way.
+func TestApplyWaitsForAReplyInHand(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	slow := &slowConn{r.wire4, make(chan struct{}), make(chan struct{})}
+	ear := r.responder.ears[0]
+	ear.conn = slow
+	question := system.Frame{Data: requestFrame(t, macB, client4, vip4), Link: 1, Type: system.ToAll, Time: time.Now().UnixNano()}
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		ear.busy.Lock()
+		defer ear.busy.Unlock()
+		r.responder.handle(ear, question)
+	}()
+	<-slow.entered
+	applied := make(chan struct{})
+	go func() {
+		defer close(applied)
+		r.Apply(view())
+	}()
+	select {
+	case <-applied:
+		t.Error("in force while a reply of the older view is in hand")
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(slow.release)
+	<-answered
+	<-applied
+}
+
 func TestInterfacesOfAVip(t *testing.T) {
 	r := newRig(t, Config{})
 	r.links(eth(1, macA, true), eth(2, macB, true))
@@ -424,6 +494,9 @@ func TestGroupsAreSharedAndFailuresReported(t *testing.T) {
 	r.run(0, true)
 	if n := r.groups.joined["1 ff02::1:ff00:100"]; n != 1 {
 		t.Errorf("joined %d times", n)
+	}
+	if r.groups.framesBefore != 0 || len(r.wire6.frames) == 0 {
+		t.Errorf("joined after %d announcements", r.groups.framesBefore)
 	}
 	r.Apply(view(hold6))
 	if len(r.groups.joined) != 1 {
