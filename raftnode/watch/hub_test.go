@@ -481,3 +481,18 @@ func TestSubscribeWhileApplying(t *testing.T) {
 		}
 	}
 }
+
+// newHubOf makes a hub with a reader for each node, on a clone of a group's state.
+func newHubOf(t testing.TB, g *group, nodes int) (*watch.Hub, *fsm.State) {
+	t.Helper()
+	c := &group{t: t}
+	g.Read(func(s *fsm.State) { c.state = s.Clone() })
+	c.hub = watch.NewHub(c, 4)
+	for i := range nodes {
+		node := fmt.Sprintf("n%d", i)
+		if _, err := c.hub.Subscribe(node, c.session(node), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c.hub, c.state
+}

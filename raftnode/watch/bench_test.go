@@ -1,0 +1,56 @@
+package watch_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// BenchmarkDeadNode measures what the hub does in the apply goroutine when a
+// node that owned all addresses dies and the others, all watched, take over.
+func BenchmarkDeadNode(b *testing.B) {
+	for _, addresses := range []int{1, 100, 20000} {
+		b.Run(fmt.Sprintf("addresses=%d", addresses), func(b *testing.B) {
+			const nodes = 50
+			g := newGroup(b, 4)
+			g.apply(&logv1.Event{Fact: &logv1.Event_PoolDefined{PoolDefined: &logv1.PoolDefined{Pool: &logv1.Pool{Name: "p", Addresses: []string{"10.0.0.0/8"}}}}})
+			var evs []*logv1.Event
+			for i := range nodes {
+				evs = append(evs, open(fmt.Sprintf("n%d", i), 1, byte(i), nil))
+			}
+			g.apply(evs...)
+			addr := func(i int) string { return fmt.Sprintf("10.0.%d.%d", i/256, i%256) }
+			evs = nil
+			for i := range addresses {
+				name := fmt.Sprintf("s%d", i)
+				evs = append(evs, declare(name, logv1.Delivery_DELIVERY_HOST), allocate(name, addr(i)))
+			}
+			g.apply(evs...)
+			evs = nil
+			for i := range addresses {
+				evs = append(evs, assign(addr(i), "n0"))
+			}
+			g.apply(evs...)
+			for i := range nodes {
+				g.subscribe(fmt.Sprintf("n%d", i)).next()
+			}
+			evs = []*logv1.Event{{Fact: &logv1.Event_SessionExpired{SessionExpired: &logv1.SessionExpired{Node: "n0", Session: g.session("n0")}}}}
+			for i := range addresses {
+				evs = append(evs, assign(addr(i), fmt.Sprintf("n%d", 1+i%(nodes-1))))
+			}
+			raw := fsm.EncodeBatch(g.state.NextBatch(g.state.Time, []string{"member:m1"}, evs))
+			for b.Loop() {
+				b.StopTimer()
+				hub, s := newHubOf(b, g, nodes)
+				batch, ch, err := s.Apply(raw)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+				hub.Apply(batch, ch, s)
+			}
+		})
+	}
+}
