@@ -101,15 +101,15 @@ func play(ctx context.Context, s *scenario.Stage, only string, out *os.File) (ou
 			continue
 		}
 		v.begin(e)
-		o, failed := s.Play(ctx, e)
+		o, _ := s.Play(ctx, e) // an error is one of the outcome's misses
+		if ctx.Err() != nil {
+			err = fmt.Errorf("row %q: %w", e.Name, context.Cause(ctx))
+			break
+		}
 		outcomes = append(outcomes, o)
 		v.end(o)
 		if len(o.Misses) > 0 {
 			err = errMissed
-		}
-		if failed != nil && ctx.Err() != nil {
-			err = errors.Join(errMissed, context.Cause(ctx))
-			break
 		}
 	}
 	stop()
@@ -127,7 +127,7 @@ The lab stays until you press Ctrl-C here. In another terminal, as the same user
 
   %[1]s admin qlbctl status                  how the group is
   %[1]s admin qlbctl get vips -o wide        who owns what, who announces it
-  %[1]s admin qlbctl drain n4                and watch the table change
+  %[1]s admin qlbctl drain n4                then look again
   %[1]s admin qlbctl history address %[2]s
   %[1]s client arping -c 3 -I eth0 %[2]s
   %[1]s router tcpdump -eni eth0 arp or icmp6

@@ -47,8 +47,8 @@ func newView(s *scenario.Stage, out *os.File) *view {
 // run draws until ctx ends.
 func (v *view) run(ctx context.Context) error {
 	if v.tty {
-		fmt.Fprint(v.out, "\x1b[?1049h\x1b[?25l") // the other screen, no cursor
-		defer fmt.Fprint(v.out, "\x1b[?25h\x1b[?1049l")
+		fmt.Fprint(v.out, "\x1b[?1049h\x1b[?25l\x1b[?7l") // the other screen, no cursor, no wrapping
+		defer fmt.Fprint(v.out, "\x1b[?7h\x1b[?25h\x1b[?1049l")
 	}
 	t := time.NewTicker(refresh)
 	defer t.Stop()

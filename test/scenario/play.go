@@ -56,11 +56,12 @@ type Outcome struct {
 }
 
 // Play plays one event and judges it. The error says that it could not be
-// played to its end, which is a miss as well.
+// played to its end; unless ctx has ended, that is a miss as well.
 func (s *Stage) Play(ctx context.Context, e Event) (Outcome, error) {
 	out := Outcome{Event: e, From: time.Now()}
 	before, err := s.Owners(ctx)
 	if err != nil {
+		out.miss("owners before: %v", err)
 		return out, err
 	}
 	// Who had each address before belongs to the picture: an overlap is an old
