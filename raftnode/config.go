@@ -56,7 +56,7 @@ type Config struct {
 var leaseTimes = map[string]fsm.LeaseTimes{
 	consensus.ProfileDefault: fsm.DefaultLeaseTimes,
 	consensus.ProfileFast:    {Detection: 250 * time.Millisecond, Heartbeat: 50 * time.Millisecond, Settle: fsm.DefaultLeaseTimes.Settle},
-	consensus.ProfilePatient: {Detection: 3 * time.Second, Heartbeat: 600 * time.Millisecond, Settle: 4 * fsm.DefaultLeaseTimes.Settle},
+	consensus.ProfilePatient: {Detection: 3 * time.Second, Heartbeat: 600 * time.Millisecond, Settle: fsm.DefaultLeaseTimes.Settle},
 }
 
 func (c *Config) setDefaults() error {

@@ -45,7 +45,7 @@ func (s *Services) Delete(ctx context.Context, req *adminv1.DeleteRequest) (*adm
 	if err != nil {
 		return nil, err
 	}
-	return &adminv1.DeleteResponse{Revision: res.Revision}, nil
+	return &adminv1.DeleteResponse{Revision: res.Revision, Existed: res.Deleted}, nil
 }
 
 // Drain moves everything away from a node.
