@@ -371,9 +371,16 @@ func TestLateRequestsAreDropped(t *testing.T) {
 	r.confirm()
 	r.tick()
 	r.Apply(view(hold4))
-	f := system.Frame{Data: requestFrame(t, macB, client4, vip4), Link: 1, Type: system.ToAll, Time: time.Now().Add(-time.Second).UnixNano()}
-	if v := r.responder.handle(r.responder.ears[0], f); v != Late {
-		t.Errorf("verdict %v", v)
+	ask := func(waited time.Duration) Verdict {
+		f := system.Frame{Data: requestFrame(t, macB, client4, vip4), Link: 1, Type: system.ToAll, Time: time.Now().Add(-waited).UnixNano()}
+		return r.responder.handle(r.responder.ears[0], f)
+	}
+	if now, later := ask(300*time.Millisecond), ask(time.Second); now != Replied || later != Late {
+		t.Errorf("confirmed: %v, %v", now, later)
+	}
+	r.clock.Advance(time.Second) // the successor's claim may stand behind it
+	if now, later := ask(0), ask(300*time.Millisecond); now != Replied || later != Late {
+		t.Errorf("unsure: %v, %v", now, later)
 	}
 }
 

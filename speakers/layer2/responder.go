@@ -20,6 +20,10 @@ import (
 // again since, perhaps somebody else.
 const maxWait = 500 * time.Millisecond
 
+// maxWaitUnsure is the same when the members may have given the address to
+// another node: its claim may be waiting behind the request.
+const maxWaitUnsure = 50 * time.Millisecond
+
 // eventQueue bounds what is heard and not yet handled.
 const eventQueue = 4096
 
@@ -147,7 +151,7 @@ func (r *packetResponder) handle(e *ear, frame system.Frame) Verdict {
 
 // reply sends an answer if the address may still be answered.
 func (r *packetResponder) reply(e *ear, f *system.Frame, j *judgement) Verdict {
-	if f.Time != 0 && time.Now().UnixNano()-f.Time > int64(maxWait) {
+	if r.late(f) {
 		return Late
 	}
 	if f.Type == system.ToHost {
@@ -164,6 +168,15 @@ func (r *packetResponder) reply(e *ear, f *system.Frame, j *judgement) Verdict {
 	}
 	r.sent[j.kind].Add(1)
 	return Replied
+}
+
+// late reports whether a request has waited for too long.
+func (r *packetResponder) late(f *system.Frame) bool {
+	waited := time.Duration(time.Now().UnixNano() - f.Time)
+	if f.Time == 0 || waited <= maxWaitUnsure {
+		return false
+	}
+	return waited > maxWait || int64(r.clock.Now()) >= r.fresh.Load()
 }
 
 // claimed silences the address at once if the node cannot be sure to be its
