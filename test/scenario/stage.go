@@ -195,7 +195,8 @@ func (s *Stage) WaitAnswered(ctx context.Context, deadline time.Duration, except
 	})
 }
 
-// OwnerOf is the node that owns the most addresses among those that fit.
+// OwnerOf is the node that owns the most addresses among those that fit. One
+// that owns none is given one.
 func (s *Stage) OwnerOf(ctx context.Context, fits func(*cluster.Node) bool) (*cluster.Node, error) {
 	owners, err := s.Owners(ctx)
 	if err != nil {
@@ -217,25 +218,26 @@ func (s *Stage) OwnerOf(ctx context.Context, fits func(*cluster.Node) bool) (*cl
 	if count[best.Name] > 0 {
 		return best, nil
 	}
-	return best, s.MoveOneTo(ctx, best)
+	return best, s.MoveTo(ctx, s.Addrs[0], best)
 }
 
-// MoveOneTo makes the node an owner by a planned move of one address.
-func (s *Stage) MoveOneTo(ctx context.Context, n *cluster.Node) error {
+// MoveTo makes a planned move of an address and waits until it is answered there.
+func (s *Stage) MoveTo(ctx context.Context, addr netip.Addr, n *cluster.Node) error {
 	err := s.Do(ctx, func(ctx context.Context, a adminv1.AdminServiceClient) error {
-		_, err := a.Move(ctx, &adminv1.MoveRequest{Address: s.Addrs[0].String(), ToNode: n.Name})
+		_, err := a.Move(ctx, &adminv1.MoveRequest{Address: addr.String(), ToNode: n.Name})
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("move %s to %s: %w", s.Addrs[0], n.Name, err)
+		return fmt.Errorf("move %s to %s: %w", addr, n.Name, err)
 	}
-	return lab.Poll(ctx, 10*time.Second, func(ctx context.Context) error {
+	err = lab.Poll(ctx, 10*time.Second, func(ctx context.Context) error {
 		owners, err := s.Owners(ctx)
-		if err == nil && owners[s.Addrs[0].String()] != n.Name {
-			err = fmt.Errorf("%s is with %q", s.Addrs[0], owners[s.Addrs[0].String()])
+		if err == nil && owners[addr.String()] != n.Name {
+			err = fmt.Errorf("%s is with %q", addr, owners[addr.String()])
 		}
-		return errors.Join(err, s.WaitAnswered(ctx, 5*time.Second, nil))
+		return err
 	})
+	return errors.Join(err, s.WaitAnswered(ctx, 10*time.Second, nil))
 }
 
 // OwnedBy lists the addresses of a node, by the log.
