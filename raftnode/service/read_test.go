@@ -17,6 +17,7 @@ import (
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+	memberv1 "github.com/quorumlb/quorumlb/proto/quorumlb/member/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 	"github.com/quorumlb/quorumlb/raftnode/decider"
 )
@@ -234,5 +235,41 @@ func TestSnapshotSaveAndRestore(t *testing.T) {
 	}
 	if len(restored) != 0 {
 		t.Error("a broken backup reached the decider")
+	}
+}
+
+func TestFetchLog(t *testing.T) {
+	ca := newAuthority(t)
+	m := newFakeMember(t, ca, "m1")
+	m.setLeader("m1", m.addr)
+	m.apply(founded())
+	for range 5 {
+		m.apply(poolDefined("p", "192.0.2.0/24"))
+	}
+	cert := ca.issue("member/m2", time.Now())
+	client := memberv1.NewMemberServiceClient(ca.dial(m.addr, &cert))
+	at, err := client.ReadIndex(t.Context(), &memberv1.ReadIndexRequest{})
+	if err != nil || at.GetRevision() != 6 {
+		t.Fatalf("read index: %v, %v", at, err)
+	}
+	stream, err := client.FetchLog(t.Context(), &memberv1.FetchLogRequest{From: 2, Until: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := fsm.New()
+	if _, _, err := state.Apply(m.log[0].Raw); err != nil {
+		t.Fatal(err)
+	}
+	for want := uint64(2); ; want++ {
+		e, err := stream.Recv()
+		if errors.Is(err, io.EOF) && want == 5 {
+			return
+		}
+		if err != nil || e.GetRevision() != want {
+			t.Fatalf("%v, %v; want revision %d", e, err, want)
+		}
+		if _, _, err := state.Apply(e.GetBatch()); err != nil {
+			t.Errorf("a fetched batch does not apply: %v", err)
+		}
 	}
 }
