@@ -180,7 +180,7 @@ func TestStallIsAddedToDeadlines(t *testing.T) {
 	g := newRig(t, rules{}).up(12*time.Second, "n1", "n2", "n3", "n4").elect().up(time.Second, "n1", "n2", "n3", "n4")
 	last := g.now
 	const stall = 3 * time.Second
-	g.now += stall + 25*ms
+	g.now += stall
 	g.up(testD-100*ms, "n1", "n2", "n3")
 	if g.expired("n4") || g.hear.Stalled() != stall {
 		t.Fatalf("stalled %v", g.hear.Stalled())

@@ -112,16 +112,6 @@ func (g *rig) acked(hb Heartbeat) bool {
 	return false
 }
 
-// refusal returns the answer to the node's session that is due now.
-func (g *rig) refusal(node string) Refusal {
-	for _, a := range g.acks() {
-		if a.Node == node {
-			return a.Refusal
-		}
-	}
-	return NotRefused
-}
-
 func (g *rig) expired(node string) bool {
 	for _, e := range g.lead.Expired(g.now, voters) {
 		if e.Node == node {

@@ -128,7 +128,9 @@ func (p *proc) attach() {
 	p.w.mems[p.at].unwatch(p)
 	p.watch++
 	p.sentRev = 0
-	p.at = p.w.rng.IntN(3)
+	if p.at = p.w.rng.IntN(simMembers); p.w.mems[p.at].life == 0 {
+		p.at = p.w.rng.IntN(3)
+	}
 	m, watch := p.w.mems[p.at], p.watch
 	p.w.send(p.w.link(speakerUp, simMembers+p.mach.id, m.id), false, func() {
 		m.do(func() {

@@ -23,6 +23,9 @@ func runSchedule(seed uint64, mode simMode, brk breaks, trace *strings.Builder) 
 	w := newWorld(seed, mode, brk)
 	w.trace = trace
 	w.runUntil(w.between(1200*time.Millisecond, 2500*time.Millisecond))
+	if mode == modeOutage && w.chance(50) {
+		w.runUntil(massWindow + time.Second) // members are not young any more
+	}
 	switch mode {
 	case modeAll:
 		w.planAll()
