@@ -87,6 +87,10 @@ func benchFootprint(ctx context.Context, o options, r *report) error {
 	if err := giveAllTo(ctx, s, n); err != nil {
 		return err
 	}
+	// The announcements after a takeover go on for 10 s.
+	if err := lab.Wait(ctx, 12*time.Second); err != nil {
+		return err
+	}
 	many, err := observe(ctx, n.Speaker())
 	if err != nil {
 		return err
