@@ -72,6 +72,8 @@ type attackMember struct {
 	m      *Member // nil while stopped
 	cancel context.CancelFunc
 	ended  chan error
+	// removed from the group: it may have ended with an error.
+	removed bool
 }
 
 func newAttackGroup(t *testing.T, times fsm.LeaseTimes, lazy ...string) *attackGroup {
@@ -231,7 +233,7 @@ func (g *attackGroup) end(name string) {
 	cancel()
 	select {
 	case err := <-ended:
-		if err != nil {
+		if err != nil && !m.removed {
 			g.t.Errorf("%s ended with %v", name, err)
 		}
 	case <-time.After(attackPatience):
@@ -389,24 +391,28 @@ func (g *attackGroup) undrain(node string) {
 // save makes a backup.
 func (g *attackGroup) save() (backup []byte) {
 	g.t.Helper()
-	g.call("save", func(ctx context.Context, c adminv1.AdminServiceClient) error {
-		stream, err := c.SnapshotSave(ctx, &adminv1.SnapshotSaveRequest{})
-		if err != nil {
-			return err
-		}
-		backup = nil
-		for {
-			m, err := stream.Recv()
-			if err == io.EOF {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			backup = append(backup, m.GetChunk()...)
-		}
+	g.call("save", func(ctx context.Context, c adminv1.AdminServiceClient) (err error) {
+		backup, err = saveThrough(ctx, c)
+		return err
 	})
 	return backup
+}
+
+func saveThrough(ctx context.Context, c adminv1.AdminServiceClient) (backup []byte, err error) {
+	stream, err := c.SnapshotSave(ctx, &adminv1.SnapshotSaveRequest{})
+	if err != nil {
+		return nil, err
+	}
+	for {
+		m, err := stream.Recv()
+		if err == io.EOF {
+			return backup, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		backup = append(backup, m.GetChunk()...)
+	}
 }
 
 func (g *attackGroup) restore(backup []byte) {

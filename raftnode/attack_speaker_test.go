@@ -66,7 +66,7 @@ type attackSpeaker struct {
 func (g *attackGroup) speaker(node, machine string) *attackSpeaker {
 	g.t.Helper()
 	s := &attackSpeaker{
-		g: g, node: node, machine: machine, mac: machine[len(machine)-1], conns: make(map[string]*grpc.ClientConn),
+		g: g, node: node, machine: machine, mac: g.macOf(machine), conns: make(map[string]*grpc.ClientConn),
 		vips: make(map[netip.Addr]uint64), newest: make(map[netip.Addr]uint64), spans: make(map[netip.Addr][]attackSpan),
 		next: make(chan struct{}), now: make(chan struct{}, 1),
 	}
@@ -77,6 +77,16 @@ func (g *attackGroup) speaker(node, machine string) *attackSpeaker {
 	}
 	g.speakers = append(g.speakers, s)
 	return s
+}
+
+// macOf gives every machine an address of its own.
+func (g *attackGroup) macOf(machine string) byte {
+	for _, s := range g.speakers {
+		if s.machine == machine {
+			return s.mac
+		}
+	}
+	return byte(1 + len(g.speakers))
 }
 
 // startSpeakers starts one speaker for each node, each on a machine of its own.
@@ -92,18 +102,23 @@ func (s *attackSpeaker) String() string {
 	return fmt.Sprintf("%s on %s (%x)", s.node, s.machine, s.process[:2])
 }
 
-// start opens a session and runs until crash.
+// start begins and waits for a session.
 func (s *attackSpeaker) start() *attackSpeaker {
 	s.g.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
-	opened := make(chan struct{})
-	s.wg.Go(func() { s.sessions(ctx, opened) })
 	select {
-	case <-opened:
+	case <-s.begin():
 	case <-time.After(attackPatience):
 		s.g.t.Fatalf("%s gets no session", s)
 	}
+	return s
+}
+
+// begin opens a session and runs until crash.
+func (s *attackSpeaker) begin() (opened chan struct{}) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	opened = make(chan struct{})
+	s.wg.Go(func() { s.sessions(ctx, opened) })
 	for m, conn := range s.conns {
 		s.wg.Go(func() { s.repeat(ctx, func() { s.beats(ctx, m, conn) }) })
 	}
@@ -121,7 +136,7 @@ func (s *attackSpeaker) start() *attackSpeaker {
 			}
 		})
 	})
-	return s
+	return opened
 }
 
 // crash is the process's sudden death. What it may have handed to a responder in
