@@ -101,8 +101,10 @@ func (l *Loopback) Addresses() ([]netip.Addr, error) {
 func (l *Loopback) WatchRemoved(ctx context.Context, removed func()) error {
 	done := make(chan struct{})
 	addrs := make(chan netlink.AddrUpdate)
-	err := netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{
-		Namespace: &l.ns, ReceiveBufferSize: netlinkBuffer, ReceiveBufferForceSize: true})
+	err := forcing(func(force bool) error {
+		return netlink.AddrSubscribeWithOptions(addrs, done, netlink.AddrSubscribeOptions{
+			Namespace: &l.ns, ReceiveBufferSize: netlinkBuffer, ReceiveBufferForceSize: force})
+	})
 	if err != nil {
 		return fmt.Errorf("subscribe to addresses: %w", err)
 	}

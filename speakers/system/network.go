@@ -71,27 +71,45 @@ func OpenNetwork() (*Network, error) {
 // subscribe starts the library's three readers; each closes its channel when it ends.
 func (n *Network) subscribe() error {
 	links := make(chan netlink.LinkUpdate)
-	err := netlink.LinkSubscribeWithOptions(links, n.done, netlink.LinkSubscribeOptions{
-		ReceiveBufferSize: netlinkBuffer, ReceiveBufferForceSize: true})
+	err := forcing(func(force bool) error {
+		return netlink.LinkSubscribeWithOptions(links, n.done, netlink.LinkSubscribeOptions{
+			ReceiveBufferSize: netlinkBuffer, ReceiveBufferForceSize: force})
+	})
 	if err != nil {
 		return err
 	}
 	n.links = links
 	addrs := make(chan netlink.AddrUpdate)
-	err = netlink.AddrSubscribeWithOptions(addrs, n.done, netlink.AddrSubscribeOptions{
-		ReceiveBufferSize: netlinkBuffer, ReceiveBufferForceSize: true})
+	err = forcing(func(force bool) error {
+		return netlink.AddrSubscribeWithOptions(addrs, n.done, netlink.AddrSubscribeOptions{
+			ReceiveBufferSize: netlinkBuffer, ReceiveBufferForceSize: force})
+	})
 	if err != nil {
 		return err
 	}
 	n.addrs = addrs
 	routes := make(chan netlink.RouteUpdate)
-	err = netlink.RouteSubscribeWithOptions(routes, n.done, netlink.RouteSubscribeOptions{
-		ReceiveBufferSize: netlinkBuffer, ReceiveBufferForceSize: true})
+	err = forcing(func(force bool) error {
+		return netlink.RouteSubscribeWithOptions(routes, n.done, netlink.RouteSubscribeOptions{
+			ReceiveBufferSize: netlinkBuffer, ReceiveBufferForceSize: force})
+	})
 	if err != nil {
 		return err
 	}
 	n.routes = routes
 	return nil
+}
+
+// forcing subscribes with a receive buffer of any size or, where that is not
+// allowed (it needs CAP_NET_ADMIN in the first user namespace, which a container
+// may lack), with one that net.core.rmem_max clips. A buffer that overflows ends
+// the subscription, and everything is read anew.
+func forcing(subscribe func(force bool) error) error {
+	err := subscribe(true)
+	if errors.Is(err, unix.EPERM) {
+		return subscribe(false)
+	}
+	return err
 }
 
 // Close ends the subscription.
