@@ -177,8 +177,11 @@ func TestWireAnswers(t *testing.T) {
 	inject := injector(t, client)
 	n := startNode(t, seg.NewHost("192.0.2.11/24", "2001:db8::11/64"), Config{})
 	n.confirmFor(time.Minute)
-	n.Apply(View{Cluster: "c", Vips: inherited(bothVips())})
 	capture := client.Capture("eth0")
+	n.Apply(View{Cluster: "c", Vips: inherited(bothVips())})
+	nettest.Eventually(t, 5*time.Second, "the announcements are over and captured", func() bool {
+		return n.quiet() && len(capture.Packets(nettest.From(n.host.MAC))) >= 3
+	})
 	nodeMAC, mac := system.MAC(n.host.MAC), system.MAC(client.MAC)
 	group := solicitedNode(vip6)
 	for name, tc := range map[string]struct {
@@ -194,7 +197,9 @@ func TestWireAnswers(t *testing.T) {
 		},
 		"request to our MAC": {
 			func() ([]byte, error) { return directedRequest(mac, client4, nodeMAC, vip4) },
-			func(p nettest.Packet) bool { return p.ARP != nil && p.ARP.Operation == arp.OperationReply },
+			func(p nettest.Packet) bool {
+				return p.ARP != nil && p.ARP.Operation == arp.OperationReply && system.MAC(p.Dst) == mac
+			},
 		},
 		"probe of RFC 5227": {
 			func() ([]byte, error) { return probeRequest(mac, vip4) },
@@ -227,12 +232,15 @@ func TestWireAnswers(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			nettest.Eventually(t, 15*time.Second, "the announcements are over", func() bool { return n.quiet() })
 			capture.Reset()
 			inject(must(t)(tc.frame()))
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Log(capture.Packets())
+				}
+			})
 			nettest.Eventually(t, 2*time.Second, "answered rightly", func() bool {
-				got := capture.Packets(nettest.From(n.host.MAC))
-				return len(got) == 1 && tc.answer(got[0])
+				return len(capture.Packets(nettest.From(n.host.MAC), tc.answer)) == 1
 			})
 		})
 	}
@@ -243,7 +251,7 @@ func (n *node) quiet() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, v := range n.vips {
-		if v.announcing() {
+		if v.announcing() || v.pending > 0 {
 			return false
 		}
 	}
