@@ -124,6 +124,7 @@ func TestHeartbeatAtOnceAfterALoss(t *testing.T) {
 
 func TestMemberDiesAndReturns(t *testing.T) {
 	g := newGroup()
+	g.Fence = 3 * time.Second // this machine may be busy
 	g.Own("192.0.2.100")
 	members := three(t, g)
 	n := newNode()
@@ -137,7 +138,7 @@ func TestMemberDiesAndReturns(t *testing.T) {
 		m.Stop()
 		start := time.Now()
 		g.Own("192.0.2.100", "192.0.2.101")
-		nettest.Eventually(t, time.Second, "the other watch tells", func() bool { return len(n.owns()) == 2 })
+		nettest.Eventually(t, 5*time.Second, "the other watch tells", func() bool { return len(n.owns()) == 2 })
 		t.Logf("view without %s after %v", address, time.Since(start))
 		g.Own("192.0.2.100")
 		eventually(t, "told of the loss", func() bool { return len(n.owns()) == 1 })
@@ -149,7 +150,7 @@ func TestMemberDiesAndReturns(t *testing.T) {
 		m.Lock()
 		m.Beats = nil
 		m.Unlock()
-		nettest.Eventually(t, 2*time.Second, "heartbeats again", func() bool { return m.LastBeat() != nil })
+		nettest.Eventually(t, 5*time.Second, "heartbeats again", func() bool { return m.LastBeat() != nil })
 		t.Logf("heartbeat %v after its return", time.Since(before))
 	}
 	if session, opens := g.Now(); opens != 1 || s.State().Session != session {

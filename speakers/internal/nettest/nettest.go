@@ -3,10 +3,12 @@
 // of what passes at a host's port.
 //
 // A test that cannot have them (no root) is skipped with the reason. All that is
-// made bears the prefix "qlb-<pid>-" and goes with the test.
+// made bears the prefix "qlb-<pid>-" and goes with the test, or with the next one
+// if this is killed.
 package nettest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -15,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -51,6 +54,7 @@ func NewSegment(t testing.TB) *Segment {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
+	sweep(t)
 	s := &Segment{t: t}
 	s.bridge = newNamespace(t, "sw")
 	s.bridge.Do(func() error {
@@ -63,6 +67,29 @@ func NewSegment(t testing.TB) *Segment {
 	})
 	return s
 }
+
+// sweep removes what a test program left that was killed.
+var sweep = func() func(testing.TB) {
+	var once sync.Once
+	return func(t testing.TB) {
+		once.Do(func() {
+			names, err := filepath.Glob("/run/netns/qlb-*-*")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range names {
+				var pid int
+				base := filepath.Base(name)
+				if n, _ := fmt.Sscanf(base, "qlb-%d-", &pid); n != 1 || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+					continue
+				}
+				if err := netns.DeleteNamed(base); err != nil {
+					t.Logf("remove the leftover %s: %v", base, err)
+				}
+			}
+		})
+	}
+}()
 
 func newNamespace(t testing.TB, role string) *Host {
 	t.Helper()
