@@ -303,19 +303,27 @@ func (m *mem) noteApplied(b *batch) {
 		return
 	}
 	for _, e := range b.events {
+		if e.kind == evOpened {
+			m.w.opened[b.rev] = b.decided
+		}
 		if e.kind == evExpired {
 			m.w.stats.expiries++
-			if m.w.mode != modeAll && m.w.used(m.st.nodes[e.node].session, b.decided) {
+			session := m.st.nodes[e.node].session
+			if at, ok := m.w.opened[session]; ok && b.decided-at < m.st.lease.Detection*98/100 {
+				m.w.fail("session %d of n%d has been expired %v after it was opened", session, e.node, b.decided-at)
+			}
+			if m.w.mode != modeAll && m.w.used(session, b.decided) {
 				m.w.fail("healthy node n%d has been expired", e.node)
 			}
 		}
 	}
 }
 
-// used tells whether a speaker that runs had the session at that time.
+// used tells whether a speaker that runs had the session at that time, and long
+// enough for a report of its first heartbeat.
 func (w *world) used(session uint64, at time.Duration) bool {
 	for _, p := range w.procs {
-		if p.alive && p.session == session && p.since < at {
+		if p.alive && p.session == session && p.since+100*time.Millisecond < at {
 			return true
 		}
 	}

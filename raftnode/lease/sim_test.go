@@ -133,7 +133,6 @@ func (w *world) planOutage() {
 // heal ends all faults but the loss of power.
 func (w *world) heal() {
 	w.logf("healing")
-	w.healed = true
 	for _, l := range w.links {
 		l.cutUntil, l.slowUntil = 0, 0
 	}

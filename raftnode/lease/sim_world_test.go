@@ -67,10 +67,10 @@ type world struct {
 	links      map[linkKey]*link
 	batches    int
 	processs   int
-	// expired counts expiries that were committed; applied is the newest revision
-	// anybody applied.
+	// applied is the newest revision that anybody applied; opened tells when sessions
+	// that are committed were decided.
 	applied uint64
-	healed  bool
+	opened  map[uint64]time.Duration
 	failure string
 	trace   *strings.Builder
 	stats   simStats
@@ -108,8 +108,9 @@ const maxPPM = 10_000
 func newWorld(seed uint64, mode simMode, brk breaks) *world {
 	w := &world{
 		seed: seed, mode: mode, brk: brk,
-		rng:   rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)),
-		links: make(map[linkKey]*link),
+		rng:    rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)),
+		links:  make(map[linkKey]*link),
+		opened: make(map[uint64]time.Duration),
 	}
 	w.worstDrift = w.chance(50)
 	w.patience = w.between(250*time.Millisecond, 500*time.Millisecond)
