@@ -17,7 +17,8 @@ import (
 func (s *State) Dump(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprintf(b, "cluster %x version %d revision %d time %d\nchain %x\n", s.ClusterID, s.ClusterVersion, s.Revision, s.Time, s.Chain)
-	fmt.Fprintf(b, "lease %s\nprior-lease %s\nretention %s\n", timesText(s.Lease), timesText(s.PriorLease), s.Retention)
+	fmt.Fprintf(b, "lease %s\nprior-lease %s\nretention %s\npolicy at=%d\n",
+		timesText(s.Lease), timesText(s.PriorLease), s.Retention, s.PolicyAt)
 	for _, k := range slices.Sorted(maps.Keys(s.Pools)) {
 		p := s.Pools[k]
 		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s at=%d\n",

@@ -32,8 +32,14 @@ func (f *folding) poolDefined(e *logv1.PoolDefined) error {
 		f.reindex(old, pool)
 	}
 	f.takenInPool(spec.GetName())
-	f.changes.All = true
+	f.policyChanged()
 	return nil
+}
+
+// policyChanged notes that other rules may apply to any address.
+func (f *folding) policyChanged() {
+	f.s.PolicyAt = f.revision
+	f.changes.All = true
 }
 
 func (f *folding) poolDeleted(e *logv1.PoolDeleted) error {
@@ -44,7 +50,7 @@ func (f *folding) poolDeleted(e *logv1.PoolDeleted) error {
 	f.takenInPool(e.GetName())
 	delete(f.s.Pools, e.GetName())
 	f.reindex(old, nil)
-	f.changes.All = true
+	f.policyChanged()
 	return nil
 }
 
@@ -148,7 +154,7 @@ func (f *folding) advertisementDefined(e *logv1.AdvertisementDefined) error {
 	ad := &Advertisement{Spec: spec, DefinedAt: f.revision}
 	f.s.Ads[spec.GetName()] = ad
 	f.takenByAdvertisement(ad)
-	f.changes.All = true
+	f.policyChanged()
 	return nil
 }
 
@@ -159,7 +165,7 @@ func (f *folding) advertisementDeleted(e *logv1.AdvertisementDeleted) error {
 	}
 	f.takenByAdvertisement(old)
 	delete(f.s.Ads, e.GetName())
-	f.changes.All = true
+	f.policyChanged()
 	return nil
 }
 

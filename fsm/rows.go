@@ -79,6 +79,7 @@ func eachSettings(s *State, emit func(func(*encoder)) error) error {
 		e.int(int64(s.PriorLease.Detection))
 		e.int(int64(s.PriorLease.Heartbeat))
 		e.int(int64(s.PriorLease.Settle))
+		e.uint(s.PolicyAt)
 	})
 }
 
@@ -90,6 +91,7 @@ func decodeSettings(s *State, d *decoder) {
 	s.PriorLease.Detection = time.Duration(d.int())
 	s.PriorLease.Heartbeat = time.Duration(d.int())
 	s.PriorLease.Settle = time.Duration(d.int())
+	s.PolicyAt = d.uint()
 }
 
 func encodePool(e *encoder, p *Pool) {

@@ -41,6 +41,9 @@ type State struct {
 	PriorLease LeaseTimes
 	// Retention is how long a deleted service's address is kept for its name.
 	Retention time.Duration
+	// PolicyAt is the newest revision that changed a pool or an advertisement, or
+	// deleted one: an owner that has not seen it may follow other rules.
+	PolicyAt uint64
 
 	Pools    map[string]*Pool
 	Ads      map[string]*Advertisement

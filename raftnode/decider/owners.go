@@ -173,11 +173,15 @@ func (o *owners) shouldMove(rec *fsm.Address) (logv1.OwnerReason, bool) {
 // succeed decides about an address whose owner's session has ended. The owner
 // keeps it, in name, until a successor may have it.
 func (o *owners) succeed(rec *fsm.Address, owner *fsm.Node) {
-	if !o.hold() {
+	switch rel, seen := o.policySeen(owner.Name, owner.Session, rec.Epoch); {
+	case !o.hold():
 		if a := o.fencePassed(owner.Name); !a.yes {
 			park(o.w.fences, owner.Name, rec.Addr, a.again)
 			return
 		}
+	case !seen.yes:
+		park(o.w.waits, rel, rec.Addr, seen.again)
+		return
 	}
 	why := logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED
 	if owner.SessionState == fsm.SessionClosed {
@@ -191,7 +195,8 @@ func (o *owners) succeed(rec *fsm.Address, owner *fsm.Node) {
 func (o *owners) assign(rec *fsm.Address) {
 	exclude := ""
 	if rec.Prior != "" {
-		rel := Release{Node: rec.Prior, Session: rec.PriorSession, At: rec.PriorAt, Hold: o.hold()}
+		_, seen := o.policySeen(rec.Prior, rec.PriorSession, rec.PriorEpoch)
+		rel := Release{Node: rec.Prior, Session: rec.PriorSession, At: rec.PriorAt, Hold: o.hold() && seen.yes}
 		if a := o.releaseWait(rel); !a.yes {
 			park(o.w.waits, rel, rec.Addr, a.again)
 			return
@@ -256,6 +261,17 @@ func (o *owners) choose() *allocator.Chooser { return o.w.choose(o.s) }
 // hold tells whether the address at hand stays with an owner that lost contact.
 func (o *owners) hold() bool {
 	return o.policy.ControlLoss != logv1.ControlLoss_CONTROL_LOSS_RELEASE
+}
+
+// policySeen tells whether the node that owned the address since epoch follows
+// the policy of now. One that was cut off before a change from Release to Hold does not
+// yield, and goes by its confirmation: its address must wait as with Release.
+func (o *owners) policySeen(node string, session, epoch uint64) (Release, answerAt) {
+	rel := Release{Node: node, Session: session, At: o.s.PolicyAt}
+	if rel.At <= epoch {
+		return rel, answerAt{yes: true}
+	}
+	return rel, o.releaseWait(rel)
 }
 
 func (o *owners) isHeard(node string) bool {

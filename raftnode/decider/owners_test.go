@@ -146,6 +146,18 @@ func TestExpiryOfRelease(t *testing.T) {
 	})
 }
 
+func TestChangeToHoldWaitsForAnOwnerThatHasNotSeenIt(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		oneVip(h, release)
+		h.must(apply(ad("a"))) // Hold from now on; n1 is cut off and does not learn of it
+		h.then(h.when(func() { h.must(h.expire("n1")) }), "SessionExpired n1")
+		h.then(h.when(func() {
+			h.leases.set(func(l *fakeLeases) { l.over["n1"] = true }) // as if it had seen the change
+			h.d.Wake()
+		}), "OwnerAssigned 10.0.0.1 n2 OWNER_EXPIRED")
+	})
+}
+
 func TestReleaseStaysWhenTheNodeReturnsBeforeItsFence(t *testing.T) {
 	inBubble(t, func(h *harness) {
 		oneVip(h, release)
