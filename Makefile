@@ -6,6 +6,9 @@ TOOL    := $(GO) tool -modfile=tools/tools.mod
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/quorumlb/quorumlb/internal/version.Version=$(VERSION)
 BIN     := bin
+# What the contract in proto/ is compared with: main, and on main the commit before.
+BASE    ?= $(shell m=$$(git rev-parse -q --verify main || git rev-parse -q --verify origin/main || git rev-parse HEAD); \
+	if [ "$$m" = "$$(git rev-parse HEAD)" ]; then git rev-parse -q --verify HEAD^ || echo $$m; else echo $$m; fi)
 
 # Packages whose tests run without the network lab.
 UNIT := $(shell $(GO) list ./... 2>/dev/null | grep -v -e /test/)
@@ -36,10 +39,12 @@ generate: ## generate code from proto/
 .PHONY: generate-check
 generate-check: ## lint proto/, compare it with main, check that generated code is current
 	$(TOOL) buf lint
-	$(TOOL) buf breaking --against '.git#branch=main'
+	$(TOOL) buf breaking --against '.git#ref=$(BASE)'
 	@rm -rf .cache/gen && mkdir -p .cache/gen && $(TOOL) buf generate -o .cache/gen
 	@cd .cache/gen/proto && find . -name '*.go' | while read f; do \
 		cmp -s "$$f" "../../../proto/$$f" || { echo "proto/$$f is not current: run 'make generate' and commit the result"; exit 1; }; done
+	@cd proto && find . -name '*.pb.go' | while read f; do \
+		[ -e "../.cache/gen/proto/$$f" ] || { echo "proto/$$f comes from no .proto file: delete it"; exit 1; }; done
 	@rm -rf .cache/gen
 
 .PHONY: vet
@@ -53,7 +58,8 @@ unit: ## unit tests with the race detector
 	$(GO) test -race -timeout 15m $(UNIT)
 
 .PHONY: e2e
-e2e: prepare build ## the lab: real processes, real sockets, real frames
+e2e: build ## the lab: real processes, real sockets, real frames
+	@./test/prepare test
 	$(GO) test -timeout 30m -count=1 -p 1 ./test/...
 
 .PHONY: bench

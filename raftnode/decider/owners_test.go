@@ -229,14 +229,10 @@ func TestReturnOfANodeMovesNothing(t *testing.T) {
 	})
 }
 
-func TestSessionCloseWithAddresses(t *testing.T) {
+func TestNoSessionClosesWithAddresses(t *testing.T) {
 	inBubble(t, func(h *harness) {
-		oneVip(h, release)
-		h.then(h.when(func() { h.must(&Leave{Node: "n1", Session: h.session("n1"), Done: true}) }), "SessionClosed n1")
-		h.then(h.when(func() {
-			h.leases.set(func(l *fakeLeases) { l.fence["n1"] = true })
-			h.d.Wake()
-		}), "OwnerAssigned 10.0.0.1 n2 LEAVE")
+		oneVip(h)
+		h.refused(&Leave{Node: "n1", Session: h.session("n1"), Done: true}, new(*PreconditionError))
 	})
 }
 

@@ -117,7 +117,9 @@ func (c *OpenSession) check() error {
 }
 
 // Leave asks for a planned move of everything that the node owns, because its
-// speaker shuts down; with Done it closes the session. Errors: ErrNoSession.
+// speaker shuts down; with Done it closes the session. Errors: ErrNoSession, and
+// PreconditionError for Done while the node owns an address: a close says that the
+// node answers for nothing, so nobody waits after it.
 type Leave struct {
 	Node    string
 	Session uint64
@@ -135,6 +137,8 @@ func (c *Leave) decide(t *tx) (answer, error) {
 	}
 	if node.SessionState == fsm.SessionOpen {
 		switch {
+		case c.Done && node.Owned > 0:
+			return nil, &PreconditionError{Reason: fmt.Sprintf("node %q still owns %d addresses", c.Node, node.Owned)}
 		case c.Done:
 			t.emit(&logv1.Event{Fact: &logv1.Event_SessionClosed{
 				SessionClosed: &logv1.SessionClosed{Node: c.Node, Session: c.Session},

@@ -59,7 +59,8 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     addresses, pool         what to get (default: any free address)
     ipFamilyPolicy          SingleStack (default) | PreferDualStack | RequireDualStack
     ipFamilies              [IPv4, IPv6] in order of preference
-    externalTrafficPolicy   Cluster (default) | Local
+    externalTrafficPolicy   Cluster (default) | Local (so far it only keeps apart
+                            services that share an address)
     sharingKey              services with one key may share an address
     nodeSelectors           which nodes may own (default all)
     delivery                None (default) | Host

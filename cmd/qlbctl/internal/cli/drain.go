@@ -123,7 +123,8 @@ func (a *app) moveCmd() *cobra.Command {
 		Use:   "move ADDRESS",
 		Short: "Move one address to another node, as planned",
 		Long: `Make a planned move of one address: to the node that is named, or to the one that the
-group would choose now. The old owner stops answering before the new one begins.`,
+group would choose now. The old owner stops answering before the new one begins. The
+choice is not in the log: if the leader is lost in between, the group chooses anew.`,
 		Example: `  qlbctl move 192.0.2.10
   qlbctl move 192.0.2.10 --to n3`,
 		Args:              args("ADDRESS"),
