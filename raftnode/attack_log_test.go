@@ -14,6 +14,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	"github.com/quorumlb/quorumlb/raftnode/transport"
 )
 
@@ -24,6 +25,7 @@ func TestAttackBatchesInFlight(t *testing.T) {
 	t.Parallel()
 	g := newAttackGroup(t, attackTimes)
 	g.found(0)
+	g.apply(&adminv1.Resource{Kind: &adminv1.Resource_Pool{Pool: &logv1.Pool{Name: "wide", Addresses: []string{"10.0.0.0/16"}}}})
 	seed := attackSeed()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 5))
@@ -59,7 +61,14 @@ func TestAttackBatchesInFlight(t *testing.T) {
 		heal := g.lose(f, leader, rnd)
 		attackPause(ctx, time.Duration(200+rnd.IntN(900))*time.Millisecond)
 		heal()
-		attackPause(ctx, time.Duration(rnd.IntN(400))*time.Millisecond)
+		mu.Lock()
+		goal := len(acked) + rnd.IntN(40)
+		mu.Unlock()
+		g.eventually("writes", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(acked) >= goal
+		})
 	}
 	cancel()
 	wg.Wait()

@@ -162,24 +162,28 @@ type attackConn struct {
 	once          sync.Once
 	closed        chan struct{}
 
-	mu          sync.Mutex
-	read, write time.Time // deadlines
+	mu      sync.Mutex
+	read    time.Time // deadline
+	queue   []byte    // written and not sent
+	sending bool
+	failed  error
+}
+
+// isOpen tells whether a direction is not held.
+func (c *attackConn) isOpen(from, to string) bool {
+	c.net.mu.Lock()
+	defer c.net.mu.Unlock()
+	if c.net.link(from, to).held {
+		return false
+	}
+	m := c.net.made[attackLink{c.local, c.remote}]
+	return m == nil || from == c.remote && !m[0] || from == c.local && !m[1]
 }
 
 // pass waits while the direction is held.
 func (c *attackConn) pass(from, to string, deadline *time.Time) error {
-	dir := 0
-	if from == c.local {
-		dir = 1
-	}
 	for {
-		c.net.mu.Lock()
-		held := c.net.link(from, to).held
-		if m := c.net.made[attackLink{c.local, c.remote}]; m != nil {
-			held = held || m[dir]
-		}
-		c.net.mu.Unlock()
-		if !held {
+		if c.isOpen(from, to) {
 			return nil
 		}
 		c.mu.Lock()
@@ -206,11 +210,50 @@ func (c *attackConn) Read(p []byte) (int, error) {
 	return n, c.pass(c.remote, c.local, &c.read)
 }
 
+// Write takes what it is given, as a kernel's buffer does, and sends it when the
+// direction is open.
 func (c *attackConn) Write(p []byte) (int, error) {
-	if err := c.pass(c.local, c.remote, &c.write); err != nil {
-		return 0, err
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed != nil {
+		return 0, c.failed
 	}
-	return c.Conn.Write(p)
+	if len(c.queue) == 0 && !c.sending && c.isOpen(c.local, c.remote) {
+		return c.Conn.Write(p)
+	}
+	c.queue = append(c.queue, p...)
+	if !c.sending {
+		c.sending = true
+		go c.send() // ends with the queue or the connection
+	}
+	return len(p), nil
+}
+
+func (c *attackConn) send() {
+	for {
+		if err := c.pass(c.local, c.remote, new(time.Time)); err != nil {
+			c.fail(err)
+			return
+		}
+		c.mu.Lock()
+		next := c.queue
+		c.queue = nil
+		c.sending = len(next) > 0
+		c.mu.Unlock()
+		if len(next) == 0 {
+			return
+		}
+		if _, err := c.Conn.Write(next); err != nil {
+			c.fail(err)
+			return
+		}
+	}
+}
+
+func (c *attackConn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed, c.sending = err, false
 }
 
 func (c *attackConn) SetDeadline(t time.Time) error {
@@ -222,13 +265,6 @@ func (c *attackConn) SetReadDeadline(t time.Time) error {
 	defer c.mu.Unlock()
 	c.read = t
 	return c.Conn.SetReadDeadline(t)
-}
-
-func (c *attackConn) SetWriteDeadline(t time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.write = t
-	return c.Conn.SetWriteDeadline(t)
 }
 
 func (c *attackConn) Close() error {
