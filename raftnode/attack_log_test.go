@@ -54,7 +54,8 @@ func TestAttackBatchesInFlight(t *testing.T) {
 	}
 
 	terms := make(map[uint64]bool)
-	for end := time.Now().Add(attackSeconds(7 * time.Second)); time.Now().Before(end); {
+	begun, span := time.Now(), attackSeconds(7*time.Second)
+	for time.Since(begun) < span || len(terms) < 3 && time.Since(begun) < attackPatience {
 		leader := g.leader()
 		terms[g.parts(leader).node.Term()] = true
 		f := &g.members[leader].fault.Faults
