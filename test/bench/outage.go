@@ -69,7 +69,7 @@ func benchOutage(ctx context.Context, o options, r *report) error {
 			}
 			if p.name == "fast" && !withLeader {
 				x.aim += "; median below keepalived's"
-				x.met = x.met && (len(peer) == 0 || gaps.median() < peer.median())
+				x.met = x.met && len(peer) > 0 && gaps.median() < peer.median()
 			}
 			r.add(x)
 		}

@@ -32,7 +32,7 @@ func TestRandomPowerOffs(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	var gaps []time.Duration
-	for range number(t, "QUORUMLB_E2E_POWEROFFS", 5) {
+	for range number(t, "QUORUMLB_E2E_POWEROFFS", 20) {
 		owners, err := s.Owners(t.Context())
 		ok(t, err)
 		var nodes []string
