@@ -43,7 +43,7 @@ func benchWrites(ctx context.Context, o options, r *report) error {
 	if err != nil {
 		fmt.Fprintf(r.progress, "  etcd: %v\n", err)
 	} else {
-		x.peer = fmt.Sprintf("etcd puts: %s (p50 of one client %v)", perSecond(etcdRate), ms(etcdTimes.median()))
+		x.peer = fmt.Sprintf("etcd puts, TLS too: %s (p50 of one client %v)", perSecond(etcdRate), ms(etcdTimes.median()))
 	}
 	x.met = ourRate > 10_000 && etcdRate > 0 && ourRate > etcdRate
 	r.add(x)

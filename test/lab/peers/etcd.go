@@ -2,6 +2,8 @@ package peers
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -11,14 +13,16 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 
+	"github.com/quorumlb/quorumlb/internal/pki"
 	"github.com/quorumlb/quorumlb/test/lab"
 )
 
 // Etcd is a group of etcd members, one on each host.
 type Etcd struct {
 	addrs []string // host:port of the client side
+	tls   *tls.Config
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -29,7 +33,8 @@ func HasEtcd() error {
 }
 
 // StartEtcd starts etcd on the hosts, which reach each other by the addresses of
-// ifname. from is where clients are.
+// ifname. from is where clients are. As with us, every connection is TLS with
+// certificates on both sides.
 func StartEtcd(dir, ifname string, from *lab.Host, hosts ...*lab.Host) (*Etcd, error) {
 	path, err := find("etcd", "etcd-server")
 	if err != nil {
@@ -40,7 +45,11 @@ func StartEtcd(dir, ifname string, from *lab.Host, hosts ...*lab.Host) (*Etcd, e
 	for _, h := range hosts {
 		ip := h.Addr(ifname, false).String()
 		e.addrs = append(e.addrs, ip+":2379")
-		initial = append(initial, fmt.Sprintf("%s=http://%s:2380", h.Name(), ip))
+		initial = append(initial, fmt.Sprintf("%s=https://%s:2380", h.Name(), ip))
+	}
+	keys := filepath.Join(dir, "etcd-pki")
+	if err := pki.Init(keys); err != nil {
+		return nil, err
 	}
 	for _, h := range hosts {
 		ip := h.Addr(ifname, false).String()
@@ -48,21 +57,47 @@ func StartEtcd(dir, ifname string, from *lab.Host, hosts ...*lab.Host) (*Etcd, e
 		if err := os.MkdirAll(data, 0o700); err != nil {
 			return nil, err
 		}
-		_, err := h.Start("etcd", path, "--name", h.Name(), "--data-dir", data,
-			"--listen-peer-urls", "http://"+ip+":2380", "--initial-advertise-peer-urls", "http://"+ip+":2380",
-			"--listen-client-urls", "http://"+ip+":2379", "--advertise-client-urls", "http://"+ip+":2379",
+		id, err := pki.Issue(keys, pki.Role{Kind: pki.KindMember, Name: h.Name()}, []string{ip}, 24*time.Hour)
+		if err != nil {
+			return nil, err
+		}
+		_, err = h.Start("etcd", path, "--name", h.Name(), "--data-dir", data,
+			"--listen-peer-urls", "https://"+ip+":2380", "--initial-advertise-peer-urls", "https://"+ip+":2380",
+			"--listen-client-urls", "https://"+ip+":2379", "--advertise-client-urls", "https://"+ip+":2379",
+			"--client-cert-auth", "--trusted-ca-file", id.CA, "--cert-file", id.Cert, "--key-file", id.Key,
+			"--peer-client-cert-auth", "--peer-trusted-ca-file", id.CA, "--peer-cert-file", id.Cert, "--peer-key-file", id.Key,
 			"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-state", "new")
 		if err != nil {
 			return nil, err
 		}
 	}
-	return e, nil
+	return e, e.identify(keys)
+}
+
+// identify makes the clients' certificate.
+func (e *Etcd) identify(keys string) error {
+	id, err := pki.Issue(keys, pki.Role{Kind: pki.KindAdmin, Name: "lab"}, nil, 24*time.Hour)
+	if err != nil {
+		return err
+	}
+	cert, err := tls.LoadX509KeyPair(id.Cert, id.Key)
+	if err != nil {
+		return err
+	}
+	pem, err := os.ReadFile(id.CA)
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	e.tls = &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots, MinVersion: tls.VersionTLS12}
+	return nil
 }
 
 // Conn connects to the i-th member.
 func (e *Etcd) Conn(i int) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+e.addrs[i],
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(credentials.NewTLS(e.tls)),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return e.dial(ctx, "tcp", addr) }),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{})))
