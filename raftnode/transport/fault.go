@@ -144,3 +144,62 @@ func (f *Faults) pass(op Op, peer raft.ServerID, answer bool) error {
 	<-met.gate
 	return nil
 }
+
+// faultyPipeline puts the fault points into a pipeline.
+type faultyPipeline struct {
+	raft.AppendPipeline
+	id    raft.ServerID
+	fault Fault
+	out   chan raft.AppendFuture
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newFaultyPipeline(p raft.AppendPipeline, id raft.ServerID, fault Fault) *faultyPipeline {
+	f := &faultyPipeline{AppendPipeline: p, id: id, fault: fault, out: make(chan raft.AppendFuture), done: make(chan struct{})}
+	go f.answers() // ends with Close
+	return f
+}
+
+func (f *faultyPipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if err := f.fault.BeforeSend(appendOp(args), f.id); err != nil {
+		return nil, err
+	}
+	return f.AppendPipeline.AppendEntries(args, resp)
+}
+
+func (f *faultyPipeline) answers() {
+	for {
+		var next raft.AppendFuture
+		select {
+		case next = <-f.AppendPipeline.Consumer():
+		case <-f.done:
+			return
+		}
+		if err := f.fault.BeforeAnswer(appendOp(next.Request()), f.id); err != nil {
+			next = lostAnswer{next, err}
+		}
+		select {
+		case f.out <- next:
+		case <-f.done:
+			return
+		}
+	}
+}
+
+func (f *faultyPipeline) Consumer() <-chan raft.AppendFuture { return f.out }
+
+func (f *faultyPipeline) Close() error {
+	f.once.Do(func() { close(f.done) })
+	return f.AppendPipeline.Close()
+}
+
+// lostAnswer is an answer that did not arrive. Raft looks at the response
+// without asking for the error, as with a broken connection.
+type lostAnswer struct {
+	raft.AppendFuture
+	err error
+}
+
+func (l lostAnswer) Error() error                          { return l.err }
+func (l lostAnswer) Response() *raft.AppendEntriesResponse { return &raft.AppendEntriesResponse{} }

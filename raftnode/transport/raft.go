@@ -158,13 +158,17 @@ func (t *Raft) AppendEntries(id raft.ServerID, addr raft.ServerAddress, args *ra
 	return err
 }
 
-// AppendEntriesPipeline says that there is none. In raft v1.8.0 a pipeline whose
-// reader has left (an answer of a newer term, a refused entry) can block its writer
-// for good: the follower is then sent nothing any more, and the member cannot
-// stop. Without it Raft waits for each answer and sends what has gathered by then,
-// up to 64 entries at once.
-func (t *Raft) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
-	return nil, raft.ErrPipelineReplicationNotSupported
+// AppendEntriesPipeline opens a pipeline to a member.
+func (t *Raft) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerAddress) (raft.AppendPipeline, error) {
+	p, err := t.NetworkTransport.AppendEntriesPipeline(id, t.to(id, addr))
+	if err != nil {
+		return nil, err
+	}
+	p = newRelay(p)
+	if t.cfg.Fault != nil {
+		p = newFaultyPipeline(p, id, t.cfg.Fault)
+	}
+	return p, nil
 }
 
 // RequestVote asks for a vote.

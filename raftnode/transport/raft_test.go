@@ -153,6 +153,82 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+func TestPipelineGoesOnWithoutAReader(t *testing.T) {
+	ca := newCA(t)
+	peer := answering(t, ca, "m2", 7)
+	r := NewRaft(startMux(t, ca, "m1", nil), RaftConfig{})
+	defer r.Close()
+	p, err := r.AppendEntriesPipeline("m2", raft.ServerAddress(peer.Advertised()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	sent := make(chan error, 1)
+	go func() { // ends with the last send
+		for range 10 {
+			if _, err := p.AppendEntries(entries(7), new(raft.AppendEntriesResponse)); err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- nil
+	}()
+	select {
+	case err := <-sent:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(patience):
+		t.Fatal("blocked: nobody reads the answers")
+	}
+}
+
+func TestFaultsInPipeline(t *testing.T) {
+	ca := newCA(t)
+	peer := answering(t, ca, "m2", 7)
+	var f Faults
+	r := NewRaft(startMux(t, ca, "m1", nil), RaftConfig{Fault: &f})
+	defer r.Close()
+	p, err := r.AppendEntriesPipeline("m2", raft.ServerAddress(peer.Advertised()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	send := func() error {
+		_, err := p.AppendEntries(entries(7), new(raft.AppendEntriesResponse))
+		return err
+	}
+	next := func() raft.AppendFuture {
+		t.Helper()
+		select {
+		case a := <-p.Consumer():
+			return a
+		case <-time.After(patience):
+			t.Fatal("no answer")
+			return nil
+		}
+	}
+	if err := send(); err != nil {
+		t.Fatal(err)
+	}
+	if a := next(); a.Error() != nil || !a.Response().Success {
+		t.Fatalf("answer %v, %v", a.Response(), a.Error())
+	}
+	heal := f.Drop(OpAppendEntries, "")
+	if err := send(); !errors.Is(err, ErrLost) {
+		t.Fatalf("got %v, want ErrLost", err)
+	}
+	heal()
+	heal = f.DropAnswers(OpAppendEntries, "")
+	if err := send(); err != nil {
+		t.Fatal(err)
+	}
+	if a := next(); !errors.Is(a.Error(), ErrLost) || a.Response().Success {
+		t.Fatalf("answer %v, %v", a.Response(), a.Error())
+	}
+	heal()
+}
+
 // A group whose members all changed address finds itself again by the addresses
 // on the command line.
 func TestFallsBackToConfiguredAddress(t *testing.T) {
