@@ -22,6 +22,7 @@ import (
 )
 
 func main() {
+	lab.Role(bareRole, runBare)
 	lab.Init()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()

@@ -8,7 +8,10 @@ import (
 	"github.com/quorumlb/quorumlb/test/lab/peers"
 )
 
-func TestMain(m *testing.M) { lab.Main(m) }
+func TestMain(m *testing.M) {
+	lab.Role(bareRole, runBare)
+	lab.Main(m)
+}
 
 // TestPeers runs the peers' side of the bench once, small.
 func TestPeers(t *testing.T) {

@@ -36,7 +36,11 @@ var roles = map[string]func(args []string) error{
 	},
 }
 
-// Init must be the first call in main. In a process that plays a part in a lab
+// Role adds a part that a copy of this program can play, for StartRole. Call it
+// before Init.
+func Role(name string, run func(args []string) error) { roles[name] = run }
+
+// Init must be the first call in main, but for Role. In a process that plays a part in a lab
 // it does not return. Without the right to make namespaces it runs the program
 // again in a user namespace and exits with its status; where the kernel forbids
 // that it returns, and New fails with ErrNoPrivilege.

@@ -16,9 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func init() { roles["leak"] = leak }
-
-func TestMain(m *testing.M) { Main(m) }
+func TestMain(m *testing.M) {
+	Role("leak", leak)
+	Main(m)
+}
 
 var (
 	addrA4 = netip.MustParseAddr("192.0.2.1")

@@ -29,7 +29,8 @@ func (h *Host) Start(name string, argv ...string) (*Process, error) {
 	return h.start(name, os.Environ(), argv)
 }
 
-// StartRole runs a copy of this program that plays one of the lab's own parts.
+// StartRole runs a copy of this program that plays one of the lab's own parts, or one
+// that Role added.
 func (h *Host) StartRole(name, role string, args ...string) (*Process, error) {
 	exe, err := os.Executable()
 	if err != nil {
