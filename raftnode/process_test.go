@@ -27,7 +27,7 @@ import (
 	"github.com/quorumlb/quorumlb/raftnode/transport"
 )
 
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // processConfig is how a test tells a process of its own binary to be a member.
 const processConfig = "QLB_TEST_MEMBER"

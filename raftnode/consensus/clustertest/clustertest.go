@@ -22,7 +22,7 @@ import (
 )
 
 // Patience is how long helpers wait before they fail the test.
-const Patience = 30 * time.Second
+const Patience = 90 * time.Second
 
 // PKI issues identities for tests.
 type PKI struct {
