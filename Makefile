@@ -23,7 +23,7 @@ build: ## build the three programs into bin/
 
 .PHONY: demo
 demo: prepare build ## a lab of five nodes, seven disasters, one table (KEEP=1 keeps the lab)
-	$(GO) run ./test/demo $(if $(KEEP),-keep)
+	QUORUMLB_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/demo $(if $(KEEP),-keep)
 
 .PHONY: test
 test: generate-check vet unit e2e ## everything that CI runs
@@ -60,12 +60,12 @@ unit: ## unit tests with the race detector
 .PHONY: e2e
 e2e: build ## the lab: real processes, real sockets, real frames
 	@./test/prepare test
-	$(GO) test -timeout 30m -count=1 -p 1 ./test/...
+	QUORUMLB_BIN=$(CURDIR)/$(BIN) $(GO) test -timeout 30m -count=1 -p 1 ./test/...
 
 .PHONY: bench
 bench: build ## every speed claim, each beside its peer in the same run
 	@./test/prepare bench
-	$(GO) run ./test/bench
+	QUORUMLB_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/bench
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 20s)
