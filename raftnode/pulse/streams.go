@@ -93,7 +93,8 @@ func (k *Keeper) connect(ctx context.Context, members map[string]*member) {
 	for id, m := range members {
 		switch is, ok := now[id]; {
 		case !ok || is.Address != m.addr:
-			m.close()
+			// Last, because a close may wait for the network.
+			defer m.close()
 			delete(members, id)
 		case m.lead != lead:
 			m.stopStream()
