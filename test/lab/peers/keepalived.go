@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -50,6 +51,12 @@ vrrp_instance lab {
     }
 }
 `, h.Name(), v.Interface, v.Priority, strconv.FormatFloat(v.Advert.Seconds(), 'f', -1, 64), v.VIP)
+	// What a killed instance left there would be taken for a living one.
+	for _, pid := range []string{base + ".pid", base + ".vrrp.pid"} {
+		if err := os.Remove(pid); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+	}
 	if err := os.WriteFile(base+".conf", []byte(conf), 0o600); err != nil {
 		return nil, err
 	}
