@@ -49,7 +49,7 @@ func benchOutage(ctx context.Context, o options, r *report) error {
 	}
 	for _, p := range profiles {
 		for _, withLeader := range []bool{false, true} {
-			gaps, err := ourOutage(ctx, o, p, withLeader)
+			gaps, err := ourOutage(ctx, o, r, p, withLeader)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
 			}
@@ -105,7 +105,7 @@ func openStage(ctx context.Context, o options, name string, opts scenario.Option
 	return s, remove, nil
 }
 
-func ourOutage(ctx context.Context, o options, p profile, withLeader bool) (gaps durations, err error) {
+func ourOutage(ctx context.Context, o options, r *report, p profile, withLeader bool) (gaps durations, err error) {
 	s, remove, err := openStage(ctx, o, "outage", scenario.Options{
 		UDPEvery: probeEvery, TCPEvery: 250 * time.Millisecond, AskEvery: 250 * time.Millisecond,
 		Cluster: cluster.Options{Profile: p.name},
@@ -143,10 +143,17 @@ func ourOutage(ctx context.Context, o options, p profile, withLeader bool) (gaps
 			worst = max(worst, s.UDP[addr].Window(start, end).LongestGap)
 		}
 		gaps = append(gaps, worst)
+		if noise := s.Control.Window(start, end).LongestGap; noise > 50*time.Millisecond {
+			fmt.Fprintf(r.progress, "  the machine paused everything for %v during an outage of %v\n", ms(noise), ms(worst))
+		}
 		if err := s.PowerOnAndWait(ctx, victim); err != nil {
 			return gaps, err
 		}
 		if err := s.WaitAnswered(ctx, 10*time.Second, nil); err != nil {
+			return gaps, err
+		}
+		// What returned has been up for longer than any rule looks back.
+		if err := lab.Wait(ctx, 2*time.Second); err != nil {
 			return gaps, err
 		}
 	}
