@@ -121,7 +121,7 @@ func TestTwoNodesAtOnce(t *testing.T) {
 func TestMostNodesAtOnce(t *testing.T) {
 	s := open(t, scenario.Options{})
 	const settle = 3 * time.Second
-	ok(t, setLeaseTimes(t.Context(), s, 750*time.Millisecond, 150*time.Millisecond, settle))
+	ok(t, setSettle(t.Context(), s, settle))
 	out := play(t, s, scenario.Event{
 		Name: "three of five nodes lose power together",
 		Play: func(ctx context.Context, s *scenario.Stage, limits *scenario.Limits) error {
@@ -149,10 +149,10 @@ func TestMostNodesAtOnce(t *testing.T) {
 	}
 }
 
-func setLeaseTimes(ctx context.Context, s *scenario.Stage, detection, heartbeat, settle time.Duration) error {
+func setSettle(ctx context.Context, s *scenario.Stage, settle time.Duration) error {
 	return s.Do(ctx, func(ctx context.Context, a adminv1.AdminServiceClient) error {
 		_, err := a.SetLeaseTimes(ctx, &adminv1.SetLeaseTimesRequest{Times: &logv1.LeaseTimes{
-			DetectionNanos: int64(detection), HeartbeatNanos: int64(heartbeat), SettleNanos: int64(settle),
+			DetectionNanos: int64(750 * time.Millisecond), HeartbeatNanos: int64(150 * time.Millisecond), SettleNanos: int64(settle),
 		}})
 		return err
 	})
@@ -161,8 +161,8 @@ func setLeaseTimes(ctx context.Context, s *scenario.Stage, detection, heartbeat,
 // TestFastProfile wants a third of the default's outage.
 func TestFastProfile(t *testing.T) {
 	s := open(t, scenario.Options{Cluster: cluster.Options{Profile: "fast"}})
-	ok(t, setLeaseTimes(t.Context(), s, 250*time.Millisecond, 50*time.Millisecond, 10*time.Second))
-	// The older, longer times count for F of the older ones.
+	// A group begins with the default times, which count for F after the profile's
+	// have been set.
 	ok(t, lab.Wait(t.Context(), 2*time.Second))
 	out := play(t, s, scenario.Event{
 		Name: "power-off with D = 250 ms",
