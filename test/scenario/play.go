@@ -91,6 +91,9 @@ func (s *Stage) Play(ctx context.Context, e Event) (Outcome, error) {
 	}
 	out.judgeProbes(s, limits)
 	out.judgeClaims(s, limits, after)
+	if lost := s.Control.Window(out.From, out.To).Lost; lost > 0 && len(out.Misses) > 0 {
+		out.miss("the control probe, which no event touches, lost %d datagrams too: this machine was too busy to judge", lost)
+	}
 	return out, played
 }
 
