@@ -59,6 +59,9 @@ func (s *Services) Status(ctx context.Context, req *adminv1.StatusRequest) (*adm
 		resp.ServicesPending++
 	}
 	p := &problems{}
+	if v.s.ClusterID == ([16]byte{}) {
+		p.example("group not founded yet", "its first event is not applied; a leader writes it within a moment")
+	}
 	s.selfProblems(p, leader)
 	memberProblems(p, members)
 	v.nodeProblems(p, resp)
