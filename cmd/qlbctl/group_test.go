@@ -254,6 +254,12 @@ func (g *group) backup() {
 	g.want(0, "snapshot inspect "+file, "^Services: +1$", "^Addresses: +1 in use")
 	g.want(0, "delete service web", "^virtualservice/default/web deleted$")
 	g.want(0, "get vips", "^No vips")
+	revision := regexp.MustCompile(`Revision: +([0-9]+)`).FindStringSubmatch(g.ctl(0, "snapshot", "inspect", file))[1]
+	g.want(0, "get services,vips --at "+revision, `^default +web +192.0.2.10 `, `^192.0.2.10 +default/web `)
+	g.want(0, "snapshot save --at "+revision+" "+g.file("before.qlb"), "^saved revision "+revision+" to .*: 1 service, 1 address$")
+	g.want(0, "snapshot restore "+g.file("before.qlb")+" --dry-run", "^would revert to revision "+revision+": 1 service and 1 address would change$")
+	g.want(1, "get vips --at 99999", "at_revision: 99999 is not there yet")
+	g.want(2, "get vips --at yesterday", `--at "yesterday" is no revision`)
 	g.want(0, "snapshot restore "+file+" --dry-run", "^would revert to revision [0-9]+: 1 service and 1 address would change$")
 	g.want(0, "get vips", "^No vips")
 	g.want(0, "snapshot restore "+file+" --yes", "^reverted to revision [0-9]+: 1 service and 1 address changed$")

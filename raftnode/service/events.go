@@ -35,7 +35,7 @@ func (s *Services) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamin
 	}
 	send := func(e consensus.Entry) error {
 		for i, ev := range e.Batch.GetEvents() {
-			if !f.matches(ev) || e.Revision < from {
+			if !f.matches(ev) || e.Revision < from || e.Batch.GetTimeUnixNano() < req.GetSinceUnixNano() {
 				continue
 			}
 			if err := stream.Send(&adminv1.EventsResponse{
@@ -48,7 +48,7 @@ func (s *Services) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamin
 		f.endBatch()
 		return nil
 	}
-	next, err := s.history(ctx, scan, math.MaxUint64, send)
+	next, err := s.history(ctx, scan, send)
 	if err != nil || !req.GetFollow() {
 		return err
 	}
@@ -56,7 +56,7 @@ func (s *Services) Events(req *adminv1.EventsRequest, stream grpc.ServerStreamin
 		if err := s.cfg.Log.WaitRevision(ctx, next); err != nil {
 			return fromLog(err)
 		}
-		if next, err = s.history(ctx, next, math.MaxUint64, send); err != nil {
+		if next, err = s.history(ctx, next, send); err != nil {
 			return err
 		}
 	}
@@ -78,9 +78,24 @@ func (s *Services) eventsFrom(ctx context.Context, req *adminv1.EventsRequest) (
 // historyChunk is how many batches are read from the log at a time.
 const historyChunk = 1024
 
-// history hands over the batches with from <= revision < until that this member
-// has now, oldest first, and returns the revision to go on with.
-func (s *Services) history(ctx context.Context, from, until uint64, send func(consensus.Entry) error) (next uint64, err error) {
+// history hands over the batches with from <= revision that the members have
+// now, oldest first, and returns the revision to go on with.
+func (s *Services) history(ctx context.Context, from uint64, send func(consensus.Entry) error) (next uint64, err error) {
+	oldest, err := s.cfg.Log.OldestRevision(ctx)
+	if err != nil {
+		return from, fromLog(err)
+	}
+	if from = max(from, 1); from < oldest {
+		if err := s.peersHistory(ctx, from, oldest, send); err != nil {
+			return from, err
+		}
+	}
+	return s.ownHistory(ctx, max(from, oldest), math.MaxUint64, send)
+}
+
+// ownHistory hands over the batches with from <= revision < until that this
+// member has now, oldest first, and returns the revision to go on with.
+func (s *Services) ownHistory(ctx context.Context, from, until uint64, send func(consensus.Entry) error) (next uint64, err error) {
 	oldest, err := s.cfg.Log.OldestRevision(ctx)
 	if err != nil {
 		return from, fromLog(err)

@@ -43,6 +43,9 @@ func (s *Services) Get(ctx context.Context, req *adminv1.GetRequest) (*adminv1.G
 	if err := s.fresh(ctx, req.GetStale()); err != nil {
 		return nil, err
 	}
+	if req.GetAtRevision() != 0 || req.GetAtUnixNano() != 0 {
+		return s.getPast(ctx, req)
+	}
 	v := s.view(req.GetName())
 	resp := &adminv1.GetResponse{Revision: v.s.Revision}
 	for _, kind := range req.GetKinds() {
@@ -67,6 +70,8 @@ type view struct {
 	statuses map[netip.Addr][]nodeStatus
 	hearts   Hearts
 	version  func(node string) string
+	// past is a state that is no more: nobody says anything of it.
+	past bool
 }
 
 func (s *Services) view(name string) *view {
@@ -209,11 +214,16 @@ func (v *view) node(n *fsm.Node) *adminv1.NodeStatus {
 	st := &adminv1.NodeStatus{
 		Name: n.Name, Session: n.Session, Incarnation: n.Incarnation, Labels: n.Labels, Links: n.Links,
 		Owned: uint32(n.Owned), Drained: n.Drained != 0, DrainReason: n.Drained,
-		Version: cmp.Or(v.version(n.Name), n.Version), Seen: v.hearts.Seen(n.Name), UnheardNanos: -1,
+		Version: n.Version, UnheardNanos: -1,
 	}
 	for _, mac := range n.MACs {
 		st.Macs = append(st.Macs, slices.Clone(mac[:]))
 	}
+	if v.past {
+		st.State = nodeState(n, v.s.Lease, 0, true)
+		return st
+	}
+	st.Version, st.Seen = cmp.Or(v.version(n.Name), n.Version), v.hearts.Seen(n.Name)
 	unheard, heard := v.hearts.Unheard(n.Name, n.Session)
 	if heard {
 		st.UnheardNanos = int64(unheard)

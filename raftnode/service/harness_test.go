@@ -126,6 +126,7 @@ type fakeMember struct {
 	later  atomic.Int64 // how far the clock of the authorization is ahead
 	acks   chan lease.Ack
 	reads  int
+	oldest uint64 // of its history; 0 means 1
 }
 
 func newFakeMember(t testing.TB, a *authority, id string) *fakeMember {
@@ -271,7 +272,7 @@ func (m *fakeMember) History(_ context.Context, from, until uint64) ([]consensus
 	defer m.mu.Unlock()
 	var out []consensus.Entry
 	for _, e := range m.log {
-		if e.Revision >= from && e.Revision < until {
+		if e.Revision >= max(from, m.oldest) && e.Revision < until {
 			out = append(out, e)
 		}
 	}
@@ -289,8 +290,39 @@ func (m *fakeMember) RevisionAt(_ context.Context, unixNano int64) (revision uin
 	return revision, nil
 }
 
-func (m *fakeMember) OldestRevision(context.Context) (uint64, error) { return 1, nil }
-func (m *fakeMember) Term() uint64                                   { return 1 }
+func (m *fakeMember) OldestRevision(context.Context) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(m.oldest, 1), nil
+}
+
+func (m *fakeMember) StateAt(_ context.Context, revision uint64) (*fsm.State, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.oldest > 0 && revision < m.oldest-1 {
+		return nil, consensus.ErrIncomplete
+	}
+	st := fsm.New()
+	for _, e := range m.log[:revision] {
+		if _, _, err := st.Apply(e.Raw); err != nil {
+			return nil, err
+		}
+	}
+	return st, nil
+}
+
+// replicate gives this member the batches of another; it keeps those from oldest on.
+func (m *fakeMember) replicate(from *fakeMember, oldest uint64) {
+	m.t.Helper()
+	for _, e := range from.log {
+		if _, _, err := m.state.Apply(e.Raw); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	m.log, m.oldest = slices.Clone(from.log), oldest
+}
+
+func (m *fakeMember) Term() uint64 { return 1 }
 
 func (m *fakeMember) SnapshotTo(w io.Writer) (uint64, error) {
 	m.mu.Lock()

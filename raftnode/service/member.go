@@ -37,7 +37,7 @@ func (s *memberServer) Pulse(stream grpc.BidiStreamingServer[memberv1.PulseReque
 }
 
 func (s *memberServer) FetchLog(req *memberv1.FetchLogRequest, stream grpc.ServerStreamingServer[memberv1.FetchLogResponse]) error {
-	_, err := s.history(stream.Context(), req.GetFrom(), req.GetUntil(), func(e consensus.Entry) error {
+	_, err := s.ownHistory(stream.Context(), req.GetFrom(), req.GetUntil(), func(e consensus.Entry) error {
 		return stream.Send(&memberv1.FetchLogResponse{Revision: e.Revision, Batch: e.Raw})
 	})
 	return err

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
+	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	memberv1 "github.com/quorumlb/quorumlb/proto/quorumlb/member/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
@@ -45,6 +46,9 @@ type Log interface {
 	OldestRevision(ctx context.Context) (uint64, error)
 	// RevisionAt is the newest revision that is not after the time.
 	RevisionAt(ctx context.Context, unixNano int64) (uint64, error)
+	// StateAt makes the state as it was at a revision. It costs up to a second
+	// and the memory of a whole state.
+	StateAt(ctx context.Context, revision uint64) (*fsm.State, error)
 	// SnapshotTo writes the committed state.
 	SnapshotTo(w io.Writer) (revision uint64, err error)
 	// Term is the Raft term that this member knows of.
@@ -121,6 +125,8 @@ type Services struct {
 	forward  *forwarder
 	observer *observer
 	health   *health.Server
+	// past has a token while a state of the past is being made.
+	past chan struct{}
 	// offline says why the member does not serve; nil when it does.
 	offline atomic.Pointer[error]
 }
@@ -139,6 +145,7 @@ func New(cfg Config) *Services {
 	attached := newAttachments()
 	s := &Services{
 		cfg: cfg, log: cfg.Logger, attached: attached, health: health.NewServer(),
+		past:     make(chan struct{}, 1),
 		roster:   newRoster(cfg.Membership, cfg.Group),
 		forward:  &forwarder{self: cfg.ID, group: cfg.Group, peers: cfg.Peers, hold: cfg.Hold},
 		observer: &observer{state: cfg.Log, decider: cfg.Decider, attached: attached, now: cfg.Now, log: cfg.Logger},

@@ -31,10 +31,18 @@ func (s *Services) SnapshotSave(req *adminv1.SnapshotSaveRequest, stream grpc.Se
 		return err
 	}
 	w := bufio.NewWriterSize(chunkWriter{stream}, snapshotChunk)
-	if _, err := s.cfg.Log.SnapshotTo(w); err != nil {
-		return fromLog(err)
+	if req.GetAtRevision() == 0 && req.GetAtUnixNano() == 0 {
+		if _, err := s.cfg.Log.SnapshotTo(w); err != nil {
+			return fromLog(err)
+		}
+		return w.Flush()
 	}
-	return w.Flush()
+	return s.withPast(stream.Context(), req, func(st *fsm.State) error {
+		if err := fsm.WriteSnapshot(w, st); err != nil {
+			return err
+		}
+		return w.Flush()
+	})
 }
 
 // chunkWriter sends what is written to it.

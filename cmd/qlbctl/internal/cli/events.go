@@ -26,7 +26,7 @@ func (a *app) eventsCmd() *cobra.Command {
 	cmd := command(&cobra.Command{
 		Use:   "events",
 		Short: "Print the facts of the log, and follow them as they happen",
-		Long: `Print the facts of the log in their order: everything that a member still keeps, or
+		Long: `Print the facts of the log in their order: everything that some member still keeps, or
 what came since a revision, a time span or a time. With --follow go on printing; a
 member that goes away is replaced by another without a gap.
 
@@ -67,7 +67,7 @@ With -o json each fact is one line.`,
 }
 
 func (a *app) eventsRequest(from, address, service, node string) (*adminv1.EventsRequest, error) {
-	since, err := parseSince(from, a.env.Now())
+	since, err := parseInstant("since", from, a.env.Now())
 	if err != nil {
 		return nil, err
 	}

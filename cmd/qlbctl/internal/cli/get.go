@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) getCmd() *cobra.Command {
-	var namespace string
+	var namespace, at string
 	var problems bool
 	cmd := command(&cobra.Command{
 		Use:   "get KIND[,KIND...] [NAME...] | get KIND/NAME...",
@@ -34,6 +34,9 @@ says that it really does:
   Yielded      silent, because another station claimed the address
   Failed       cannot announce; the reason is beside it
 
+With --at, everything is shown as it was then: at a revision, a time span ago or a
+time. What speakers say is not in the log, so nothing is announced in the past.
+
 Services of all namespaces are listed unless -n says otherwise. With -o yaml or json
 pools, l2advertisements and services can be applied again.`,
 		Example: `  qlbctl get vips
@@ -41,6 +44,8 @@ pools, l2advertisements and services can be applied again.`,
   qlbctl get nodes -o wide
   qlbctl get service web -n shop
   qlbctl get vip/192.0.2.10 -o json
+  qlbctl get vips --at 03:00                 # who owned what at three o'clock
+  qlbctl get services --at 1234              # what was declared at revision 1234
   qlbctl get pools,l2advertisements,services -o yaml > backup.yaml`,
 		Args:              atLeastKind,
 		ValidArgsFunction: a.completeTargets(false),
@@ -49,8 +54,13 @@ pools, l2advertisements and services can be applied again.`,
 		if err != nil {
 			return err
 		}
-		return a.get(ctx, targets, problems)
+		then, err := parseInstant("at", at, a.env.Now())
+		if err != nil {
+			return err
+		}
+		return a.get(ctx, targets, then, problems)
 	})
+	cmd.Flags().StringVar(&at, "at", "", "as it was at a revision, a time span ago or a time (see the examples)")
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only services of this namespace")
 	cmd.Flags().BoolVar(&problems, "problems", false, "only what has a problem (vips, nodes, members, services)")
 	cmd.Flags().BoolP("all-namespaces", "A", false, "services of all namespaces: the default")
@@ -66,11 +76,12 @@ func atLeastKind(_ *cobra.Command, given []string) error {
 	return nil
 }
 
-func (a *app) get(ctx context.Context, targets []target, problems bool) error {
+func (a *app) get(ctx context.Context, targets []target, at instant, problems bool) error {
 	var sections []*section
 	for _, t := range targets {
 		got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{
 			Kinds: []string{t.kind.plural}, Name: t.full(), Stale: a.flags.stale,
+			AtRevision: at.revision, AtUnixNano: at.unixNano,
 		})
 		if err != nil {
 			return err

@@ -16,28 +16,28 @@ func parseAddress(s string) (string, error) {
 	return a.Unmap().String(), nil
 }
 
-// since is where a reader of history begins: a revision or a time, or nothing.
-type since struct {
+// instant is a place in history: a revision or a time, or nothing.
+type instant struct {
 	revision uint64
 	unixNano int64
 }
 
-// parseSince reads a revision ("1234"), a time span until now ("10m", "2d") or a
+// parseInstant reads a revision ("1234"), a time span until now ("10m", "2d") or a
 // moment ("2026-03-01T04:05:06Z", "2026-03-01 04:05", "04:05" of today, local
 // time).
-func parseSince(s string, now time.Time) (since, error) {
+func parseInstant(flag, s string, now time.Time) (instant, error) {
 	if s == "" {
-		return since{}, nil
+		return instant{}, nil
 	}
 	if rev, err := strconv.ParseUint(s, 10, 64); err == nil {
-		return since{revision: rev}, nil
+		return instant{revision: rev}, nil
 	}
 	if d, err := parseSpan(s); err == nil && d >= 0 {
-		return since{unixNano: now.Add(-d).UnixNano()}, nil
+		return instant{unixNano: now.Add(-d).UnixNano()}, nil
 	}
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02"} {
 		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
-			return since{unixNano: t.UnixNano()}, nil
+			return instant{unixNano: t.UnixNano()}, nil
 		}
 	}
 	for _, layout := range []string{"15:04:05", "15:04"} {
@@ -47,10 +47,10 @@ func parseSince(s string, now time.Time) (since, error) {
 			if t.After(now) {
 				t = t.AddDate(0, 0, -1)
 			}
-			return since{unixNano: t.UnixNano()}, nil
+			return instant{unixNano: t.UnixNano()}, nil
 		}
 	}
-	return since{}, usagef("--since %q is no revision (1234), time span (10m, 2d) or time (2026-03-01T04:05:06Z, 04:05)", s)
+	return instant{}, usagef("--%s %q is no revision (1234), time span (10m, 2d) or time (2026-03-01T04:05:06Z, 04:05)", flag, s)
 }
 
 // parseSpan is time.ParseDuration that knows days.

@@ -14,7 +14,7 @@ func TestParseSince(t *testing.T) {
 		}
 		return m.UnixNano()
 	}
-	for text, want := range map[string]since{
+	for text, want := range map[string]instant{
 		"":                     {},
 		"1234":                 {revision: 1234},
 		"10m":                  {unixNano: at("2026-03-01T02:50:00Z")},
@@ -27,12 +27,12 @@ func TestParseSince(t *testing.T) {
 		// Not yet today, so yesterday.
 		"23:30:05": {unixNano: at("2026-02-28T23:30:05Z")},
 	} {
-		if got, err := parseSince(text, testNow); err != nil || got != want {
+		if got, err := parseInstant("since", text, testNow); err != nil || got != want {
 			t.Errorf("%q: %v, %v; want %v", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"yesterday", "-10m", "10", "d", "1x", "99999d"} {
-		if got, err := parseSince(text, testNow); err == nil && text != "10" {
+		if got, err := parseInstant("since", text, testNow); err == nil && text != "10" {
 			t.Errorf("%q is accepted as %v", text, got)
 		}
 	}

@@ -64,25 +64,35 @@ func newSnapshotReport(file string, h fsm.Header) snapshotReport {
 }
 
 func (a *app) snapshotSaveCmd() *cobra.Command {
+	var at string
 	cmd := &cobra.Command{
 		Use:   "save FILE|-",
 		Short: "Save the group's state to a file",
 		Long: `Save the group's whole state, as of one revision, to a file. The file is checked before it
-gets its name, and it replaces an older one as a whole or not at all.`,
+gets its name, and it replaces an older one as a whole or not at all.
+
+With --at the state of the past is saved: restored, it undoes what was done since.`,
 		Example: `  qlbctl snapshot save backup-$(date +%F).qlb
+  qlbctl snapshot save --at 03:00 before.qlb && qlbctl snapshot restore before.qlb --dry-run
   qlbctl snapshot save - | ssh vault 'cat > quorumlb.qlb'`,
 		Args: args("FILE"),
 	}
+	cmd.Flags().StringVar(&at, "at", "", "the state as it was at a revision, a time span ago or a time")
 	return command(cmd, func(ctx context.Context, args []string) error {
 		a.patient(cmd)
-		if args[0] == "-" {
-			return a.download(ctx, a.env.Stdout)
+		then, err := parseInstant("at", at, a.env.Now())
+		if err != nil {
+			return err
 		}
-		return a.save(ctx, args[0])
+		req := &adminv1.SnapshotSaveRequest{Stale: a.flags.stale, AtRevision: then.revision, AtUnixNano: then.unixNano}
+		if args[0] == "-" {
+			return a.download(ctx, req, a.env.Stdout)
+		}
+		return a.save(ctx, req, args[0])
 	})
 }
 
-func (a *app) save(ctx context.Context, name string) (err error) {
+func (a *app) save(ctx context.Context, req *adminv1.SnapshotSaveRequest, name string) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
 	if err != nil {
 		return err
@@ -93,7 +103,7 @@ func (a *app) save(ctx context.Context, name string) (err error) {
 		}
 	}()
 	defer f.Close() // in vain when all went well
-	if err := a.download(ctx, f); err != nil {
+	if err := a.download(ctx, req, f); err != nil {
 		return err
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
@@ -114,7 +124,7 @@ func (a *app) save(ctx context.Context, name string) (err error) {
 
 // download writes the stream of one member. It is not tried again with another
 // one once something has been written.
-func (a *app) download(ctx context.Context, w io.Writer) error {
+func (a *app) download(ctx context.Context, req *adminv1.SnapshotSaveRequest, w io.Writer) error {
 	c, err := a.connect()
 	if err != nil {
 		return err
@@ -122,7 +132,7 @@ func (a *app) download(ctx context.Context, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, a.flags.timeout)
 	defer cancel()
 	return c.Stream(ctx, func(ctx context.Context, api adminv1.AdminServiceClient) error {
-		stream, err := api.SnapshotSave(ctx, &adminv1.SnapshotSaveRequest{})
+		stream, err := api.SnapshotSave(ctx, req)
 		if err != nil {
 			return err
 		}

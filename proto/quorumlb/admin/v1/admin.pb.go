@@ -510,7 +510,13 @@ type GetRequest struct {
 	// Only the one of this name ("namespace/name" for services).
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Answer from this member's state even when it is behind.
-	Stale         bool `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
+	Stale bool `protobuf:"varint,3,opt,name=stale,proto3" json:"stale,omitempty"`
+	// Answer from the state as it was at this revision; 0: not set. What speakers
+	// and members say is not in the log: announcements, heartbeats and "members"
+	// are those of now only, so they are left out, and "members" is refused.
+	AtRevision uint64 `protobuf:"varint,4,opt,name=at_revision,json=atRevision,proto3" json:"at_revision,omitempty"`
+	// Or as it was at this time; 0: not set.
+	AtUnixNano    int64 `protobuf:"varint,5,opt,name=at_unix_nano,json=atUnixNano,proto3" json:"at_unix_nano,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -564,6 +570,20 @@ func (x *GetRequest) GetStale() bool {
 		return x.Stale
 	}
 	return false
+}
+
+func (x *GetRequest) GetAtRevision() uint64 {
+	if x != nil {
+		return x.AtRevision
+	}
+	return 0
+}
+
+func (x *GetRequest) GetAtUnixNano() int64 {
+	if x != nil {
+		return x.AtUnixNano
+	}
+	return 0
 }
 
 type GetResponse struct {
@@ -2503,7 +2523,11 @@ type SnapshotSaveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Save this member's state even when it is behind: the way to a backup when
 	// the majority is lost.
-	Stale         bool `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
+	Stale bool `protobuf:"varint,1,opt,name=stale,proto3" json:"stale,omitempty"`
+	// Save the state as it was at this revision; 0: not set.
+	AtRevision uint64 `protobuf:"varint,2,opt,name=at_revision,json=atRevision,proto3" json:"at_revision,omitempty"`
+	// Or as it was at this time; 0: not set.
+	AtUnixNano    int64 `protobuf:"varint,3,opt,name=at_unix_nano,json=atUnixNano,proto3" json:"at_unix_nano,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2543,6 +2567,20 @@ func (x *SnapshotSaveRequest) GetStale() bool {
 		return x.Stale
 	}
 	return false
+}
+
+func (x *SnapshotSaveRequest) GetAtRevision() uint64 {
+	if x != nil {
+		return x.AtRevision
+	}
+	return 0
+}
+
+func (x *SnapshotSaveRequest) GetAtUnixNano() int64 {
+	if x != nil {
+		return x.AtUnixNano
+	}
+	return 0
 }
 
 type SnapshotSaveResponse struct {
@@ -3099,12 +3137,16 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"F\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
-	"\aexisted\x18\x02 \x03(\bR\aexisted\"L\n" +
+	"\aexisted\x18\x02 \x03(\bR\aexisted\"\x8f\x01\n" +
 	"\n" +
 	"GetRequest\x12\x14\n" +
 	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
-	"\x05stale\x18\x03 \x01(\bR\x05stale\"\x8d\x03\n" +
+	"\x05stale\x18\x03 \x01(\bR\x05stale\x12\x1f\n" +
+	"\vat_revision\x18\x04 \x01(\x04R\n" +
+	"atRevision\x12 \n" +
+	"\fat_unix_nano\x18\x05 \x01(\x03R\n" +
+	"atUnixNano\"\x8d\x03\n" +
 	"\vGetResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x123\n" +
 	"\x05pools\x18\x02 \x03(\v2\x1d.quorumlb.admin.v1.PoolStatusR\x05pools\x12M\n" +
@@ -3259,9 +3301,13 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\bposition\x18\x02 \x01(\rR\bposition\x12$\n" +
 	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x14\n" +
 	"\x05actor\x18\x04 \x01(\tR\x05actor\x12,\n" +
-	"\x05event\x18\x05 \x01(\v2\x16.quorumlb.log.v1.EventR\x05event\"+\n" +
+	"\x05event\x18\x05 \x01(\v2\x16.quorumlb.log.v1.EventR\x05event\"n\n" +
 	"\x13SnapshotSaveRequest\x12\x14\n" +
-	"\x05stale\x18\x01 \x01(\bR\x05stale\",\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\x12\x1f\n" +
+	"\vat_revision\x18\x02 \x01(\x04R\n" +
+	"atRevision\x12 \n" +
+	"\fat_unix_nano\x18\x03 \x01(\x03R\n" +
+	"atUnixNano\",\n" +
 	"\x14SnapshotSaveResponse\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"G\n" +
 	"\x16SnapshotRestoreRequest\x12\x14\n" +

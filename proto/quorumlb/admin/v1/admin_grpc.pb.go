@@ -65,7 +65,8 @@ type AdminServiceClient interface {
 	SetRetention(ctx context.Context, in *SetRetentionRequest, opts ...grpc.CallOption) (*SetRetentionResponse, error)
 	// Probe has every speaker ask the wire who answers for the address.
 	Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error)
-	// Events streams facts in order, and follows when asked to.
+	// Events streams facts in order, and follows when asked to. What this member
+	// no longer has, or never had, it asks of the others.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error)
 	// SnapshotSave streams a backup.
 	SnapshotSave(ctx context.Context, in *SnapshotSaveRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotSaveResponse], error)
@@ -309,7 +310,8 @@ type AdminServiceServer interface {
 	SetRetention(context.Context, *SetRetentionRequest) (*SetRetentionResponse, error)
 	// Probe has every speaker ask the wire who answers for the address.
 	Probe(context.Context, *ProbeRequest) (*ProbeResponse, error)
-	// Events streams facts in order, and follows when asked to.
+	// Events streams facts in order, and follows when asked to. What this member
+	// no longer has, or never had, it asks of the others.
 	Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error
 	// SnapshotSave streams a backup.
 	SnapshotSave(*SnapshotSaveRequest, grpc.ServerStreamingServer[SnapshotSaveResponse]) error

@@ -40,7 +40,7 @@ type MemberServiceClient interface {
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 	// Pulse is opened by the leader to every follower.
 	Pulse(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PulseRequest, PulseResponse], error)
-	// FetchLog streams old batches from this member's archive, oldest first.
+	// FetchLog streams the batches that this member's own log has, oldest first.
 	FetchLog(ctx context.Context, in *FetchLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchLogResponse], error)
 	// ReadIndex makes a linearizable read on a follower possible: the leader
 	// answers with a revision that contains every write acknowledged before the
@@ -140,7 +140,7 @@ type MemberServiceServer interface {
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	// Pulse is opened by the leader to every follower.
 	Pulse(grpc.BidiStreamingServer[PulseRequest, PulseResponse]) error
-	// FetchLog streams old batches from this member's archive, oldest first.
+	// FetchLog streams the batches that this member's own log has, oldest first.
 	FetchLog(*FetchLogRequest, grpc.ServerStreamingServer[FetchLogResponse]) error
 	// ReadIndex makes a linearizable read on a follower possible: the leader
 	// answers with a revision that contains every write acknowledged before the
