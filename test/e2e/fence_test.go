@@ -98,7 +98,7 @@ func TestPausedSpeaker(t *testing.T) {
 			if claims := by(s, n, owned, resumed); len(claims) > 1 {
 				t.Errorf("%d frames after the pause, the last %v after it", len(claims), claims[len(claims)-1].At.Sub(resumed))
 			}
-			if worst := lab.LongestOverlap(lab.Overlaps(lab.Claims(paused, resumed, s.Addrs, s.AtClient, s.AtRouter))); worst > scenario.Flight {
+			if worst := lab.LongestOverlap(lab.Overlaps(lab.Claims(paused, resumed, s.Addrs, s.AtClient, s.AtRouter))); worst > s.Flight(paused, resumed) {
 				t.Errorf("two stations were heard for %v", worst)
 			}
 			for _, addr := range s.Addrs {

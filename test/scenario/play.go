@@ -13,8 +13,15 @@ import (
 
 // Flight is how long two stations may both be heard for one address when one
 // follows the other: an answer that was decided before the address left is on
-// its way through a scheduler that this machine shares with everything else.
+// its way through a scheduler that this machine shares with everything else. See
+// [Stage.Flight].
 const Flight = 20 * time.Millisecond
+
+// Flight is how long a frame may have been on its way in [from, to): Flight, or as
+// long as this machine kept the control probe waiting then.
+func (s *Stage) Flight(from, to time.Time) time.Duration {
+	return max(Flight, s.Control.Window(from, to).LongestGap)
+}
 
 // Event is something that happens to the cluster, and what may follow from it.
 type Event struct {
@@ -27,7 +34,8 @@ type Event struct {
 
 // Limits say what an event may cost.
 type Limits struct {
-	// Dark are the addresses that may go unanswered, and for how long.
+	// Dark are the addresses that may go unanswered, and for how long beside what
+	// the machine itself pauses.
 	Dark    []netip.Addr
 	DarkFor time.Duration
 	// Moves are the addresses that must have another owner afterwards; all
@@ -127,7 +135,7 @@ func (o *Outcome) judgeProbes(s *Stage, limits Limits) {
 			o.Gap, o.GapAt = udp.LongestGap, addr
 		}
 		if slices.Contains(limits.Dark, addr) {
-			if udp.LongestGap > limits.DarkFor {
+			if udp.LongestGap > limits.DarkFor+o.Noise {
 				o.miss("%s was dark for %v", addr, udp.LongestGap.Round(time.Millisecond))
 			}
 			continue
@@ -145,8 +153,9 @@ func (o *Outcome) judgeClaims(s *Stage, limits Limits, owners map[string]string)
 	claims := lab.Claims(o.From, o.To, s.Addrs, s.AtClient, s.AtRouter)
 	overlaps := lab.Overlaps(claims)
 	o.Overlap = lab.LongestOverlap(overlaps)
+	allowed := max(limits.Overlap, s.Flight(o.From, o.To))
 	for _, x := range overlaps {
-		if x.For() > max(limits.Overlap, Flight) {
+		if x.For() > allowed {
 			o.miss("%s: %s was heard for %v after %s", x.Addr, s.NameOf(x.Old), x.For().Round(time.Millisecond), s.NameOf(x.New))
 		}
 	}
