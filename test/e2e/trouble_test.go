@@ -189,9 +189,9 @@ func TestHoldOnASplitSegment(t *testing.T) {
 	asker, err := s.Client.Ask(cluster.LAN, 20*time.Millisecond)
 	ok(t, err)
 	asker.SetAddrs(s.Addrs)
-	start := time.Now()
 	ok(t, s.Mgmt.Cut(n.Name))
 	ok(t, s.LAN.Split(n.Name, "client"))
+	start := time.Now() // the ports moved to the other half one after the other
 	ok(t, lab.Poll(ctx, 10*time.Second, movedFrom(s, n, owned)))
 	ok(t, lab.Wait(ctx, 3*time.Second))
 	for _, a := range owned {
