@@ -158,7 +158,8 @@ func (m *Membership) unfit(name string, h *memberv1.HelloResponse) string {
 
 // serveHello answers Hello to members until stopped.
 func (m *Membership) serveHello(ln net.Listener) (stop func()) {
-	srv := grpc.NewServer(grpc.Creds(transport.Credentials()), grpc.UnaryInterceptor(onlyMembers))
+	srv := grpc.NewServer(grpc.Creds(transport.Credentials()), grpc.UnaryInterceptor(onlyMembers),
+		grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error { return errNoGroup }))
 	memberv1.RegisterMemberServiceServer(srv, helloOnly{m: m})
 	var served sync.WaitGroup
 	served.Go(func() {
@@ -181,6 +182,9 @@ func (h helloOnly) Hello(ctx context.Context, req *memberv1.HelloRequest) (*memb
 	return h.m.Hello(ctx, req)
 }
 
+// errNoGroup sends speakers and operators to another member.
+var errNoGroup = status.Error(codes.Unavailable, "this member belongs to no group yet: it waits to found or join one, its log says for what")
+
 func onlyMembers(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	p, _ := peer.FromContext(ctx)
 	if p == nil {
@@ -194,7 +198,7 @@ func onlyMembers(ctx context.Context, req any, info *grpc.UnaryServerInfo, next 
 	case role.Kind != pki.KindMember:
 		return nil, status.Errorf(codes.PermissionDenied, "%s is not a member", role)
 	case info.FullMethod != memberv1.MemberService_Hello_FullMethodName:
-		return nil, status.Error(codes.Unavailable, "this member belongs to no cluster yet")
+		return nil, errNoGroup
 	}
 	return next(ctx, req)
 }

@@ -46,6 +46,7 @@ type Client struct {
 	id     *pki.Reloader
 	conn   *grpc.ClientConn
 	member string // endpoint that conn leads to
+	broke  string // endpoint whose stream broke last
 }
 
 // New reads the certificates; it connects to nobody yet.
@@ -130,21 +131,52 @@ func (c *Client) attempt(ctx context.Context, f func(context.Context, adminv1.Ad
 }
 
 // Stream runs f, which reads a stream for as long as it likes, against the
-// first member that can be reached. Only connecting has a deadline. A broken stream
-// is f's error; Broken tells whether it is worth trying again.
+// first member that serves. Only finding it has a deadline. A broken stream
+// is f's error; Broken tells whether it is worth trying again, which begins with
+// another member.
 func (c *Client) Stream(ctx context.Context, f func(context.Context, adminv1.AdminServiceClient) error) error {
-	dialing, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
-	defer cancel()
-	unreachable := &Unreachable{}
-	if err := c.connect(dialing, nil, unreachable); err != nil {
-		unreachable.Timeout = dialing.Err() != nil
-		return unreachable
+	if err := c.findServing(ctx); err != nil {
+		return err
 	}
 	err := f(ctx, adminv1.NewAdminServiceClient(c.conn))
 	if Broken(err) {
+		c.broke = c.member
 		c.Close()
 	}
 	return err
+}
+
+// findServing connects to a member that answers, the one whose stream broke last of all.
+func (c *Client) findServing(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	unreachable := &Unreachable{}
+	skip := map[string]bool{}
+	if c.broke != "" {
+		skip[c.broke] = true
+	}
+	for {
+		err := c.connect(ctx, skip, unreachable)
+		switch {
+		case err == nil:
+			err = c.attempt(ctx, func(ctx context.Context, api adminv1.AdminServiceClient) error {
+				_, err := api.Version(ctx, &adminv1.VersionRequest{})
+				return err
+			})
+			if !passing(err) {
+				return err
+			}
+			unreachable.add(c.member, err)
+			skip[c.member] = true
+			c.Close()
+		case c.broke != "":
+			delete(skip, c.broke)
+			c.broke = ""
+		default:
+			unreachable.Timeout = ctx.Err() != nil
+			return unreachable
+		}
+	}
 }
 
 // Broken tells whether a stream ended because its member cannot go on, so that
