@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quorumlb/quorumlb/fsm"
@@ -108,40 +110,52 @@ func (m *Member) self(p *parts) service.Self {
 	return s
 }
 
-// slowDisk is called while a write to the log hangs. A leader ends if others
-// could do better: its heartbeats would keep it leader although it can commit
-// nothing.
+// slowDisk is called again and again while a write to the log hangs. A leader
+// ends if others could do better: its heartbeats would keep it leader although it
+// can commit nothing.
 func (m *Member) slowDisk(took time.Duration) {
 	p := m.parts.Load()
 	if p == nil {
 		return
 	}
-	leads, healthy := p.node.Leadership().Leader, p.peersHealthy()
+	leads := p.node.Leadership().Leader
+	healthy := leads && p.othersHealthy()
 	m.log.Error("a write to the log hangs", "for", took, "leader", leads, "others_healthy", healthy)
-	if leads && healthy {
+	if healthy && p.node.Leadership().Leader {
 		p.node.Fail(fmt.Errorf("%w (%v)", ErrSlowDisk, took))
 	}
 }
 
-// healthyAppend is how long a write to a healthy disk takes at most.
-const healthyAppend = 500 * time.Millisecond
+// healthyWrite is how long a write to a healthy disk takes at most, with the
+// question and the answer.
+const healthyWrite = 500 * time.Millisecond
 
-// peersHealthy tells whether enough other members to make a majority without
-// this one have just said that their disks are well.
-func (p *parts) peersHealthy() bool {
+// othersHealthy asks the others to write to their disks, and tells whether
+// enough of them to make a majority without this member did so in time. While the
+// leader's disk hangs they get nothing to append, so that they do not know
+// otherwise; and disks that are one may hang together.
+func (p *parts) othersHealthy() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), healthyWrite)
+	defer cancel()
+	var wg sync.WaitGroup
+	var healthy atomic.Int64
 	voters := 0
-	for _, m := range p.node.Members() {
-		if m.Voter {
-			voters++
+	for _, o := range p.node.Members() {
+		if !o.Voter {
+			continue
 		}
-	}
-	healthy := 0
-	for _, peer := range p.keeper.View().Peers {
-		if peer.Answered >= 0 && peer.Answered < healthyAppend && peer.Status.SlowestAppend < healthyAppend {
-			healthy++
+		voters++
+		if o.ID == p.id {
+			continue
 		}
+		wg.Go(func() {
+			if took, err := p.services.ProbeDisk(ctx, o); err == nil && took < healthyWrite {
+				healthy.Add(1)
+			}
+		})
 	}
-	return healthy > voters/2
+	wg.Wait()
+	return int(healthy.Load()) > voters/2
 }
 
 // leaseProblems are what the leases have to say to an operator.

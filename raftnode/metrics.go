@@ -180,6 +180,8 @@ var (
 	descNodes   = desc("nodes", "Nodes by the state of their session.", "state")
 	descOwned   = desc("node_addresses_owned", "Addresses that a node owns.", "node")
 	descRefused = desc("heartbeats_refused_total", "Heartbeats refused as leader.", "reason")
+	descTrip    = desc("pulse_round_trip_seconds", "Round trip of the newest poll that the member answered, as the leader sees it.", "member")
+	descAppend  = desc("pulse_slowest_append_seconds", "Slowest write to the member's disk between its last two answers, as the leader sees it.", "member")
 )
 
 // Describe implements prometheus.Collector.
@@ -190,6 +192,8 @@ func (c *collector) Describe(to chan<- *prometheus.Desc) {
 	to <- descNodes
 	to <- descOwned
 	to <- descRefused
+	to <- descTrip
+	to <- descAppend
 }
 
 // Collect implements prometheus.Collector.
@@ -210,6 +214,10 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 			n := float64(p.keeper.Stats().Refused[reason].Load())
 			to <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, n, r.String())
 		}
+	}
+	for _, peer := range p.keeper.View().Peers {
+		to <- prometheus.MustNewConstMetric(descTrip, prometheus.GaugeValue, peer.RoundTrip.Seconds(), peer.ID)
+		to <- prometheus.MustNewConstMetric(descAppend, prometheus.GaugeValue, peer.Status.SlowestAppend.Seconds(), peer.ID)
 	}
 	for _, node := range slices.Sorted(maps.Keys(f.owned)) {
 		to <- prometheus.MustNewConstMetric(descOwned, prometheus.GaugeValue, float64(f.owned[node]), node)

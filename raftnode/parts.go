@@ -78,7 +78,7 @@ func (m *Member) open(id storage.Identity) (*parts, error) {
 	p.services = service.New(service.Config{
 		ID: id.ID, Log: node, Group: node, Decider: p.decider, Membership: m.membership, Hearts: p.keeper,
 		Hub: p.hub, Peers: m.peers, Member: memberBackend{m.membership, p.keeper},
-		Self: func() service.Self { return m.self(p) }, CertificateEnds: m.identity.NotAfter, Logger: m.log,
+		Self: func() service.Self { return m.self(p) }, ProbeDisk: m.store.ProbeDisk, CertificateEnds: m.identity.NotAfter, Logger: m.log,
 	})
 	p.comparer = &comparer{
 		self: id.ID, digests: p.digests, members: node.Members, report: p.services.Report,

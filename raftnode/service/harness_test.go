@@ -144,7 +144,7 @@ func newFakeMember(t testing.TB, a *authority, id string) *fakeMember {
 	peers := NewPeers(identity.ClientTLS(pki.KindMember, transport.ProtoGRPC))
 	m.Services = New(Config{
 		ID: id, Log: m, Group: m, Decider: m, Membership: m, Hearts: m, Member: m, Hub: watch.NewHub(m, 0),
-		Peers: peers, Self: func() Self { return Self{Up: time.Second} }, Hold: 2 * time.Second,
+		Peers: peers, Self: func() Self { return Self{Up: time.Second} }, ProbeDisk: func() (time.Duration, error) { return time.Millisecond, nil }, Hold: 2 * time.Second,
 		Now:             func() time.Time { return time.Now().Add(time.Duration(m.later.Load())) },
 		CertificateEnds: identity.NotAfter, Logger: slog.New(slog.DiscardHandler),
 	})
@@ -311,9 +311,19 @@ func (m *fakeMember) StateAt(_ context.Context, revision uint64) (*fsm.State, er
 	return st, nil
 }
 
+// change changes what the member is made of.
+func (m *fakeMember) change(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f()
+}
+
 // replicate gives this member the batches of another; it keeps those from oldest on.
 func (m *fakeMember) replicate(from *fakeMember, oldest uint64) {
 	m.t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.state = fsm.New()
 	for _, e := range from.log {
 		if _, _, err := m.state.Apply(e.Raw); err != nil {
 			m.t.Fatal(err)

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	memberv1 "github.com/quorumlb/quorumlb/proto/quorumlb/member/v1"
 	"github.com/quorumlb/quorumlb/raftnode/consensus"
@@ -50,6 +52,14 @@ func (s *memberServer) ReadIndex(ctx context.Context, _ *memberv1.ReadIndexReque
 	return &memberv1.ReadIndexResponse{Revision: s.cfg.Log.Revision()}, nil
 }
 
-func (s *memberServer) Report(context.Context, *memberv1.ReportRequest) (*memberv1.ReportResponse, error) {
-	return s.ownReport(), nil
+func (s *memberServer) Report(_ context.Context, req *memberv1.ReportRequest) (*memberv1.ReportResponse, error) {
+	rep := s.ownReport()
+	if req.GetProbeDisk() {
+		took, err := s.cfg.ProbeDisk()
+		if err != nil {
+			return nil, status.Error(codes.Internal, err.Error())
+		}
+		rep.DiskNanos = int64(took)
+	}
+	return rep, nil
 }

@@ -52,7 +52,7 @@ func TestGetTheWayItWas(t *testing.T) {
 			t.Errorf("want %q: %v", name, err)
 		}
 	}
-	s.oldest = 5
+	s.change(func() { s.oldest = 5 })
 	if _, err := s.admin.Get(t.Context(), &adminv1.GetRequest{Kinds: kinds, AtRevision: 2}); status.Code(err) != codes.OutOfRange {
 		t.Errorf("before history begins: %v", err)
 	}
@@ -92,14 +92,15 @@ func TestHistoryOfOthers(t *testing.T) {
 	for range 9 {
 		m1.apply(poolDefined("p", "192.0.2.0/24"))
 	}
+	var all []consensus.Member
 	for _, m := range g.members {
-		m.members = nil
-		for _, o := range g.members {
-			m.members = append(m.members, consensus.Member{ID: o.id, Address: o.addr, Voter: true})
-		}
+		all = append(all, consensus.Member{ID: m.id, Address: m.addr, Voter: true})
+	}
+	for _, m := range g.members {
+		m.change(func() { m.members = all })
 	}
 	m2.replicate(m1, 4)
-	m1.oldest = 3
+	m1.change(func() { m1.oldest = 3 })
 	events := func(i int, req *adminv1.EventsRequest) (revisions []uint64, err error) {
 		stream, err := g.admins[i].Events(t.Context(), req)
 		for err == nil {
@@ -114,7 +115,6 @@ func TestHistoryOfOthers(t *testing.T) {
 		return revisions, err
 	}
 	for name, oldest := range map[string]uint64{"some": 8, "nothing": 11} {
-		m3.state = fsm.New()
 		m3.replicate(m1, oldest)
 		got, err := events(2, &adminv1.EventsRequest{Stale: true})
 		if want := []uint64{3, 4, 5, 6, 7, 8, 9, 10}; err != nil || !slices.Equal(got, want) {
@@ -132,7 +132,7 @@ func TestHistoryOfOthers(t *testing.T) {
 	for range 9 {
 		forged.apply(poolDefined("p", "192.0.2.0/24"))
 	}
-	m1.log = forged.log
+	m1.change(func() { m1.log = forged.log })
 	if got, err := events(2, &adminv1.EventsRequest{Stale: true}); status.Code(err) != codes.DataLoss {
 		t.Errorf("a history that does not lead here: %v, %v", got, err)
 	}
@@ -140,7 +140,7 @@ func TestHistoryOfOthers(t *testing.T) {
 	// Nobody there to ask: what there is.
 	m1.stop()
 	m2.stop()
-	m3.oldest = 8
+	m3.change(func() { m3.oldest = 8 })
 	begin := time.Now()
 	if got, err := events(2, &adminv1.EventsRequest{Stale: true}); err != nil || !slices.Equal(got, []uint64{8, 9, 10}) {
 		t.Errorf("alone: %v, %v", got, err)

@@ -102,6 +102,8 @@ type Config struct {
 	Member     MemberBackend
 	// Self tells how this member is.
 	Self func() Self
+	// ProbeDisk writes to the disk of the log and says how long that took.
+	ProbeDisk func() (time.Duration, error)
 	// CertificateEnds is when this member's certificate ends.
 	CertificateEnds func() time.Time
 	// Now is the wall clock that certificates are checked by; nil means time.Now.

@@ -113,18 +113,35 @@ func (w *watch) begin() func() {
 	id, start := w.next, w.now()
 	w.running[id] = start
 	w.mu.Unlock()
-	var timer *time.Timer
+	stop := func() {}
 	if w.slow != nil {
-		timer = time.AfterFunc(w.limit, func() { w.slow(w.limit) })
-	}
-	return func() {
-		if timer != nil {
+		ended := make(chan struct{})
+		timer := time.AfterFunc(w.limit, func() { w.report(start, ended) })
+		stop = func() {
+			close(ended)
 			timer.Stop()
 		}
+	}
+	return func() {
+		stop()
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.slowest = max(w.slowest, w.now().Sub(start))
 		delete(w.running, id)
+	}
+}
+
+// report tells of a write that hangs until it has ended.
+func (w *watch) report(start time.Time, ended <-chan struct{}) {
+	again := time.NewTicker(max(w.limit/4, time.Millisecond))
+	defer again.Stop()
+	for {
+		w.slow(w.now().Sub(start))
+		select {
+		case <-ended:
+			return
+		case <-again.C:
+		}
 	}
 }
 

@@ -261,14 +261,23 @@ func TestCompactionInChunks(t *testing.T) {
 }
 
 func TestWatchReportsHangingWrite(t *testing.T) {
-	slow := make(chan time.Duration, 1)
-	w := newWatch(time.Millisecond, func(d time.Duration) { slow <- d })
+	slow := make(chan time.Duration)
+	ended := make(chan struct{})
+	w := newWatch(time.Millisecond, func(d time.Duration) {
+		select {
+		case slow <- d:
+		case <-ended:
+		}
+	})
 	done := w.begin()
-	select {
-	case <-slow:
-	case <-time.After(10 * time.Second):
-		t.Fatal("a hanging write was not reported")
+	for range 3 { // again and again: who could do better may change meanwhile
+		select {
+		case <-slow:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a hanging write was not reported")
+		}
 	}
+	close(ended)
 	if w.take() < time.Millisecond {
 		t.Fatal("a write that still runs does not count")
 	}
@@ -287,6 +296,22 @@ func TestAppendIsMeasured(t *testing.T) {
 	appendLogs(t, s, 1, 1)
 	if s.SlowestAppend() <= 0 {
 		t.Fatal("not measured")
+	}
+}
+
+func TestProbeDisk(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	if took, err := s.ProbeDisk(); err != nil || took <= 0 {
+		t.Fatalf("%v, %v", took, err)
+	}
+	if left, err := filepath.Glob(filepath.Join(s.Dir(), "probe*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if err := os.RemoveAll(s.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.ProbeDisk(); err == nil {
+		t.Error("a disk that cannot be written is well")
 	}
 }
 

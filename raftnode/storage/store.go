@@ -56,7 +56,8 @@ type Options struct {
 	// DefaultSlowAppend.
 	SlowAppend time.Duration
 	// OnSlow is called, in a goroutine of its own, while a write has been hanging
-	// for SlowAppend. It may be nil.
+	// for SlowAppend, with its age, and again every quarter of that until the
+	// write ends. It may be nil.
 	OnSlow func(time.Duration)
 	// OnBroken is called once when a term or a vote cannot be written. Raft does
 	// not go on after that; the owner must stop the member. It may be nil.
@@ -150,6 +151,23 @@ func (s *Store) HasState() (bool, error) {
 // SlowestAppend gives the duration of the slowest write since the last call;
 // one that still runs counts with its age.
 func (s *Store) SlowestAppend() time.Duration { return s.watch.take() }
+
+// ProbeDisk writes a file beside the log, waits until it is on the disk, and says
+// how long that took. A member that has nothing to append knows by it whether its
+// disk works.
+func (s *Store) ProbeDisk() (took time.Duration, err error) {
+	start := time.Now()
+	f, err := os.CreateTemp(s.dir, "probe*"+tmpSuffix)
+	if err != nil {
+		return 0, fmt.Errorf("probe the disk: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write([]byte("probe"))
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return 0, fmt.Errorf("probe the disk: %w", err)
+	}
+	return time.Since(start), nil
+}
 
 // LogSize is the size of the log file in bytes.
 func (s *Store) LogSize() (int64, error) {

@@ -900,7 +900,10 @@ func (x *ReadIndexResponse) GetRevision() uint64 {
 }
 
 type ReportRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Write to the disk of the log, wait until it is written, and say how long
+	// that took. The answer waits for it.
+	ProbeDisk     bool `protobuf:"varint,1,opt,name=probe_disk,json=probeDisk,proto3" json:"probe_disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -935,6 +938,13 @@ func (*ReportRequest) Descriptor() ([]byte, []int) {
 	return file_quorumlb_member_v1_member_proto_rawDescGZIP(), []int{13}
 }
 
+func (x *ReportRequest) GetProbeDisk() bool {
+	if x != nil {
+		return x.ProbeDisk
+	}
+	return false
+}
+
 type ReportResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -944,7 +954,9 @@ type ReportResponse struct {
 	// The newest digests that the member has computed, oldest first.
 	Digests []*RevisionDigest `protobuf:"bytes,5,rep,name=digests,proto3" json:"digests,omitempty"`
 	// Why the member does not serve; empty when it does.
-	Problem       string `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`
+	Problem string `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`
+	// How long the write that was asked for took.
+	DiskNanos     int64 `protobuf:"varint,7,opt,name=disk_nanos,json=diskNanos,proto3" json:"disk_nanos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1019,6 +1031,13 @@ func (x *ReportResponse) GetProblem() string {
 		return x.Problem
 	}
 	return ""
+}
+
+func (x *ReportResponse) GetDiskNanos() int64 {
+	if x != nil {
+		return x.DiskNanos
+	}
+	return 0
 }
 
 // RevisionDigest is the digest of the whole state at a revision. Two members
@@ -1148,15 +1167,19 @@ const file_quorumlb_member_v1_member_proto_rawDesc = "" +
 	"\x05batch\x18\x02 \x01(\fR\x05batch\"\x12\n" +
 	"\x10ReadIndexRequest\"/\n" +
 	"\x11ReadIndexResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\x0f\n" +
-	"\rReportRequest\"\xc9\x01\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\".\n" +
+	"\rReportRequest\x12\x1d\n" +
+	"\n" +
+	"probe_disk\x18\x01 \x01(\bR\tprobeDisk\"\xe8\x01\n" +
 	"\x0eReportResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\x12\x19\n" +
 	"\bup_nanos\x18\x04 \x01(\x03R\aupNanos\x12<\n" +
 	"\adigests\x18\x05 \x03(\v2\".quorumlb.member.v1.RevisionDigestR\adigests\x12\x18\n" +
-	"\aproblem\x18\x06 \x01(\tR\aproblem\"D\n" +
+	"\aproblem\x18\x06 \x01(\tR\aproblem\x12\x1d\n" +
+	"\n" +
+	"disk_nanos\x18\a \x01(\x03R\tdiskNanos\"D\n" +
 	"\x0eRevisionDigest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest2\xfe\x03\n" +
