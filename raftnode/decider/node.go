@@ -48,9 +48,8 @@ func (c *Undrain) decide(t *tx) (answer, error) {
 	return nil, nil
 }
 
-// ForgetNode removes a node that will not return. Forgetting one that does not
-// exist succeeds. Errors: *PreconditionError while its session is open or it
-// still owns an address.
+// ForgetNode removes a node that will not return. Errors: *NotFoundError;
+// *PreconditionError while its session is open or it still owns an address.
 type ForgetNode struct {
 	Node  string
 	Actor string
@@ -63,7 +62,7 @@ func (c *ForgetNode) decide(t *tx) (answer, error) {
 	node := t.s.Nodes[c.Node]
 	switch {
 	case node == nil:
-		return nil, nil
+		return nil, &NotFoundError{Kind: "node", Name: c.Node}
 	case node.SessionState == fsm.SessionOpen:
 		return nil, &PreconditionError{Reason: fmt.Sprintf("node %q has an open session; stop its speaker first", c.Node)}
 	case node.Owned > 0:

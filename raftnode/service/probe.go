@@ -40,7 +40,7 @@ func (s *Services) Probe(ctx context.Context, req *adminv1.ProbeRequest) (*admin
 	defer cancel()
 	results := s.attached.probe(ctx, addr.Unmap(), timeout)
 	if len(results) == 0 {
-		return nil, status.Error(codes.Unavailable, "no speaker is attached to this member; ask another member")
+		return nil, status.Error(codes.FailedPrecondition, "no speaker is attached to "+s.cfg.ID+": none runs, or none has reached it yet; see 'qlbctl get nodes'")
 	}
 	owners := make(map[string]string) // node by MAC
 	s.cfg.Log.Read(func(st *fsm.State) {

@@ -238,7 +238,7 @@ func TestAttachOfAReplacedProcess(t *testing.T) {
 func TestProbeAsksTheSpeakers(t *testing.T) {
 	s := newSolo(t)
 	session, _ := s.owned()
-	if _, err := s.admin.Probe(t.Context(), &adminv1.ProbeRequest{Address: "192.0.2.1"}); status.Code(err) != codes.Unavailable {
+	if _, err := s.admin.Probe(t.Context(), &adminv1.ProbeRequest{Address: "192.0.2.1"}); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("without speakers: %v", err)
 	}
 	stream := s.attach(t, &speakerv1.AttachRequest{Hello: &speakerv1.AttachHello{Node: "n1", Session: session}})

@@ -59,13 +59,18 @@ func (s *Services) Status(ctx context.Context, req *adminv1.StatusRequest) (*adm
 		resp.ServicesPending++
 	}
 	p := &problems{}
-	if v.s.ClusterID == ([16]byte{}) {
+	switch {
+	case v.s.ClusterID != [16]byte{}:
+	case stale:
+		p.example("state not known yet", "what %s has in its log counts only once a leader says so: a majority of members must run and reach each other", s.cfg.ID)
+	default:
 		p.example("group not founded yet", "its first event is not applied; a leader writes it within a moment")
 	}
 	s.selfProblems(p, leader)
 	memberProblems(p, members)
 	v.nodeProblems(p, resp)
 	v.vipProblems(p, resp)
+	v.advertisementProblems(p)
 	for svc := range v.s.PendingServices() {
 		p.example("service waits for an address", "%s (%s)", svc.Key, svc.Pending)
 	}
@@ -174,6 +179,18 @@ func (v *view) vipProblems(p *problems, resp *adminv1.StatusResponse) {
 	}
 }
 
+// advertisementProblems finds what was declared before the pool that it names, or
+// was misspelt.
+func (v *view) advertisementProblems(p *problems) {
+	for _, name := range slices.Sorted(maps.Keys(v.s.Ads)) {
+		for _, pool := range v.s.Ads[name].Spec.GetIpAddressPools() {
+			if v.s.Pools[pool] == nil {
+				p.example("l2advertisement names a pool that does not exist", "%s: %q", name, pool)
+			}
+		}
+	}
+}
+
 func announcedWords(state, reason string) string {
 	state = strings.ToLower(strings.TrimPrefix(state, "ANNOUNCED_"))
 	if reason == "" {
@@ -233,6 +250,16 @@ func (s *Services) Report(ctx context.Context, m consensus.Member) (*memberv1.Re
 		return nil, err
 	}
 	return memberv1.NewMemberServiceClient(conn).Report(ctx, &memberv1.ReportRequest{})
+}
+
+// ProbeDisk asks another member how long a write to its disk takes now.
+func (s *Services) ProbeDisk(ctx context.Context, m consensus.Member) (time.Duration, error) {
+	conn, err := s.cfg.Peers.Conn(m.Address)
+	if err != nil {
+		return 0, err
+	}
+	rep, err := memberv1.NewMemberServiceClient(conn).Report(ctx, &memberv1.ReportRequest{ProbeDisk: true})
+	return time.Duration(rep.GetDiskNanos()), err
 }
 
 func (s *Services) ownReport() *memberv1.ReportResponse {

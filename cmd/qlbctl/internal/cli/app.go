@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -82,7 +83,20 @@ func call[Req, Resp any](ctx context.Context, a *app,
 		resp, err = rpc(api, ctx, req)
 		return err
 	})
+	var unreachable *client.Unreachable
+	if errors.As(err, &unreachable) {
+		unreachable.Reading = reading(req)
+	}
 	return resp, err
+}
+
+// reading tells whether a request changes nothing.
+func reading(req any) bool {
+	switch req.(type) {
+	case *adminv1.GetRequest, *adminv1.StatusRequest, *adminv1.VersionRequest, *adminv1.ProbeRequest:
+		return true
+	}
+	return false
 }
 
 // member names the member that answered last.

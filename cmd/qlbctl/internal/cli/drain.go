@@ -119,14 +119,17 @@ l2advertisement says placement: Ideal.`,
 
 func (a *app) moveCmd() *cobra.Command {
 	var to string
+	var wait bool
+	limit := 30 * time.Second
 	cmd := command(&cobra.Command{
 		Use:   "move ADDRESS",
 		Short: "Move one address to another node, as planned",
 		Long: `Make a planned move of one address: to the node that is named, or to the one that the
 group would choose now. The old owner stops answering before the new one begins. The
-choice is not in the log: if the leader is lost in between, the group chooses anew.`,
+choice is not in the log: if the leader is lost in between, the group chooses anew.
+With --wait return when the address has an owner again.`,
 		Example: `  qlbctl move 192.0.2.10
-  qlbctl move 192.0.2.10 --to n3`,
+  qlbctl move 192.0.2.10 --to n3 --wait`,
 		Args:              args("ADDRESS"),
 		ValidArgsFunction: a.completeNames("vips"),
 	}, func(ctx context.Context, args []string) error {
@@ -142,13 +145,48 @@ choice is not in the log: if the leader is lost in between, the group chooses an
 		if from == "" {
 			from = "nobody"
 		}
-		return a.done(
-			changeResult{Object: "vip/" + addr, Result: "moving", Revision: resp.GetRevision(), From: resp.GetFromNode(), To: resp.GetToNode()},
-			fmt.Sprintf("vip/%s moving from %s to %s", addr, from, words.OrNone(resp.GetToNode())))
+		r := changeResult{Object: "vip/" + addr, Result: "moving", Revision: resp.GetRevision(), From: resp.GetFromNode(), To: resp.GetToNode()}
+		if wait && r.From != r.To {
+			if r.To, err = a.waitOwned(ctx, addr, resp.GetRevision(), limit); err != nil {
+				return err
+			}
+			r.Result = "moved"
+		}
+		return a.done(r, fmt.Sprintf("vip/%s %s from %s to %s", addr, r.Result, from, words.OrNone(r.To)))
 	})
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the address has its new owner")
+	cmd.Flags().DurationVar(&limit, "wait-timeout", limit, "how long to wait; exit code 1 when it is over")
 	cmd.Flags().StringVar(&to, "to", "", "node to move to (default: the group chooses)")
 	a.completeFlag(cmd, "to", "nodes")
 	return cmd
+}
+
+// waitOwned looks until an address has an owner that was assigned at or after a
+// revision, and names it.
+func (a *app) waitOwned(ctx context.Context, addr string, revision uint64, limit time.Duration) (owner string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	waiting := ""
+	for {
+		got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{Kinds: []string{"vips"}, Name: addr})
+		switch {
+		case err != nil && ctx.Err() == nil:
+			return "", err
+		case err == nil && len(got.GetVips()) != 1:
+			return "", fmt.Errorf("vip/%s does not exist any more", addr)
+		case err == nil:
+			v := got.GetVips()[0]
+			if v.GetOwner() != "" && v.GetEpoch() >= revision {
+				return v.GetOwner(), nil
+			}
+			waiting = v.GetWaiting()
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("vip/%s has no new owner after %s%s: see 'qlbctl describe vip %s'", addr, limit, because(waiting), addr)
+		case <-time.After(pollPause):
+		}
+	}
 }
 
 func (a *app) nodeCmd() *cobra.Command {

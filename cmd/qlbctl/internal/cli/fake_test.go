@@ -188,7 +188,14 @@ func (m *fakeMember) Undrain(context.Context, *adminv1.UndrainRequest) (*adminv1
 func (m *fakeMember) Move(_ context.Context, req *adminv1.MoveRequest) (*adminv1.MoveResponse, error) {
 	to := req.GetToNode()
 	if to == "" {
-		to = "n2"
+		return &adminv1.MoveResponse{Revision: 1237, FromNode: "n1", ToNode: "n2"}, nil // and is never done
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range m.get.GetVips() {
+		if v.GetAddress() == req.GetAddress() {
+			v.Owner, v.Epoch = to, 1238
+		}
 	}
 	return &adminv1.MoveResponse{Revision: 1237, FromNode: "n1", ToNode: to}, nil
 }

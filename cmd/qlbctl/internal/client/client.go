@@ -256,6 +256,8 @@ type Unreachable struct {
 	Timeout bool
 	// asked: some member took the call and did not answer it.
 	asked bool
+	// Reading: the call changes nothing.
+	Reading bool
 	// order and why of each endpoint, the newest reason.
 	order []string
 	why   map[string]error
@@ -290,7 +292,7 @@ func (u *Unreachable) Error() string {
 	for _, ep := range u.order {
 		fmt.Fprintf(&b, "\n  %s: %s", ep, Explain(u.why[ep]))
 	}
-	if u.asked {
+	if u.asked && !u.Reading {
 		b.WriteString("\nIf this was a change, it may or may not have been made; repeating it is safe. --timeout gives it longer.")
 	}
 	return b.String()
