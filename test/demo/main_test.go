@@ -49,7 +49,7 @@ func start(t *testing.T, args ...string) *demo {
 }
 
 // until reads lines until one holds the text.
-func (d *demo) until(t *testing.T, text string) {
+func (d *demo) until(t *testing.T, text string) (line string) {
 	t.Helper()
 	deadline := time.After(3 * time.Minute)
 	for {
@@ -59,7 +59,7 @@ func (d *demo) until(t *testing.T, text string) {
 				t.Fatalf("ended without saying %q", text)
 			}
 			if strings.Contains(line, text) {
-				return
+				return line
 			}
 		case <-deadline:
 			t.Fatalf("never said %q", text)
@@ -99,6 +99,33 @@ func (d *demo) leftovers() (found []string) {
 func TestOneRow(t *testing.T) {
 	d := start(t, "-only", "5")
 	d.until(t, "EVENT")
+	if code := d.end(t); code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+	if left := d.leftovers(); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestKeep looks around in a kept lab as the demo says.
+func TestKeep(t *testing.T) {
+	d := start(t, "-only", "5", "-keep")
+	command, _, _ := strings.Cut(d.until(t, "admin qlbctl status"), "   how")
+	d.until(t, "Logs, data and certificates")
+	deadline := time.Now().Add(time.Minute)
+	for {
+		out, err := exec.CommandContext(t.Context(), "sh", "-c", command).CombinedOutput()
+		if err == nil && strings.Contains(string(out), "No problems") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	if err := d.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
 	if code := d.end(t); code != 0 {
 		t.Errorf("exit status %d", code)
 	}

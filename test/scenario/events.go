@@ -26,7 +26,7 @@ func Events() []Event {
 	return []Event{
 		{
 			Name:     "1 power-off of an owner that is Raft leader",
-			Expected: "dark about 0.7 s, others nothing",
+			Expected: "dark 0.7 s, 2 s at most",
 			Play: func(ctx context.Context, s *Stage, limits *Limits) (err error) {
 				victim, err = s.powerOffLeader(ctx, limits)
 				return err

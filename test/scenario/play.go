@@ -17,10 +17,18 @@ import (
 // [Stage.Flight].
 const Flight = 20 * time.Millisecond
 
-// Flight is how long a frame may have been on its way in [from, to): Flight, or as
-// long as this machine kept the control probe waiting then.
-func (s *Stage) Flight(from, to time.Time) time.Duration {
-	return max(Flight, s.Control.Window(from, to).LongestGap)
+// longestPause is how long a pause of the machine may excuse a second station.
+const longestPause = 250 * time.Millisecond
+
+// Overlong are the overlaps that no frame's flight explains: they are longer than
+// allowed (Flight at least), and the machine did not keep the control probe waiting
+// just then, too.
+func (s *Stage) Overlong(overlaps []lab.Overlap, allowed time.Duration) []lab.Overlap {
+	allowed = max(allowed, Flight)
+	return slices.DeleteFunc(slices.Clone(overlaps), func(x lab.Overlap) bool {
+		pause := min(s.Control.Window(x.From, x.To).LongestGap, longestPause)
+		return x.For() <= max(allowed, pause)
+	})
 }
 
 // Event is something that happens to the cluster, and what may follow from it.
@@ -153,11 +161,8 @@ func (o *Outcome) judgeClaims(s *Stage, limits Limits, owners map[string]string)
 	claims := lab.Claims(o.From, o.To, s.Addrs, s.AtClient, s.AtRouter)
 	overlaps := lab.Overlaps(claims)
 	o.Overlap = lab.LongestOverlap(overlaps)
-	allowed := max(limits.Overlap, s.Flight(o.From, o.To))
-	for _, x := range overlaps {
-		if x.For() > allowed {
-			o.miss("%s: %s was heard for %v after %s", x.Addr, s.NameOf(x.Old), x.For().Round(time.Millisecond), s.NameOf(x.New))
-		}
+	for _, x := range s.Overlong(overlaps, limits.Overlap) {
+		o.miss("%s: %s was heard for %v after %s", x.Addr, s.NameOf(x.Old), x.For().Round(time.Millisecond), s.NameOf(x.New))
 	}
 	tenures := lab.Tenures(claims)
 	for _, addr := range s.Addrs {
@@ -171,12 +176,13 @@ func (o *Outcome) judgeClaims(s *Stage, limits Limits, owners map[string]string)
 	if n := s.AtClient.Drops() + s.AtRouter.Drops(); n > 0 {
 		o.miss("the captures dropped %d frames", n)
 	}
-	o.Answered = s.describe(tenures)
+	o.Answered = s.describe(lab.Tenures(lab.Claims(o.From, o.To, s.Addrs, s.AtClient)))
 }
 
-// describe words who answered: the moves, or that there were none.
+// describe words who answered the client: the moves, or who answered throughout.
 func (s *Stage) describe(tenures map[netip.Addr][]lab.Tenure) string {
 	moves := map[string]int{}
+	var all []string
 	for _, list := range tenures {
 		var path []string
 		for _, t := range list {
@@ -187,9 +193,11 @@ func (s *Stage) describe(tenures map[netip.Addr][]lab.Tenure) string {
 		if len(path) > 1 {
 			moves[strings.Join(path, ">")]++
 		}
+		all = append(all, path...)
 	}
 	if len(moves) == 0 {
-		return "same nodes"
+		slices.Sort(all)
+		return "no change: " + strings.Join(slices.Compact(all), ", ")
 	}
 	var words []string
 	for path, n := range moves {

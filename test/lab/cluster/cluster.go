@@ -60,8 +60,9 @@ type Cluster struct {
 	bin   string
 	files pki.Files // the operator's
 
-	mu    sync.Mutex
-	conns map[string]*grpc.ClientConn
+	mu     sync.Mutex
+	conns  map[string]*grpc.ClientConn
+	looked uint64 // newest revision that Look has seen
 }
 
 // New builds the programs and makes the hosts and the certificates. Nothing

@@ -7,18 +7,23 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	"github.com/quorumlb/quorumlb/test/lab"
 )
 
-// ErrSilent says that no member answered.
+// ErrSilent says that no member answered, or none that knows as much as was known
+// before: one that has just started reads its log again.
 var ErrSilent = errors.New("no member answers")
 
-// Look asks each running member once, and takes the first one's own view of
-// members, nodes and addresses. It is for eyes, not for proofs.
-func (c *Cluster) Look(ctx context.Context) (*adminv1.GetResponse, error) {
+// Look asks each running member once, and takes the most advanced one's own view
+// of members, nodes and addresses. It is for eyes, not for proofs.
+func (c *Cluster) Look(ctx context.Context) (best *adminv1.GetResponse, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 250*time.Millisecond)
+	defer cancel()
+	var wg sync.WaitGroup
 	for _, n := range c.Members() {
 		if !n.Member().Running() {
 			continue
@@ -27,14 +32,20 @@ func (c *Cluster) Look(ctx context.Context) (*adminv1.GetResponse, error) {
 		if err != nil {
 			return nil, err
 		}
-		try, cancel := context.WithTimeout(ctx, 250*time.Millisecond)
-		resp, err := client.Get(try, &adminv1.GetRequest{Kinds: []string{"members", "nodes", "vips"}, Stale: true})
-		cancel()
-		if err == nil {
-			return resp, nil
-		}
+		wg.Go(func() {
+			resp, err := client.Get(ctx, &adminv1.GetRequest{Kinds: []string{"members", "nodes", "vips"}, Stale: true})
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if err == nil && resp.GetRevision() >= c.looked {
+				best, c.looked = resp, resp.GetRevision()
+			}
+		})
 	}
-	return nil, ErrSilent
+	wg.Wait()
+	if best == nil {
+		return nil, ErrSilent
+	}
+	return best, nil
 }
 
 // WriteAt writes a script that runs a command on a host of the lab, with the
