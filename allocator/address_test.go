@@ -177,14 +177,19 @@ func TestChooseAddresses(t *testing.T) {
 			{svc("3", families(v6)), "!no IPv6 address: pool a: has none; pool b: full"},
 			{svc("1", families(v4)), "-2001:db8:: (family not wanted by the service), +192.0.2.0 fresh"},
 		}},
+		"the anycast address of a subnet": {[]*logv1.Event{only6}, []step{
+			{svc("1", addresses("2001:db8:6::")), "+2001:db8:6:: requested"},
+			{svc("1", addresses("2001:db8:6::9")), "-2001:db8:6:: (family not wanted by the service), +2001:db8:6::9 requested"},
+			{svc("2"), "+2001:db8:6::1 fresh"},
+		}},
 		"no family named": {[]*logv1.Event{only6}, []step{
-			{svc("1"), "+2001:db8:6:: fresh"},
+			{svc("1"), "+2001:db8:6::1 fresh"},
 			{svc("2", families(v4)), "!no IPv4 address: pool six: has none"},
 		}},
 		"no family named, IPv4 full": {[]*logv1.Event{only6, fsmtest.PoolDefined("four", "192.0.2.0/32")}, []step{
 			{svc("1"), "+192.0.2.0 fresh"},
 			{svc("2"), "!no IPv4 address: pool four: full; pool six: has none"},
-			{svc("3", pool("six")), "+2001:db8:6:: fresh"},
+			{svc("3", pool("six")), "+2001:db8:6::1 fresh"},
 		}},
 		"dual stack preferred": {two, []step{
 			{svc("1", policy(prefer)), "+198.51.100.0 fresh, +2001:db8:: fresh"},
@@ -263,7 +268,7 @@ func TestChooseAddresses(t *testing.T) {
 
 func TestRetention(t *testing.T) {
 	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/30", "2001:db8::/64"))
-	if got := d.declare(svc("web", policy(require))); got != "+192.0.2.0 fresh, +2001:db8:: fresh" {
+	if got := d.declare(svc("web", policy(require))); got != "+192.0.2.0 fresh, +2001:db8::1 fresh" {
 		t.Fatal(got)
 	}
 	d.declare(svc("x1"))
@@ -271,7 +276,7 @@ func TestRetention(t *testing.T) {
 	if got := d.declare(svc("x2")); got != "+192.0.2.2 fresh" {
 		t.Error("others do not get what is kept:", got)
 	}
-	if got := d.declare(svc("web", policy(require))); got != "+192.0.2.0 retained, +2001:db8:: retained" {
+	if got := d.declare(svc("web", policy(require))); got != "+192.0.2.0 retained, +2001:db8::1 retained" {
 		t.Error("a reinstall changes nothing:", got)
 	}
 	d.remove("web", time.Hour)
@@ -287,7 +292,7 @@ func TestRetention(t *testing.T) {
 	if got := d.declare(svc("x5")); got != "+192.0.2.0 reused" {
 		t.Error("the time is over:", got)
 	}
-	if got := d.declare(svc("web", pool("a"), families(v6))); got != "+2001:db8::1 fresh" {
+	if got := d.declare(svc("web", pool("a"), families(v6))); got != "+2001:db8::2 fresh" {
 		t.Error("nothing is kept any more:", got)
 	}
 }

@@ -153,7 +153,7 @@ func (s *State) LeastRecent(pool string, v4 bool, now int64) *Free {
 			return false
 		}
 		free := s.Free[t.addr.addr()]
-		if free.Addr.Is4() != v4 || !p.contains(free.Addr) || f.avoidBuggy && Buggy(free.Addr) {
+		if free.Addr.Is4() != v4 || !p.contains(free.Addr) || f.skips(free.Addr) {
 			return true
 		}
 		if best == nil || lessQueued(queued{free.FreedAt, t.addr}, queued{best.FreedAt, keyOf(best.Addr)}) {

@@ -276,7 +276,7 @@ func TestNeverUsedAddressesComeInOrder(t *testing.T) {
 	if use := l.S.PoolUse("a"); use.Size4 != 3 || use.Used4 != 0 || use.Size6 != 1<<63-1 {
 		t.Errorf("%+v", use)
 	}
-	if got := l.S.NextFresh("a", false); got != netip.MustParseAddr("2001:db8::") {
+	if got := l.S.NextFresh("a", false); got != netip.MustParseAddr("2001:db8::1") {
 		t.Errorf("IPv6: %s", got)
 	}
 	if l.S.NextFresh("none", true).IsValid() || l.S.LeastRecent("none", true, 0) != nil {

@@ -81,7 +81,7 @@ func (p *poolIndex) addOwned(node string, delta int) {
 
 // advance moves next over addresses that are touched or must be avoided.
 func (f *familyIndex) advance(s *State) {
-	for f.next.IsValid() && (s.touched(f.next) || f.avoidBuggy && Buggy(f.next)) {
+	for f.next.IsValid() && (s.touched(f.next) || f.skips(f.next)) {
 		if f.next != f.ranges[f.at].Last {
 			f.next = f.next.Next()
 			continue
@@ -92,6 +92,18 @@ func (f *familyIndex) advance(s *State) {
 			f.next = f.ranges[f.at].First
 		}
 	}
+}
+
+// skips tells whether an address is given to nobody who does not ask for it.
+func (f *familyIndex) skips(a netip.Addr) bool {
+	if a.Is4() {
+		return f.avoidBuggy && Buggy(a)
+	}
+	if !Anycast(a) {
+		return false
+	}
+	i := slices.IndexFunc(f.ranges, func(r Range) bool { return r.Contains(a) })
+	return i >= 0 && f.ranges[i].hasAnycast()
 }
 
 func (s *State) touched(a netip.Addr) bool {
@@ -145,7 +157,7 @@ func (p *poolIndex) enter(s *State, a netip.Addr) {
 
 // enqueue enters a free address that is kept for nobody.
 func (f *familyIndex) enqueue(free *Free) {
-	if !f.avoidBuggy || !Buggy(free.Addr) {
+	if !f.skips(free.Addr) {
 		f.queue.Set(queued{free.FreedAt, keyOf(free.Addr)})
 	}
 }

@@ -138,9 +138,30 @@ func Buggy(a netip.Addr) bool {
 	return b[3] == 0 || b[3] == 255
 }
 
-// usable counts the addresses of r that a pool may hand out, at most 2^63-1.
+// Anycast tells whether a is the Subnet-Router anycast address of a /64 (RFC 4291,
+// section 2.6.1): the kernel of every node that forwards answers for it when the
+// subnet is the node's own.
+func Anycast(a netip.Addr) bool { return a.Is6() && keyOf(a).lo == 0 }
+
+// hasAnycast tells whether the Subnet-Router anycast addresses in r are to be
+// left alone. Ranges of one or two addresses name hosts, not subnets (RFC 6164).
+func (r Range) hasAnycast() bool { return r.First.Is6() && r.Size() > 2 }
+
+// usable counts the addresses of r that a pool hands out to those who do not ask
+// for a certain one, at most 2^63-1.
 func (r Range) usable(avoidBuggy bool) uint64 {
-	if !avoidBuggy || !r.First.Is4() {
+	switch {
+	case r.hasAnycast():
+		size, first, last := r.Size(), keyOf(r.First), keyOf(r.Last)
+		if size == math.MaxInt64 {
+			return size
+		}
+		anycast := last.hi - first.hi
+		if first.lo == 0 {
+			anycast++
+		}
+		return size - anycast
+	case !avoidBuggy || !r.First.Is4():
 		return r.Size()
 	}
 	// below(x) counts the addresses under x that do not end in .0 or .255.
