@@ -156,7 +156,7 @@ func (l *Layer2) next(b *burst, k *link) (frame []byte, kind Kind, more bool, er
 			return nil, 0, false, nil
 		}
 		to := gateways[b.index]
-		if to == v.Addr || slices.Contains(v.proven, to) {
+		if to == v.Addr || v.provenBy(to, k.Index) {
 			return nil, 0, true, nil
 		}
 		frame, err = directed(k.MAC, v.Addr, system.Broadcast, to)
@@ -166,7 +166,7 @@ func (l *Layer2) next(b *burst, k *link) (frame []byte, kind Kind, more bool, er
 			return nil, 0, false, nil
 		}
 		c := b.clients[b.index]
-		if c.addr == v.Addr || slices.Contains(v.proven, c.addr) {
+		if c.addr == v.Addr || v.provenBy(c.addr, k.Index) {
 			return nil, 0, true, nil
 		}
 		frame, err = directed(k.MAC, v.Addr, c.mac, c.addr)

@@ -144,8 +144,14 @@ func (l *Layer2) SetLinks(set links.Set) {
 		}
 	}
 	l.place(now)
-	if l.confirmed && len(renumbered) > 0 {
-		l.announce(slices.Collect(maps.Values(l.vips)), renumbered, now)
+	for _, index := range renumbered {
+		var there []*vip
+		for _, v := range l.vips {
+			if slices.Contains(v.on, index) {
+				there = append(there, v)
+			}
+		}
+		l.announceOn(index, there, now)
 	}
 	l.wake()
 }
@@ -178,6 +184,11 @@ func (l *Layer2) place(now time.Duration) {
 				gained[index] = append(gained[index], v)
 			}
 		}
+		for _, index := range v.on {
+			if !slices.Contains(on, index) {
+				v.doubt(index)
+			}
+		}
 		v.on, v.trouble = slices.Clone(on), trouble
 		for _, b := range v.bursts {
 			b.ended = b.ended || !slices.Contains(on, b.link)
@@ -188,14 +199,24 @@ func (l *Layer2) place(now time.Duration) {
 		l.touch(v)
 	}
 	for index, list := range gained {
-		if l.confirmed {
-			l.announce(list, []int{index}, now)
-			continue
-		}
-		for _, v := range list {
+		l.announceOn(index, list, now)
+	}
+}
+
+// announceOn announces vips on a link where the neighbours cannot know them as
+// they are now; what was proven there before is worth nothing any more.
+func (l *Layer2) announceOn(index int, vips []*vip, now time.Duration) {
+	for _, v := range vips {
+		v.doubt(index)
+		v.entry.curious.Store(true)
+		if !l.confirmed {
 			v.pending = allRounds
 			_ = l.join(v, index, now) // it is held unannounced, so nothing else would
 		}
+		l.touch(v)
+	}
+	if l.confirmed {
+		l.announce(vips, []int{index}, now)
 	}
 }
 

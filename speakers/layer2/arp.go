@@ -36,7 +36,7 @@ var arpFixed = [arpOp - ethType]byte{0x08, 0x06, 0, 1, 0x08, 0, 6, 4}
 
 // arpPacket is a parsed ARP packet.
 type arpPacket struct {
-	src      system.MAC // of the Ethernet frame
+	dst, src system.MAC // of the Ethernet frame
 	op       uint16
 	sender   system.MAC
 	senderIP netip.Addr
@@ -49,6 +49,7 @@ func parseARP(b []byte) (arpPacket, Verdict) {
 		return arpPacket{}, Malformed
 	}
 	p := arpPacket{
+		dst:      system.MAC(b),
 		src:      system.MAC(b[ethSource:]),
 		op:       binary.BigEndian.Uint16(b[arpOp:]),
 		sender:   system.MAC(b[arpSender:]),

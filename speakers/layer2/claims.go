@@ -1,7 +1,6 @@
 package layer2
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 )
@@ -21,7 +20,10 @@ func (l *Layer2) hear(e event) {
 	}
 	switch e.kind {
 	case eventAnswer:
-		l.proved(v, e.by)
+		// An answer to a MAC that the link no longer has proves nothing.
+		if k := l.links[e.link]; k != nil && k.MAC == e.to {
+			l.proved(v, proof{e.by, e.link})
+		}
 	case eventUse:
 		// Not silent, then; but no claim either.
 		if v.foreign != nil && v.foreign.mac == e.mac {
@@ -33,11 +35,11 @@ func (l *Layer2) hear(e event) {
 }
 
 // proved notes that a neighbour has the address here.
-func (l *Layer2) proved(v *vip, by netip.Addr) {
-	if len(v.proven) < maxProven && !slices.Contains(v.proven, by) {
-		v.proven = append(slices.Clip(v.proven), by)
+func (l *Layer2) proved(v *vip, p proof) {
+	if len(v.proven) < maxProven && !slices.Contains(v.proven, p) {
+		v.proven = append(v.proven, p)
 		if len(v.proven) == 1 {
-			l.logVip(v).Debug("proven", "by", by)
+			l.logVip(v).Debug("proven", "by", p.by)
 		}
 		l.touch(v)
 	}

@@ -165,13 +165,15 @@ func (r *rig) sent() (out []string) {
 	return out
 }
 
-// receive lets the responder handle a frame.
-func (r *rig) receive(b []byte, typ uint8) Verdict {
+// receive lets the responder handle a frame that came in on link 1.
+func (r *rig) receive(b []byte, typ uint8) Verdict { return r.receiveOn(1, b, typ) }
+
+func (r *rig) receiveOn(link int, b []byte, typ uint8) Verdict {
 	ear := r.responder.ears[0]
 	if b[12] == 0x86 {
 		ear = r.responder.ears[1]
 	}
-	f := system.Frame{Data: append(make([]byte, 0, 512), b...), Link: 1, Type: typ, Time: time.Now().UnixNano()}
+	f := system.Frame{Data: append(make([]byte, 0, 512), b...), Link: link, Type: typ, Time: time.Now().UnixNano()}
 	return r.responder.handle(ear, f)
 }
 

@@ -28,6 +28,7 @@ type event struct {
 	epoch uint64     // of the entry
 	mac   system.MAC // of the other station
 	by    netip.Addr // eventAnswer: who reached it
+	to    system.MAC // eventAnswer: of ours, that the frame was sent to
 	link  int
 	// yielded: the responder has silenced the address because of the claim.
 	yielded bool
@@ -41,6 +42,7 @@ type judgement struct {
 	kind    Kind   // Replied
 	mac     system.MAC
 	by      netip.Addr
+	to      system.MAC // of ours, that a unicast frame was sent to
 	// found is the address that a probe asks for and that the sender has.
 	found netip.Addr
 	// used is the entry whose address the sender uses as its own, short of a claim.
@@ -59,7 +61,7 @@ func judgeARP(t *Table, seen *recent, f *system.Frame) judgement {
 	}
 	sender := t.ours(p.senderIP, f.Link)
 	if p.op == arpReply {
-		j := judgement{verdict: NotOurs, mac: p.sender}
+		j := judgement{verdict: NotOurs, mac: p.sender, to: p.dst}
 		if e := t.ours(p.targetIP, f.Link); e != nil && f.Type == system.ToHost {
 			j.verdict, j.entry, j.by = Answered, e, p.senderIP
 		}
@@ -81,7 +83,7 @@ func judgeARP(t *Table, seen *recent, f *system.Frame) judgement {
 		seen.note(p.targetIP, client{addr: p.senderIP, mac: p.sender, link: f.Link, at: f.Time})
 	}
 	e := t.entries[p.targetIP]
-	j := judgement{entry: e, kind: KindReply, mac: p.sender, by: p.senderIP, used: sender}
+	j := judgement{entry: e, kind: KindReply, mac: p.sender, by: p.senderIP, to: p.dst, used: sender}
 	if j.verdict = mayReply(e, f); j.verdict == Replied {
 		j.reply = replyARP(f.Data, t.links[f.Link])
 	}
@@ -105,7 +107,7 @@ func judgeNDP(t *Table, seen *recent, f *system.Frame) judgement {
 		seen.note(m.target, client{addr: m.from, mac: m.src, link: f.Link, at: f.Time})
 	}
 	e := t.entries[m.target]
-	j := judgement{entry: e, kind: KindAdvert, mac: m.src, by: m.from, used: t.ours(m.from, f.Link)}
+	j := judgement{entry: e, kind: KindAdvert, mac: m.src, by: m.from, to: m.dst, used: t.ours(m.from, f.Link)}
 	if j.verdict = mayReply(e, f); j.verdict == Replied {
 		j.reply = replyNDP(f.Data, &m, t.links[f.Link])
 	}
@@ -120,7 +122,7 @@ func judgeAdvert(t *Table, f *system.Frame, m *ndpMessage) judgement {
 	if _, ok := t.own[mac]; ok {
 		return judgement{verdict: OwnFrame}
 	}
-	j := judgement{verdict: NotOurs, mac: mac}
+	j := judgement{verdict: NotOurs, mac: mac, to: m.dst}
 	if e := t.ours(m.to, f.Link); e != nil && f.Type == system.ToHost && m.flags&flagSolicited != 0 {
 		j.verdict, j.entry, j.by = Answered, e, m.target
 	}

@@ -460,12 +460,48 @@ func TestInterfacesOfAVip(t *testing.T) {
 	}
 }
 
+// gatewayAnswers lets the gateway answer on a link to one of our MACs, and expects
+// that this proves the address there.
+func gatewayAnswers(r *rig, link int, to system.MAC) {
+	r.t.Helper()
+	const gatewayMAC = 0x99
+	f := must(r.t)(marshalARP(to, arpReply, system.MAC{2, 0, 0, 0, 0, gatewayMAC}, gateway4, to, vip4))
+	if v := r.receiveOn(link, f, system.ToHost); v != Answered {
+		r.t.Fatalf("the gateway's answer: %v", v)
+	}
+	r.run(0, true)
+	if s := r.status(vip4); s.State != Proven || !slices.Equal(s.ProvenBy, []netip.Addr{gateway4}) {
+		r.t.Errorf("after the gateway's answer: %+v", s)
+	}
+}
+
+// Neighbours have to learn a link's MAC anew, and switches its place, whenever
+// the link is another than before: each of its frames, also the question that a
+// gateway answers that ignores gratuitous ones, and nothing is proven until then.
 func TestCarrierReturnAndNewLinkAnnounceThere(t *testing.T) {
-	r := newRig(t, Config{})
+	r := newRig(t, Config{Gateways: []netip.Addr{gateway4}})
 	r.confirm()
 	r.tick()
 	r.Apply(view(hold4))
+	r.run(0, true)
+	gatewayAnswers(r, 1, macA)
 	r.run(15*time.Second, true)
+	announced := func(what string, link int, mac system.MAC) {
+		t.Helper()
+		if s := r.status(vip4); s.State != Unproven || len(s.ProvenBy) != 0 {
+			t.Errorf("%s: %+v before anybody has answered", what, s)
+		}
+		r.wire4.frames, r.mark4 = nil, 0
+		r.run(0, true)
+		for _, f := range r.wire4.frames {
+			if f.link != link || system.MAC(f.frame[6:12]) != mac {
+				t.Errorf("%s: %s on link %d by %v", what, f.describe(), f.link, system.MAC(f.frame[6:12]))
+			}
+		}
+		expect(t, r.sent(), "who-has 192.0.2.254 tell 192.0.2.100", "garp 192.0.2.100", "garp-reply 192.0.2.100")
+		gatewayAnswers(r, link, mac)
+		r.run(15*time.Second, true)
+	}
 	r.sent()
 	r.links(eth(1, macA, false))
 	r.run(time.Second, true)
@@ -474,22 +510,67 @@ func TestCarrierReturnAndNewLinkAnnounceThere(t *testing.T) {
 		t.Errorf("status %+v", s)
 	}
 	r.links(eth(1, macA, true))
-	r.run(0, true)
-	expect(t, r.sent(), "garp 192.0.2.100", "garp-reply 192.0.2.100")
-	r.run(15*time.Second, true)
+	announced("carrier return", 1, macA)
+	r.links(eth(1, macB, true))
+	announced("another MAC, as of a bond", 1, macB)
+	r.links(eth(1, macB, false))
+	r.links(eth(1, macA, true))
+	announced("another MAC after the carrier was away", 1, macA)
+	r.links()
+	r.links(eth(3, macA, true))
+	announced("under another index", 3, macA)
+
+	// What is proven by way of one link stays proven when there is another.
 	r.wire4.frames, r.mark4 = nil, 0
-	r.links(eth(1, macA, true), eth(3, macB, true))
+	r.links(eth(3, macA, true), eth(4, macB, true))
 	r.run(0, true)
-	if got := r.sent(); len(got) != 2 || r.wire4.frames[0].link != 3 {
+	if got := r.sent(); len(got) != 3 || r.wire4.frames[0].link != 4 {
 		t.Errorf("new link: %v", got)
 	}
-	r.run(15*time.Second, true)
-	r.wire4.frames, r.mark4 = nil, 0
-	r.links(eth(1, macB, true), eth(3, macB, true)) // a new MAC, as of a bond
-	r.run(0, true)
-	if got := r.sent(); len(got) != 2 || r.wire4.frames[0].link != 1 || system.MAC(r.wire4.frames[0].frame[6:12]) != macB {
-		t.Errorf("new MAC: %v", got)
+	if s := r.status(vip4); s.State != Proven {
+		t.Errorf("new link: %+v", s)
 	}
+	r.links(eth(4, macB, true))
+	if s := r.status(vip4); s.State != Unproven {
+		t.Errorf("the link that was proven is gone: %+v", s)
+	}
+}
+
+func TestAnswerToAnOldMACProvesNothing(t *testing.T) {
+	r := newRig(t, Config{Gateways: []netip.Addr{gateway4}})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(0, true)
+	f := must(t)(marshalARP(macA, arpReply, macC, gateway4, macA, vip4))
+	r.receive(f, system.ToHost) // heard, but not handled yet
+	r.links(eth(1, macB, true))
+	r.run(0, true)
+	if s := r.status(vip4); s.State != Unproven {
+		t.Errorf("status %+v", s)
+	}
+}
+
+// An owner that is not confirmed claims nothing; what its neighbours have to be
+// told is told once it is.
+func TestRenumberedWhileUnconfirmed(t *testing.T) {
+	r := newRig(t, Config{Gateways: []netip.Addr{gateway4}})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(0, true)
+	gatewayAnswers(r, 1, macA)
+	r.run(15*time.Second, true)
+	r.run(2*time.Second, false)
+	r.sent()
+	r.links(eth(1, macB, true))
+	r.run(time.Second, false)
+	expect(t, r.sent())
+	if s := r.status(vip4); s.State != Held || len(s.ProvenBy) != 0 {
+		t.Errorf("status %+v", s)
+	}
+	r.run(0, true)
+	expect(t, r.sent(), "who-has 192.0.2.254 tell 192.0.2.100", "garp 192.0.2.100", "garp-reply 192.0.2.100")
 }
 
 func TestGroupsAreSharedAndFailuresReported(t *testing.T) {

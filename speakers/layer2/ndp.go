@@ -49,12 +49,12 @@ var (
 
 // ndpMessage is a parsed neighbour solicitation or advertisement.
 type ndpMessage struct {
-	src    system.MAC // of the Ethernet frame
-	from   netip.Addr
-	to     netip.Addr
-	advert bool
-	flags  byte
-	target netip.Addr
+	dst, src system.MAC // of the Ethernet frame
+	from     netip.Addr
+	to       netip.Addr
+	advert   bool
+	flags    byte
+	target   netip.Addr
 	// mac is the sender's in a solicitation, the target's in an advertisement, if
 	// the message names it.
 	mac    system.MAC
@@ -73,6 +73,7 @@ func parseNDP(b []byte) (ndpMessage, Verdict) {
 		return ndpMessage{}, Malformed
 	}
 	m := ndpMessage{
+		dst:    system.MAC(b),
 		src:    system.MAC(b[ethSource:]),
 		from:   netip.AddrFrom16([16]byte(b[ip6Source:])),
 		to:     netip.AddrFrom16([16]byte(b[ip6Target:])),

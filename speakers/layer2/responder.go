@@ -196,7 +196,7 @@ func (r *packetResponder) claimed(t *Table, f *system.Frame, j *judgement) {
 // reached reports that a neighbour has the address here, while that is news.
 func (r *packetResponder) reached(f *system.Frame, j *judgement) {
 	if j.by.IsValid() && !j.by.IsUnspecified() && j.entry.curious.Load() {
-		r.tell(event{kind: eventAnswer, addr: j.entry.Addr, epoch: j.entry.Epoch, mac: j.mac, by: j.by, link: f.Link})
+		r.tell(event{kind: eventAnswer, addr: j.entry.Addr, epoch: j.entry.Epoch, mac: j.mac, by: j.by, to: j.to, link: f.Link})
 	}
 }
 

@@ -80,6 +80,12 @@ func (s *Status) equal(o *Status) bool {
 		s.ForeignNode == o.ForeignNode && slices.Equal(s.Interfaces, o.Interfaces) && slices.Equal(s.ProvenBy, o.ProvenBy)
 }
 
+// proof is a neighbour that has reached an address here, on a link.
+type proof struct {
+	by   netip.Addr
+	link int
+}
+
 // foreign is another station that claims or uses an address.
 type foreign struct {
 	mac system.MAC
@@ -103,7 +109,7 @@ type vip struct {
 	pending int
 	bursts  []*burst
 
-	proven   []netip.Addr
+	proven   []proof
 	foreign  *foreign
 	defended time.Duration // last defence; 0 for never
 	// yielded is set while the address is silent for a claim, since yieldedAt.
@@ -131,9 +137,25 @@ func (v *vip) announcing() bool {
 	return len(v.bursts) > 0
 }
 
+// provenBy reports whether a neighbour is known to have the address here, by way
+// of a link.
+func (v *vip) provenBy(by netip.Addr, link int) bool {
+	return slices.Contains(v.proven, proof{by, link})
+}
+
+// doubt forgets what was proven by way of a link.
+func (v *vip) doubt(link int) {
+	v.proven = slices.DeleteFunc(v.proven, func(p proof) bool { return p.link == link })
+}
+
 // describe makes the status of a vip.
 func (l *Layer2) describe(v *vip) Status {
-	s := Status{Addr: v.Addr, Epoch: v.Epoch, ProvenBy: slices.Clone(v.proven)}
+	s := Status{Addr: v.Addr, Epoch: v.Epoch}
+	for _, p := range v.proven {
+		if !slices.Contains(s.ProvenBy, p.by) {
+			s.ProvenBy = append(s.ProvenBy, p.by)
+		}
+	}
 	var broken []string
 	for _, index := range v.on {
 		link := l.links[index]
