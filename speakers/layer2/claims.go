@@ -1,6 +1,7 @@
 package layer2
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -22,7 +23,7 @@ func (l *Layer2) hear(e event) {
 	case eventAnswer:
 		// An answer to a MAC that the link no longer has proves nothing.
 		if k := l.links[e.link]; k != nil && k.MAC == e.to {
-			l.proved(v, proof{e.by, e.link})
+			l.proved(v, k, e.by)
 		}
 	case eventUse:
 		// Not silent, then; but no claim either.
@@ -34,18 +35,39 @@ func (l *Layer2) hear(e event) {
 	}
 }
 
-// proved notes that a neighbour has the address here.
-func (l *Layer2) proved(v *vip, p proof) {
-	if len(v.proven) < maxProven && !slices.Contains(v.proven, p) {
+// proved notes that a neighbour has the address here, by way of a link. Clients
+// leave room for gateways, however many there are and whoever answers first: a
+// gateway that is not noted would be asked again in every round.
+func (l *Layer2) proved(v *vip, k *link, by netip.Addr) {
+	p := proof{by: by, link: k.Index, gateway: slices.Contains(l.gateways(k, v.Addr.Is6()), by)}
+	if !v.provenBy(by, k.Index) && (p.gateway || v.provenClients() < maxProven) {
 		v.proven = append(v.proven, p)
 		if len(v.proven) == 1 {
-			l.logVip(v).Debug("proven", "by", p.by)
+			l.logVip(v).Debug("proven", "by", by)
 		}
 		l.touch(v)
 	}
-	if !v.announcing() || len(v.proven) == maxProven {
+	if l.satisfied(v) {
 		v.entry.curious.Store(false)
 	}
+}
+
+// satisfied reports whether nobody's answer matters any more.
+func (l *Layer2) satisfied(v *vip) bool {
+	if !v.announcing() {
+		return true
+	}
+	if v.provenClients() < maxProven {
+		return false
+	}
+	for _, index := range v.on {
+		for _, g := range l.gateways(l.links[index], v.Addr.Is6()) {
+			if g != v.Addr && !v.provenBy(g, index) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // claimed handles another station's claim.

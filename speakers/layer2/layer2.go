@@ -31,7 +31,7 @@ const (
 	// joinRetry is how often a multicast group that could not be joined is tried again.
 	joinRetry = time.Second
 
-	maxProven   = 8 // neighbours remembered as proof
+	maxProven   = 8 // neighbours remembered as proof, beside the gateways
 	maxClients  = 8 // recent clients asked at a takeover
 	clientsKept = 5 * time.Minute
 )

@@ -80,6 +80,37 @@ func TestProofStopsTheQuestion(t *testing.T) {
 	}
 }
 
+// A gateway's answer counts though more clients than are remembered came first.
+func TestClientsLeaveRoomForGateways(t *testing.T) {
+	r := newRig(t, Config{Gateways: []netip.Addr{gateway4}})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(0, true)
+	answer := func(from netip.Addr) {
+		r.receive(must(t)(marshalARP(macA, arpReply, macB, from, macA, vip4)), system.ToHost)
+		r.run(0, true)
+	}
+	client := client4
+	for range maxProven + 3 {
+		answer(client)
+		client = client.Next()
+	}
+	if s := r.status(vip4); len(s.ProvenBy) != maxProven {
+		t.Errorf("%d clients remembered, want %d", len(s.ProvenBy), maxProven)
+	}
+	answer(gateway4)
+	if s := r.status(vip4); !slices.Contains(s.ProvenBy, gateway4) {
+		t.Errorf("the gateway is not among %v", s.ProvenBy)
+	}
+	r.sent()
+	r.run(150*time.Millisecond, true)
+	expect(t, r.sent(), "garp 192.0.2.100", "garp-reply 192.0.2.100")
+	if r.vips[vip4].entry.curious.Load() {
+		t.Error("still curious when nobody's answer matters")
+	}
+}
+
 func TestInheritedIsNoNews(t *testing.T) {
 	r := newRig(t, Config{})
 	inherited := hold4

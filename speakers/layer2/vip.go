@@ -82,8 +82,9 @@ func (s *Status) equal(o *Status) bool {
 
 // proof is a neighbour that has reached an address here, on a link.
 type proof struct {
-	by   netip.Addr
-	link int
+	by      netip.Addr
+	link    int
+	gateway bool
 }
 
 // foreign is another station that claims or uses an address.
@@ -140,7 +141,17 @@ func (v *vip) announcing() bool {
 // provenBy reports whether a neighbour is known to have the address here, by way
 // of a link.
 func (v *vip) provenBy(by netip.Addr, link int) bool {
-	return slices.Contains(v.proven, proof{by, link})
+	return slices.ContainsFunc(v.proven, func(p proof) bool { return p.by == by && p.link == link })
+}
+
+// provenClients returns how many neighbours that are no gateways have proven it.
+func (v *vip) provenClients() (n int) {
+	for _, p := range v.proven {
+		if !p.gateway {
+			n++
+		}
+	}
+	return n
 }
 
 // doubt forgets what was proven by way of a link.
