@@ -122,7 +122,7 @@ func (l *Layer2) SetLinks(set links.Set) {
 	now := l.clock.Now()
 	l.own = set.Own
 	present := make(map[int]bool, len(set.Links))
-	var renumbered []int
+	var moved []int // under another MAC, or behind another port of a switch
 	for _, n := range set.Links {
 		present[n.Index] = true
 		old := l.links[n.Index]
@@ -130,8 +130,8 @@ func (l *Layer2) SetLinks(set links.Set) {
 			old = &link{refresh: refreshAfter(now)}
 			l.links[n.Index] = old
 		}
-		if old.Up && n.Up && old.MAC != n.MAC {
-			renumbered = append(renumbered, n.Index)
+		if old.Up && n.Up && (old.MAC != n.MAC || old.Path != n.Path) {
+			moved = append(moved, n.Index)
 		}
 		if !n.Up {
 			old.sendErr = nil
@@ -144,7 +144,7 @@ func (l *Layer2) SetLinks(set links.Set) {
 		}
 	}
 	l.place(now)
-	for _, index := range renumbered {
+	for _, index := range moved {
 		var there []*vip
 		for _, v := range l.vips {
 			if slices.Contains(v.on, index) {

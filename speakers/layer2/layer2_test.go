@@ -547,6 +547,10 @@ func TestCarrierReturnAndNewLinkAnnounceThere(t *testing.T) {
 	r.links(eth(1, macB, false))
 	r.links(eth(1, macA, true))
 	announced("another MAC after the carrier was away", 1, macA)
+	other := eth(1, macA, true)
+	other.Path = "eth8"
+	r.links(other)
+	announced("another active slave or port beneath", 1, macA)
 	r.links()
 	r.links(eth(3, macA, true))
 	announced("under another index", 3, macA)

@@ -344,6 +344,49 @@ func TestWireCarrierReturnAnnounces(t *testing.T) {
 	t.Logf("announced %v after the port came up", capture.Packets(nettest.Claims(vip4))[0].At.Sub(start))
 }
 
+// Behind a port of the host's own bridge that has carrier again nobody knows where
+// the address is, though the bridge itself was up all the while.
+func TestWireBridgePortReturnAnnounces(t *testing.T) {
+	front, back := nettest.NewSegment(t), nettest.NewSegment(t)
+	n := startNode(t, front.NewHost("192.0.2.11/24"), Config{})
+	client := back.NewHost("192.0.2.2/24")
+	port := back.Attach(n.host, "eth8")
+	front.Attach(n.host, "eth9") // keeps the bridge up
+	n.host.IP("link", "add", "br1", "address", macB.String(), "type", "bridge")
+	for _, name := range []string{"eth8", "eth9"} {
+		n.host.IP("link", "set", name, "master", "br1", "up")
+	}
+	n.host.IP("link", "set", "br1", "up")
+	vip := hold4
+	vip.Interfaces, vip.Inherited = []string{"br1"}, true
+	path := func(want string) func() bool {
+		return func() bool {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			for _, k := range n.Layer2.links {
+				if k.Name == "br1" {
+					return k.Up && k.Path == want
+				}
+			}
+			return false
+		}
+	}
+	nettest.Eventually(t, 2*time.Second, "both ports", path("eth8 eth9"))
+	n.confirmFor(time.Minute)
+	n.Apply(View{Cluster: "c", Vips: []Vip{vip}})
+	nettest.Eventually(t, 12*time.Second, "all rounds", n.quiet)
+	back.SetPort(port, false)
+	nettest.Eventually(t, 2*time.Second, "one port", path("eth9"))
+	if s := n.state(vip4); s != Unproven {
+		t.Errorf("state %v while the bridge is up", s)
+	}
+	capture := client.Capture("eth0")
+	back.SetPort(port, true)
+	nettest.Eventually(t, 2*time.Second, "announced again behind the port", func() bool {
+		return len(capture.Packets(nettest.From(macB[:]), nettest.Claims(vip4))) > 0
+	})
+}
+
 // A frame for another station, and one with the tag of a VLAN that the host does
 // not have, must not be answered: the kernel delivers both to packet sockets.
 func TestWireIgnoresWhatIsForOthers(t *testing.T) {

@@ -27,6 +27,10 @@ type Link struct {
 	MAC   system.MAC
 	// Up means administratively up and with carrier.
 	Up bool
+	// Path names the devices beneath that carry the link's frames, in words: a
+	// bond's active slaves, a bridge's ports with carrier, those of a VLAN's parent. When
+	// it changes, the link is at another place of the network under the same MAC.
+	Path string
 	// Prefixes are the link's addresses, each with its prefix length.
 	Prefixes []netip.Prefix
 	// Gateways are the next hops of default routes over the link.
@@ -35,7 +39,7 @@ type Link struct {
 
 // Equal reports whether nothing differs.
 func (l Link) Equal(o Link) bool {
-	return l.Index == o.Index && l.Name == o.Name && l.MAC == o.MAC && l.Up == o.Up &&
+	return l.Index == o.Index && l.Name == o.Name && l.MAC == o.MAC && l.Up == o.Up && l.Path == o.Path &&
 		slices.Equal(l.Prefixes, o.Prefixes) && slices.Equal(l.Gateways, o.Gateways)
 }
 
@@ -90,14 +94,21 @@ func (s *Selector) admits(name string) bool {
 		ok, _ := path.Match(pattern, name)
 		return ok
 	})
-	return included && !slices.ContainsFunc(s.exclude, func(re *regexp.Regexp) bool { return re.MatchString(name) })
+	return included && !s.excludes(name)
+}
+
+func (s *Selector) excludes(name string) bool {
+	return slices.ContainsFunc(s.exclude, func(re *regexp.Regexp) bool { return re.MatchString(name) })
 }
 
 // Select picks the links that may announce from all devices.
 func (s *Selector) Select(devices []system.Device) Set {
-	kinds := make(map[int]string, len(devices))
+	t := tree{all: make(map[int]system.Device, len(devices)), beneath: make(map[int][]system.Device)}
 	for _, d := range devices {
-		kinds[d.Index] = d.Kind
+		t.all[d.Index] = d
+		if s.carries(d) {
+			t.beneath[d.Master] = append(t.beneath[d.Master], d)
+		}
 	}
 	set := Set{Own: make(map[system.MAC]struct{}, len(devices))}
 	for _, d := range devices {
@@ -106,13 +117,51 @@ func (s *Selector) Select(devices []system.Device) Set {
 		}
 		set.Own[d.MAC] = struct{}{}
 		// A VRF is the one master that leaves its members their frames.
-		part := d.Master != 0 && !strings.EqualFold(kinds[d.Master], "vrf")
+		part := d.Master != 0 && !isVRF(t.all[d.Master])
 		if !d.Ethernet || d.NoARP || part || !s.admits(d.Name) {
 			continue
 		}
 		set.Links = append(set.Links, Link{
-			Index: d.Index, Name: d.Name, MAC: d.MAC, Up: d.Up, Prefixes: d.Prefixes, Gateways: d.Gateways,
+			Index: d.Index, Name: d.Name, MAC: d.MAC, Up: d.Up, Path: t.path(d, maxDepth),
+			Prefixes: d.Prefixes, Gateways: d.Gateways,
 		})
 	}
 	return set
+}
+
+func isVRF(d system.Device) bool { return strings.EqualFold(d.Kind, "vrf") }
+
+// carries reports whether a device carries frames of the device that it is part
+// of to others than this host's containers and virtual machines, which come and
+// go and have no switch behind them that could have learned a place.
+func (s *Selector) carries(d system.Device) bool {
+	return d.Master != 0 && d.Up && !d.Backup && d.Kind != "tun" && !s.excludes(d.Name)
+}
+
+// maxDepth bounds how many devices lie on each other.
+const maxDepth = 8
+
+// tree is how devices lie on each other.
+type tree struct {
+	all     map[int]system.Device
+	beneath map[int][]system.Device // by master, those that carry its frames
+}
+
+// path describes the devices beneath one, for example "bond0 (eth1)".
+func (t tree) path(d system.Device, depth int) string {
+	if parent, ok := t.all[d.Parent]; ok && depth > 0 {
+		return t.path(parent, depth-1)
+	}
+	if isVRF(d) || depth == 0 {
+		return ""
+	}
+	var parts []string
+	for _, lower := range t.beneath[d.Index] {
+		name := lower.Name
+		if under := t.path(lower, depth-1); under != "" {
+			name += " (" + under + ")"
+		}
+		parts = append(parts, name)
+	}
+	return strings.Join(parts, " ")
 }

@@ -66,6 +66,75 @@ func TestSelect(t *testing.T) {
 	}
 }
 
+// What a switch has learned of a link's place is wrong when the frames take
+// another way, though nothing of the link itself has changed.
+func TestPath(t *testing.T) {
+	devices := []system.Device{
+		{Index: 1, Name: "eth1", Kind: "", Ethernet: true, Up: true, Master: 3},
+		{Index: 2, Name: "eth2", Kind: "", Ethernet: true, Up: true, Master: 3, Backup: true},
+		{Index: 3, Name: "bond0", Kind: "bond", Ethernet: true, Up: true},
+		{Index: 4, Name: "bond0.7", Kind: "vlan", Ethernet: true, Up: true, Parent: 3},
+		{Index: 5, Name: "br0", Kind: "bridge", Ethernet: true, Up: true},
+		{Index: 6, Name: "eth3", Ethernet: true, Up: true, Master: 5},
+		{Index: 7, Name: "eth4", Ethernet: true, Up: false, Master: 5},
+		{Index: 8, Name: "vnet0", Kind: "tun", Ethernet: true, Up: true, Master: 5},
+		{Index: 9, Name: "cali1", Kind: "veth", Ethernet: true, Up: true, Master: 5},
+		{Index: 10, Name: "red", Kind: "vrf", Ethernet: true, Up: true},
+		{Index: 11, Name: "eth5", Ethernet: true, Up: true, Master: 10},
+		{Index: 12, Name: "br1", Kind: "bridge", Ethernet: true, Up: true},
+		{Index: 13, Name: "bond1", Kind: "bond", Ethernet: true, Up: true, Master: 12},
+		{Index: 14, Name: "eth6", Ethernet: true, Up: true, Master: 13},
+		{Index: 15, Name: "eth7", Ethernet: true, Up: true, Master: 13},
+	}
+	for i := range devices {
+		devices[i].MAC = system.MAC{2, 0, 0, 0, 0, byte(devices[i].Index)}
+	}
+	s, err := NewSelector(nil, DefaultExclude())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect := func(what, link, want string) {
+		t.Helper()
+		for _, l := range s.Select(devices).Links {
+			if l.Name == link && l.Path != want {
+				t.Errorf("%s: path of %s is %q, want %q", what, link, l.Path, want)
+			}
+		}
+	}
+	before := s.Select(devices)
+	if got := names(before); got != "bond0 bond0.7 br0 red eth5 br1" {
+		t.Fatalf("selected %q", got)
+	}
+	expect("the active slave", "bond0", "eth1")
+	expect("as its parent", "bond0.7", "eth1")
+	expect("ports with carrier, and none of containers or virtual machines", "br0", "eth3")
+	expect("a VRF is no switch", "red", "")
+	expect("no device beneath", "eth5", "")
+	expect("one on the other", "br1", "bond1 (eth6 eth7)")
+
+	for what, change := range map[string]func(){
+		"the other slave is active": func() { devices[0].Backup, devices[1].Backup = true, false },
+		"a port's carrier returns":  func() { devices[6].Up = true },
+		"a slave under a bridge":    func() { devices[13].Up = false },
+	} {
+		before := s.Select(devices)
+		change()
+		if after := s.Select(devices); before.equal(after) {
+			t.Errorf("%s: no change", what)
+		}
+	}
+	expect("failover", "bond0", "eth2")
+	expect("failover", "bond0.7", "eth2")
+	expect("carrier", "br0", "eth3 eth4")
+	expect("slave down", "br1", "bond1 (eth7)")
+
+	same := s.Select(devices)
+	devices[7].Up, devices[8].Up, devices[0].Up = false, false, false
+	if !same.equal(s.Select(devices)) {
+		t.Error("a container's end, or a slave that carries nothing, is no change of a link")
+	}
+}
+
 func TestNewSelectorNamesTheMistake(t *testing.T) {
 	_, err := NewSelector([]string{"eth0", "["}, nil)
 	if err == nil || !strings.Contains(err.Error(), "interfaces[1]") {
@@ -174,6 +243,21 @@ func TestMonitorFollowsTheKernel(t *testing.T) {
 	if _, ok := r.link("veth9"); ok {
 		t.Error("veth9 is excluded by default")
 	}
+	h.IP("link", "set", "br1", "up")
+	h.IP("link", "add", "link", "br1", "name", "mac7", "up", "type", "macvlan")
+	port := seg.Attach(h, "eth8")
+	h.IP("link", "set", "eth8", "master", "br1", "up")
+	path := func(want string) func(Link, bool) bool {
+		return func(l Link, ok bool) bool { return ok && l.Path == want }
+	}
+	until("a port of the bridge", path("eth8"), "br1")
+	until("and of what lies on it", path("eth8"), "mac7")
+	seg.SetPort(port, false)
+	until("its carrier gone", path(""), "br1")
+	seg.SetPort(port, true)
+	until("its carrier back", path("eth8"), "mac7")
+	h.IP("link", "set", "eth8", "nomaster")
+	until("no port any more", path(""), "mac7")
 	h.IP("link", "del", "br1")
 	until("deleted", func(_ Link, ok bool) bool { return !ok }, "br1")
 }

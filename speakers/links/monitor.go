@@ -92,8 +92,8 @@ func (m *Monitor) report(set Set) {
 	for _, l := range set.Links {
 		was, known := before[l.Index]
 		delete(before, l.Index)
-		if !known || was.Up != l.Up || was.MAC != l.MAC || was.Name != l.Name {
-			m.log.Info("link", "interface", l.Name, "mac", l.MAC, "up", l.Up)
+		if !known || was.Up != l.Up || was.MAC != l.MAC || was.Name != l.Name || was.Path != l.Path {
+			m.log.Info("link", "interface", l.Name, "mac", l.MAC, "up", l.Up, "path", l.Path)
 		}
 	}
 	for _, l := range before {

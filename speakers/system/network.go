@@ -29,6 +29,11 @@ type Device struct {
 	// Master is the index of the bridge, bond or VRF that the device is part of;
 	// 0 if none.
 	Master int
+	// Backup: the device is a bond's slave that carries no frames now.
+	Backup bool
+	// Parent is the index of the device whose frames a VLAN or macvlan takes; 0 if
+	// none of this namespace.
+	Parent int
 	// Prefixes are the addresses that may be used, each with its prefix length.
 	Prefixes []netip.Prefix
 	// Gateways are the next hops of default routes over the device.
@@ -227,7 +232,8 @@ func (n *Network) linkChanged(index int) (bool, error) {
 		// The kernel removes IPv4 routes of a dead link without a word.
 		return true, n.listGateways()
 	}
-	same := d.Name == old.Name && d.MAC == old.MAC && d.NoARP == old.NoARP && d.Master == old.Master
+	same := d.Name == old.Name && d.MAC == old.MAC && d.NoARP == old.NoARP && d.Master == old.Master &&
+		d.Backup == old.Backup && d.Parent == old.Parent
 	return !same, nil
 }
 
@@ -235,6 +241,7 @@ func deviceFrom(l netlink.Link) *Device {
 	a := l.Attrs()
 	mac, err := MACFrom(a.HardwareAddr)
 	const running = unix.IFF_UP | unix.IFF_RUNNING | unix.IFF_LOWER_UP
+	slave, ok := a.Slave.(*netlink.BondSlave)
 	return &Device{
 		Index:    a.Index,
 		Name:     a.Name,
@@ -244,7 +251,19 @@ func deviceFrom(l netlink.Link) *Device {
 		NoARP:    a.RawFlags&unix.IFF_NOARP != 0,
 		Up:       a.RawFlags&running == running,
 		Master:   a.MasterIndex,
+		Backup:   ok && slave.State == netlink.BondStateBackup,
+		Parent:   parent(l),
 	}
+}
+
+func parent(l netlink.Link) int {
+	switch l.Type() {
+	case "vlan", "macvlan": // elsewhere the index means something else, as of a veth the peer
+		if a := l.Attrs(); a.NetNsID < 0 {
+			return a.ParentIndex
+		}
+	}
+	return 0
 }
 
 // addrChanged takes in an address and reports whether anything changed.
