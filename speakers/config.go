@@ -27,7 +27,8 @@ type Config struct {
 	Members []string
 	// TLS is the client's configuration; nil for none, which only tests use.
 	TLS *tls.Config
-	// StateDir holds the member list and what was added to the loopback device.
+	// StateDir holds the member list, what was added to the loopback device, and the
+	// MACs that were announced: without them a restart announces everything anew.
 	StateDir string
 	Labels   map[string]string
 	Version  string

@@ -22,6 +22,7 @@ import (
 type node struct {
 	layer2 *layer2.Layer2
 	host   *host.Host
+	memory *memory
 	log    *slog.Logger
 	// linked is closed when the links are known for the first time.
 	linked chan struct{}
@@ -55,6 +56,18 @@ func (n *node) setLinks(set links.Set) {
 	default:
 		close(n.linked)
 	}
+	n.memory.changed()
+}
+
+// announcing returns the links' MACs, and whether addresses are announced by them
+// at present. See memory.
+func (n *node) announcing() ([]system.MAC, bool) {
+	n.mu.Lock()
+	macs := n.links.MACs()
+	n.mu.Unlock()
+	n.applying.Lock()
+	defer n.applying.Unlock()
+	return macs, n.valid && n.layer2.Confirmed() > 0
 }
 
 // Links tells the session what there is; see session.Node.
@@ -111,13 +124,17 @@ func (n *node) again() {
 
 // announce gives layer 2 some of a view's addresses.
 func (n *node) announce(view session.View, vips []session.Vip) {
+	n.mu.Lock()
+	known := n.memory.knows(n.links.MACs())
+	n.mu.Unlock()
 	undelivered := n.host.Failed()
 	out := layer2.View{Cluster: view.Cluster, Peers: view.Peers, Vips: make([]layer2.Vip, 0, len(vips))}
 	for _, v := range vips {
 		vip := layer2.Vip{
 			Addr: v.Addr, Epoch: v.Epoch, Mode: layer2.Hold, Interfaces: v.Interfaces,
-			// Who owned it when the session began owns it as the process before did.
-			Inherited: v.Epoch < view.Session,
+			// Who owned it when the session began owns it as the process before did, if
+			// that had the same MACs.
+			Inherited: known && v.Epoch < view.Session,
 		}
 		if v.OnControlLoss == logv1.ControlLoss_CONTROL_LOSS_RELEASE {
 			vip.Mode = layer2.Release

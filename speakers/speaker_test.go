@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,6 +79,7 @@ func process(conf string) error {
 	if err != nil {
 		return err
 	}
+	s.node.memory.settle = 300 * time.Millisecond
 	return s.Run(ctx)
 }
 
@@ -281,9 +283,13 @@ func TestProcessKilledAndRestarted(t *testing.T) {
 	b.eventually("a session", func() bool { session, _ := b.group.Now(); return session != 0 })
 	b.own()
 	b.eventually("answers", func() bool { return b.answered(vip4) && b.answered(hold4) })
+	b.eventually("its MAC is remembered", func() bool {
+		macs, err := readMACs(filepath.Join(b.cfg.StateDir, memoryFile))
+		return err == nil && len(macs) == 1 && bytes.Equal(macs[0][:], b.node.MAC)
+	})
 	p.kill()
 	b.capture.Reset()
-	b.start()
+	p = b.start()
 	b.eventually("answers again", func() bool { return b.answered(vip4) && b.answered(hold4) && b.answered(vip6) })
 	// The second round of a takeover would come after 100 ms, the fourth after 1.1 s.
 	time.Sleep(1300 * time.Millisecond)
@@ -293,6 +299,23 @@ func TestProcessKilledAndRestarted(t *testing.T) {
 	if _, opens := b.group.Now(); opens != 2 {
 		t.Errorf("%d sessions", opens)
 	}
+	// With another network card it is news, whoever the node is.
+	p.kill()
+	b.node.IP("link", "set", "eth0", "address", "02:00:00:00:00:99")
+	b.capture.Reset()
+	p = b.start()
+	all := func() bool {
+		return len(b.capture.Packets(nettest.From(net.HardwareAddr{2, 0, 0, 0, 0, 0x99}), gratuitous(vip4))) > 3
+	}
+	b.eventually("rounds by the new MAC", all)
+	// So it is for who has lost the record.
+	p.kill()
+	if err := os.Remove(filepath.Join(b.cfg.StateDir, memoryFile)); err != nil {
+		t.Fatal(err)
+	}
+	b.capture.Reset()
+	b.start()
+	b.eventually("rounds without a record", all)
 }
 
 func TestProcessWithoutMembers(t *testing.T) {

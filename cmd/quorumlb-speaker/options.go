@@ -72,7 +72,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.TLSCA, "tls-ca", o.TLSCA, "`file` of the group's CA certificate (qlbctl pki init)")
 	flags.StringVar(&o.TLSCert, "tls-cert", o.TLSCert, "`file` of this speaker's certificate, role speaker/NODE (qlbctl pki issue); read again when it changes")
 	flags.StringVar(&o.TLSKey, "tls-key", o.TLSKey, "`file` of its key")
-	flags.StringVar(&o.StateDir, "state-dir", o.StateDir, "`directory` for the member list and what was put on the loopback interface")
+	flags.StringVar(&o.StateDir, "state-dir", o.StateDir, "`directory` for the member list, the announced MACs and what was put on the loopback interface")
 	flags.StringVar(&o.HTTP, "http", o.HTTP, "`host:port` of /metrics, /livez and /readyz; empty: none")
 	flags.StringSliceVar(&o.Interfaces, "interfaces", o.Interfaces, "links to answer on: `name,...`, shell patterns allowed (default: all but --exclude-interfaces)")
 	flags.StringArrayVar(&o.ExcludeInterfaces, "exclude-interfaces", o.ExcludeInterfaces,

@@ -21,8 +21,8 @@ type Vip struct {
 	// Hindered says why the node cannot serve the address at present, though it owns
 	// it; it is then not answered. "" if it can.
 	Hindered string
-	// Inherited means that the node owned the address before this session began:
-	// the neighbours know, and no takeover is announced.
+	// Inherited means that the node owned the address before this session began, with
+	// the same MACs: the neighbours know, and no takeover is announced.
 	Inherited bool
 }
 
