@@ -1,6 +1,7 @@
 package speakers
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -21,7 +23,9 @@ import (
 	"time"
 
 	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ndp"
 
+	"github.com/quorumlb/quorumlb/internal/obs"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 	"github.com/quorumlb/quorumlb/speakers/internal/membertest"
@@ -69,8 +73,10 @@ func process(conf string) error {
 	if err := json.Unmarshal([]byte(conf), &pc); err != nil {
 		return err
 	}
+	registry := obs.NewRegistry("speaker")
 	cfg := Config{
-		Node: "n1", Members: pc.Members, StateDir: pc.StateDir, Gateways: []netip.Addr{pc.Gateway},
+		Registry: registry,
+		Node:     "n1", Members: pc.Members, StateDir: pc.StateDir, Gateways: []netip.Addr{pc.Gateway},
 		LeaveTimeout: 5 * time.Second, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -80,7 +86,39 @@ func process(conf string) error {
 		return err
 	}
 	s.node.memory.settle = 300 * time.Millisecond
+	listener, err := net.Listen("tcp", metricsAddress)
+	if err != nil {
+		return err
+	}
+	metrics := obs.NewServer(listener, obs.Handler(registry, s.Checks()), cfg.Log)
+	go metrics.Run(context.WithoutCancel(ctx)) //nolint:errcheck // ends with the process
 	return s.Run(ctx)
+}
+
+// metricsAddress is where the process serves /metrics, in its own namespace.
+const metricsAddress = "127.0.0.1:7403"
+
+// metrics reads the samples that the process serves, by name and labels.
+func (b *testbed) metrics() map[string]float64 {
+	b.t.Helper()
+	dial := func(context.Context, string, string) (c net.Conn, err error) {
+		err = b.node.Try(func() error { c, err = net.Dial("tcp", metricsAddress); return err })
+		return c, err
+	}
+	client := http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + metricsAddress + "/metrics")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	samples := make(map[string]float64)
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		if v, err := strconv.ParseFloat(value, 64); err == nil {
+			samples[name] = v
+		}
+	}
+	return samples
 }
 
 // testbed is a node with members beside it, and a client.
@@ -274,6 +312,68 @@ func TestProcessAnnouncesAndLeaves(t *testing.T) {
 	b.node.Do(func() error { return Cleanup(b.cfg.StateDir, slog.New(slog.DiscardHandler)) })
 	if out := b.node.IP("addr", "show", "dev", "lo"); strings.Contains(out, vip4.String()) {
 		t.Errorf("still there after the clean-up:\n%s", out)
+	}
+}
+
+// What /metrics counts is what passes on the wire and what the members are told.
+func TestProcessMetrics(t *testing.T) {
+	b := newTestbed(t)
+	b.start()
+	b.eventually("a session", func() bool { session, _ := b.group.Now(); return session != 0 })
+	b.own()
+	for _, vip := range []netip.Addr{vip4, hold4, vip6} {
+		b.eventually("answers for "+vip.String(), func() bool { return b.answered(vip) })
+	}
+	arps := func(ok func(*arp.Packet) bool) func(nettest.Packet) bool {
+		return func(p nettest.Packet) bool {
+			return p.ARP != nil && (p.ARP.SenderIP == vip4 || p.ARP.SenderIP == hold4) && ok(p.ARP)
+		}
+	}
+	adverts := func(solicited bool) func(nettest.Packet) bool {
+		return func(p nettest.Packet) bool {
+			na, ok := p.NDP.(*ndp.NeighborAdvertisement)
+			return ok && na.TargetAddress == vip6 && na.Solicited == solicited
+		}
+	}
+	wire := map[string]func(nettest.Packet) bool{
+		"arp_reply": arps(func(p *arp.Packet) bool { return p.Operation == arp.OperationReply && p.TargetIP != p.SenderIP }),
+		"gratuitous_request": arps(func(p *arp.Packet) bool {
+			return p.Operation == arp.OperationRequest && p.TargetIP == p.SenderIP
+		}),
+		"gratuitous_reply": arps(func(p *arp.Packet) bool { return p.Operation == arp.OperationReply && p.TargetIP == p.SenderIP }),
+		"directed": arps(func(p *arp.Packet) bool {
+			return p.Operation == arp.OperationRequest && p.TargetIP.String() == client4
+		}),
+		"neighbour_advert":   adverts(true),
+		"unsolicited_advert": adverts(false),
+	}
+	for kind, is := range wire {
+		sample := fmt.Sprintf("quorumlb_speaker_frames_sent_total{kind=%q}", kind)
+		var counted float64
+		var passed int
+		t.Cleanup(func() { t.Logf("%s: counted %v, passed %d", kind, counted, passed) })
+		b.eventually(kind+" counted as they pass", func() bool {
+			counted, passed = b.metrics()[sample], len(b.capture.Packets(nettest.From(b.node.MAC), is))
+			return passed > 0 && int(counted) == passed
+		})
+	}
+	b.eventually("addresses counted by state as they are reported", func() bool {
+		states := make(map[speakerv1.Announced]float64)
+		for _, vip := range []netip.Addr{vip4, hold4, vip6} {
+			states[b.reported(vip).GetAnnounced()]++
+		}
+		m := b.metrics()
+		proven := m[`quorumlb_speaker_vips{state="proven"}`]
+		return proven >= 2 && proven == states[speakerv1.Announced_ANNOUNCED_PROVEN] &&
+			m[`quorumlb_speaker_vips{state="unproven"}`] == states[speakerv1.Announced_ANNOUNCED_UNPROVEN]
+	})
+	b.eventually("as many requests replied to as replies", func() bool {
+		m := b.metrics()
+		return m[`quorumlb_speaker_frames_received_total{protocol="arp",verdict="replied"}`] == m[`quorumlb_speaker_frames_sent_total{kind="arp_reply"}`]
+	})
+	m := b.metrics()
+	if left := m["quorumlb_speaker_confirmation_seconds"]; left <= 0 || m["quorumlb_speaker_session"] == 0 {
+		t.Errorf("session %v, confirmed for %v s", m["quorumlb_speaker_session"], left)
 	}
 }
 
