@@ -77,7 +77,7 @@ func process(conf string) error {
 	cfg := Config{
 		Registry: registry,
 		Node:     "n1", Members: pc.Members, StateDir: pc.StateDir, Gateways: []netip.Addr{pc.Gateway},
-		LeaveTimeout: 5 * time.Second, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		LeaveTimeout: 2 * nettest.Patience, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -210,12 +210,12 @@ func (p *proc) kill() {
 }
 
 // exit waits for the end and returns the status.
-func (p *proc) exit(limit time.Duration) int {
+func (p *proc) exit() int {
 	p.t.Helper()
 	select {
 	case <-p.exited:
-	case <-time.After(limit):
-		p.t.Fatalf("still running after %v", limit)
+	case <-time.After(nettest.Patience):
+		p.t.Fatalf("still running after %v", nettest.Patience)
 	}
 	return p.cmd.ProcessState.ExitCode()
 }
@@ -244,7 +244,7 @@ func (b *testbed) answered(addr netip.Addr) bool {
 
 func (b *testbed) eventually(what string, ok func() bool) {
 	b.t.Helper()
-	nettest.Eventually(b.t, 10*time.Second, what, ok)
+	nettest.Eventually(b.t, what, ok)
 }
 
 func (b *testbed) reported(addr netip.Addr) (s *speakerv1.VipStatus) {
@@ -295,7 +295,7 @@ func TestProcessAnnouncesAndLeaves(t *testing.T) {
 	b.eventually("asked to move everything", func() bool { b.group.Lock(); defer b.group.Unlock(); return len(b.group.Left) > 0 })
 	b.eventually("answers until the address has moved", func() bool { return b.answered(vip4) })
 	b.group.Own()
-	if code := p.exit(2 * time.Second); code != 0 {
+	if code := p.exit(); code != 0 {
 		t.Errorf("exit status %d", code)
 	}
 	b.group.Lock()
@@ -452,7 +452,7 @@ func TestProcessReplacedExits(t *testing.T) {
 	b.own()
 	b.eventually("answers", func() bool { return b.answered(vip4) })
 	b.group.Change(func() { b.group.Refuse = speakerv1.HeartbeatRefusal_HEARTBEAT_REFUSAL_REPLACED })
-	if code := p.exit(2 * time.Second); code != 3 {
+	if code := p.exit(); code != 3 {
 		t.Errorf("exit status %d", code)
 	}
 }

@@ -219,7 +219,7 @@ func TestRestartTakesOver(t *testing.T) {
 		if err := sys.SetSysctl(ignore, "0"); err != nil {
 			t.Fatal(err)
 		}
-		nettest.Eventually(t, 3*time.Second, "quiet although the members were not heard yet", func() bool { return sysctls(t, sys) == "1 2" })
+		nettest.Eventually(t, "quiet although the members were not heard yet", func() bool { return sysctls(t, sys) == "1 2" })
 		if got, want := there(t, sys), "192.0.2.100 2001:db8::100"; got != want {
 			t.Errorf("before the first view %q, want %q", got, want)
 		}
@@ -250,11 +250,11 @@ func TestMendsWhatOthersChange(t *testing.T) {
 	ns.IP("addr", "del", vip4.String()+"/32", "dev", "lo")
 	ns.IP("addr", "del", vip6.String()+"/128", "dev", "lo")
 	start := time.Now()
-	nettest.Eventually(t, 2*time.Second, "back", func() bool { return there(t, sys) == "192.0.2.100 2001:db8::100" })
+	nettest.Eventually(t, "back", func() bool { return there(t, sys) == "192.0.2.100 2001:db8::100" })
 	t.Logf("addresses back after %v", time.Since(start))
 	ns.Sysctl(ignore, "0")
 	ns.Sysctl(announce, "0")
-	nettest.Eventually(t, 3*time.Second, "sysctls back", func() bool { return sysctls(t, sys) == "1 2" })
+	nettest.Eventually(t, "sysctls back", func() bool { return sysctls(t, sys) == "1 2" })
 }
 
 // Without the sysctl the kernel would answer for an address that another node owns.
@@ -277,7 +277,7 @@ func TestNoAddressWithoutSilence(t *testing.T) {
 	run(t, h)
 	select {
 	case <-told:
-	case <-time.After(3 * time.Second):
+	case <-time.After(nettest.Patience):
 		t.Fatal("not told that it works now")
 	}
 	if len(h.Failed()) != 0 || there(t, sys) != "192.0.2.100 2001:db8::100" {
@@ -288,7 +288,7 @@ func TestNoAddressWithoutSilence(t *testing.T) {
 	sys.locked = errors.New("read-only file system")
 	sys.sysctls[ignore] = "0"
 	sys.mu.Unlock()
-	nettest.Eventually(t, 3*time.Second, "withdrawn", func() bool { return there(t, sys) == "2001:db8::100" })
+	nettest.Eventually(t, "withdrawn", func() bool { return there(t, sys) == "2001:db8::100" })
 }
 
 func TestStricterSettingsAreLeftAlone(t *testing.T) {
@@ -323,7 +323,7 @@ func TestUnwantedAddressLingers(t *testing.T) {
 	}
 	h.Apply([]netip.Addr{vip4})
 	h.Apply(nil)
-	nettest.Eventually(t, 4*time.Second, "removed", func() bool { return there(t, sys) == "" && sysctls(t, sys) == "0 0" })
+	nettest.Eventually(t, "removed", func() bool { return there(t, sys) == "" && sysctls(t, sys) == "0 0" })
 }
 
 func TestStateOfAnEarlierBootIsVoid(t *testing.T) {
@@ -362,7 +362,7 @@ func TestAddFailureIsToldAndTriedAgain(t *testing.T) {
 	sys.mu.Lock()
 	delete(sys.refuse, vip6)
 	sys.mu.Unlock()
-	nettest.Eventually(t, 3*time.Second, "added", func() bool { return there(t, sys) == "192.0.2.100 2001:db8::100" && len(h.Failed()) == 0 })
+	nettest.Eventually(t, "added", func() bool { return there(t, sys) == "192.0.2.100 2001:db8::100" && len(h.Failed()) == 0 })
 }
 
 // What the wire shows: the kernel of a node that has the addresses on its
@@ -389,7 +389,7 @@ func TestWireNonOwnerIsSilentAndDelivers(t *testing.T) {
 		_ = dial(client, vip, 100*time.Millisecond) // makes the kernel ask all
 		client.IP("neigh", "replace", vip.String(), "lladdr", ns.MAC.String(), "dev", "eth0", "nud", "probe")
 	}
-	nettest.Eventually(t, 8*time.Second, "asked to all and to its MAC, in both families, three times", func() bool {
+	nettest.Eventually(t, "asked to all and to its MAC, in both families, three times", func() bool {
 		return len(capture.Packets(nettest.From(client.MAC))) >= 8
 	})
 	for _, vip := range []netip.Addr{vip4, vip6} {
@@ -402,7 +402,7 @@ func TestWireNonOwnerIsSilentAndDelivers(t *testing.T) {
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		serveEcho(t, ns, vip)
 		client.IP("neigh", "replace", vip.String(), "lladdr", ns.MAC.String(), "dev", "eth0", "nud", "permanent")
-		if err := dial(client, vip, 2*time.Second); err != nil {
+		if err := dial(client, vip, nettest.Patience); err != nil {
 			t.Errorf("%v: %v", vip, err)
 		}
 	}

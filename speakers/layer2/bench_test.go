@@ -85,7 +85,7 @@ func BenchmarkWire(b *testing.B) {
 				v := release4
 				v.Inherited = true
 				n.Apply(View{Cluster: "c", Vips: []Vip{v}})
-				nettest.Eventually(b, 2*time.Second, "announced", n.quiet)
+				nettest.Eventually(b, "announced", n.quiet)
 			}
 			flood(b, asker)
 		})

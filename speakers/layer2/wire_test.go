@@ -62,7 +62,7 @@ func startNode(t testing.TB, host *nettest.Host, cfg Config) *node {
 			}
 		}
 	})
-	nettest.Eventually(t, 2*time.Second, "links known", func() bool {
+	nettest.Eventually(t, "links known", func() bool {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		return len(n.Layer2.links) == 1 && n.Layer2.links[host.Link].Up
@@ -131,9 +131,9 @@ func TestWireKernelClientFollowsATakeover(t *testing.T) {
 	n1.Apply(View{Cluster: "c", Vips: bothVips()})
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		sendTo(t, client, vip)
-		nettest.Eventually(t, 2*time.Second, "resolved to n1", func() bool { return neighbour(client, vip) == n1.host.MAC.String() })
+		nettest.Eventually(t, "resolved to n1", func() bool { return neighbour(client, vip) == n1.host.MAC.String() })
 	}
-	nettest.Eventually(t, 2*time.Second, "proven", func() bool { return n1.state(vip6) == Proven || n1.state(vip6) == Unproven })
+	nettest.Eventually(t, "proven", func() bool { return n1.state(vip6) == Proven || n1.state(vip6) == Unproven })
 
 	capture := client.Capture("eth0")
 	n1.Apply(View{Cluster: "c"})
@@ -142,11 +142,11 @@ func TestWireKernelClientFollowsATakeover(t *testing.T) {
 	n2.Apply(View{Cluster: "c", Vips: moved})
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		// The entry is younger than a second, which a kernel protects against all but the right forms.
-		nettest.Eventually(t, 2*time.Second, "moved to n2", func() bool { return neighbour(client, vip) == n2.host.MAC.String() })
+		nettest.Eventually(t, "moved to n2", func() bool { return neighbour(client, vip) == n2.host.MAC.String() })
 	}
 	t.Logf("both entries moved %v after Apply", time.Since(start))
 	// n2 heard the client ask n1 for the IPv4 address, so it asks the client, whose answer proves the move.
-	nettest.Eventually(t, 2*time.Second, "n2 proven by the client", func() bool { return n2.state(vip4) == Proven })
+	nettest.Eventually(t, "n2 proven by the client", func() bool { return n2.state(vip4) == Proven })
 	for _, p := range capture.Packets() {
 		t.Log(p)
 	}
@@ -179,7 +179,7 @@ func TestWireAnswers(t *testing.T) {
 	n.confirmFor(time.Minute)
 	capture := client.Capture("eth0")
 	n.Apply(View{Cluster: "c", Vips: inherited(bothVips())})
-	nettest.Eventually(t, 5*time.Second, "the announcements are over and captured", func() bool {
+	nettest.Eventually(t, "the announcements are over and captured", func() bool {
 		return n.quiet() && len(capture.Packets(nettest.From(n.host.MAC))) >= 3
 	})
 	nodeMAC, mac := system.MAC(n.host.MAC), system.MAC(client.MAC)
@@ -239,7 +239,7 @@ func TestWireAnswers(t *testing.T) {
 					t.Log(capture.Packets())
 				}
 			})
-			nettest.Eventually(t, 2*time.Second, "answered rightly", func() bool {
+			nettest.Eventually(t, "answered rightly", func() bool {
 				return len(capture.Packets(nettest.From(n.host.MAC), tc.answer)) == 1
 			})
 		})
@@ -268,7 +268,7 @@ func TestWireKernelRevalidatesByUnicast(t *testing.T) {
 	capture := client.Capture("eth0")
 	for _, vip := range []netip.Addr{vip4, vip6} {
 		client.IP("neigh", "replace", vip.String(), "lladdr", n.host.MAC.String(), "dev", "eth0", "nud", "probe")
-		nettest.Eventually(t, 3*time.Second, "REACHABLE", func() bool {
+		nettest.Eventually(t, "REACHABLE", func() bool {
 			return strings.Contains(client.IP("neigh", "show", vip.String()), "REACHABLE")
 		})
 	}
@@ -276,7 +276,7 @@ func TestWireKernelRevalidatesByUnicast(t *testing.T) {
 	if len(asked) < 2 {
 		t.Errorf("the client asked by unicast %d times, want 2", len(asked))
 	}
-	nettest.Eventually(t, time.Second, "which is proof that it has us", func() bool { return n.state(vip4) == Proven && n.state(vip6) == Proven })
+	nettest.Eventually(t, "which is proof that it has us", func() bool { return n.state(vip4) == Proven && n.state(vip6) == Proven })
 }
 
 func TestWireBurst(t *testing.T) {
@@ -290,7 +290,7 @@ func TestWireBurst(t *testing.T) {
 	capture := gateway.Capture("eth0")
 	n.Apply(View{Cluster: "c", Vips: bothVips()})
 	for _, vip := range []netip.Addr{vip4, vip6} {
-		nettest.Eventually(t, 2*time.Second, "proven by the gateway", func() bool { return n.state(vip) == Proven })
+		nettest.Eventually(t, "proven by the gateway", func() bool { return n.state(vip) == Proven })
 		if neighbour(gateway, vip) != host.MAC.String() {
 			t.Errorf("the gateway has %q for %v", neighbour(gateway, vip), vip)
 		}
@@ -303,10 +303,10 @@ func TestWireBurst(t *testing.T) {
 			return !v6 && p.ARP != nil && p.ARP.Operation == arp.OperationRequest && p.ARP.SenderIP == p.ARP.TargetIP
 		}
 	}
-	nettest.Eventually(t, 12*time.Second, "all rounds", func() bool { return n.quiet() })
+	nettest.Eventually(t, "all rounds", func() bool { return n.quiet() })
 	for _, v6 := range []bool{false, true} {
 		var got []nettest.Packet
-		nettest.Eventually(t, time.Second, "every round is captured", func() bool {
+		nettest.Eventually(t, "every round is captured", func() bool {
 			got = capture.Packets(nettest.From(host.MAC), announcement(v6))
 			return len(got) == allRounds
 		})
@@ -319,7 +319,7 @@ func TestWireBurst(t *testing.T) {
 		}
 		t.Logf("v6=%t: announced at %v", v6, at)
 	}
-	nettest.Eventually(t, time.Second, "as many gratuitous replies with target = sender MAC", func() bool {
+	nettest.Eventually(t, "as many gratuitous replies with target = sender MAC", func() bool {
 		return allRounds == len(capture.Packets(nettest.From(host.MAC), func(p nettest.Packet) bool {
 			return p.ARP != nil && p.ARP.Operation == arp.OperationReply && p.ARP.SenderIP == p.ARP.TargetIP &&
 				system.MAC(p.ARP.TargetHardwareAddr) == system.MAC(p.ARP.SenderHardwareAddr)
@@ -334,13 +334,13 @@ func TestWireCarrierReturnAnnounces(t *testing.T) {
 	n.confirmFor(time.Minute)
 	capture := client.Capture("eth0")
 	n.Apply(View{Cluster: "c", Vips: inherited([]Vip{hold4})})
-	nettest.Eventually(t, 12*time.Second, "all rounds", func() bool { return n.quiet() })
+	nettest.Eventually(t, "all rounds", func() bool { return n.quiet() })
 	n.host.SetPort(false)
-	nettest.Eventually(t, time.Second, "reported", func() bool { return n.state(vip4) == Failed })
+	nettest.Eventually(t, "reported", func() bool { return n.state(vip4) == Failed })
 	capture.Reset()
 	start := time.Now()
 	n.host.SetPort(true)
-	nettest.Eventually(t, 2*time.Second, "announced again", func() bool { return len(capture.Packets(nettest.Claims(vip4))) > 0 })
+	nettest.Eventually(t, "announced again", func() bool { return len(capture.Packets(nettest.Claims(vip4))) > 0 })
 	t.Logf("announced %v after the port came up", capture.Packets(nettest.Claims(vip4))[0].At.Sub(start))
 }
 
@@ -371,18 +371,18 @@ func TestWireBridgePortReturnAnnounces(t *testing.T) {
 			return false
 		}
 	}
-	nettest.Eventually(t, 2*time.Second, "both ports", path("eth8 eth9"))
+	nettest.Eventually(t, "both ports", path("eth8 eth9"))
 	n.confirmFor(time.Minute)
 	n.Apply(View{Cluster: "c", Vips: []Vip{vip}})
-	nettest.Eventually(t, 12*time.Second, "all rounds", n.quiet)
+	nettest.Eventually(t, "all rounds", n.quiet)
 	back.SetPort(port, false)
-	nettest.Eventually(t, 2*time.Second, "one port", path("eth9"))
+	nettest.Eventually(t, "one port", path("eth9"))
 	if s := n.state(vip4); s != Unproven {
 		t.Errorf("state %v while the bridge is up", s)
 	}
 	capture := client.Capture("eth0")
 	back.SetPort(port, true)
-	nettest.Eventually(t, 2*time.Second, "announced again behind the port", func() bool {
+	nettest.Eventually(t, "announced again behind the port", func() bool {
 		return len(capture.Packets(nettest.From(macB[:]), nettest.Claims(vip4))) > 0
 	})
 }
@@ -405,7 +405,7 @@ func TestWireIgnoresWhatIsForOthers(t *testing.T) {
 	inject(other)
 	inject(tagged)
 	inject(untagged) // the mark behind them
-	nettest.Eventually(t, 2*time.Second, "one answer", func() bool { return len(capture.Packets(nettest.Answers(vip4))) > 0 })
+	nettest.Eventually(t, "one answer", func() bool { return len(capture.Packets(nettest.Answers(vip4))) > 0 })
 	if got := capture.Packets(nettest.Answers(vip4)); len(got) != 1 {
 		t.Errorf("%d answers, want 1: %v", len(got), got)
 	}
@@ -413,7 +413,7 @@ func TestWireIgnoresWhatIsForOthers(t *testing.T) {
 		t.Error("the kernel's filter let a frame for others through")
 	}
 	inject(priority) // VLAN 0 is no VLAN
-	nettest.Eventually(t, 2*time.Second, "a second answer", func() bool { return len(capture.Packets(nettest.Answers(vip4))) == 2 })
+	nettest.Eventually(t, "a second answer", func() bool { return len(capture.Packets(nettest.Answers(vip4))) == 2 })
 }
 
 // An owner that is cut off yields to the first frame of its successor.
@@ -425,7 +425,7 @@ func TestWireUnconfirmedYieldsToTheFirstFrame(t *testing.T) {
 	n2 := startNode(t, seg.NewHost("192.0.2.12/24"), Config{})
 	n1.confirmFor(250 * time.Millisecond)
 	n1.Apply(View{Cluster: "c", Vips: bothVips(), Peers: map[system.MAC]string{system.MAC(n2.host.MAC): "n2"}})
-	nettest.Eventually(t, time.Second, "n1 unconfirmed", func() bool { return n1.state(vip4) == Held })
+	nettest.Eventually(t, "n1 unconfirmed", func() bool { return n1.state(vip4) == Held })
 	capture := client.Capture("eth0")
 	stop := make(chan struct{})
 	asked := make(chan struct{})
@@ -446,14 +446,14 @@ func TestWireUnconfirmedYieldsToTheFirstFrame(t *testing.T) {
 		}
 	}()
 	n2.confirmFor(time.Minute)
-	nettest.Eventually(t, time.Second, "n1 answers unconfirmed", func() bool {
+	nettest.Eventually(t, "n1 answers unconfirmed", func() bool {
 		return len(capture.Packets(nettest.From(n1.host.MAC), nettest.Answers(vip4))) > 5 && len(capture.Packets(nettest.From(n1.host.MAC), nettest.Answers(vip6))) > 5
 	})
 	if got := capture.Packets(nettest.From(n1.host.MAC), func(p nettest.Packet) bool { return p.Dst[0]&1 != 0 }); len(got) > 0 {
 		t.Errorf("unsolicited frames of an unconfirmed owner: %v", got)
 	}
 	n2.Apply(View{Cluster: "c", Vips: []Vip{{Addr: vip4, Epoch: 20, Mode: Hold}, {Addr: vip6, Epoch: 20, Mode: Hold}}})
-	nettest.Eventually(t, 2*time.Second, "n2 answers", func() bool {
+	nettest.Eventually(t, "n2 answers", func() bool {
 		return len(capture.Packets(nettest.From(n2.host.MAC), nettest.Answers(vip4))) > 100 && len(capture.Packets(nettest.From(n2.host.MAC), nettest.Answers(vip6))) > 100
 	})
 	close(stop)
@@ -483,7 +483,7 @@ func TestWireDefence(t *testing.T) {
 	n := startNode(t, seg.NewHost("192.0.2.11/24"), Config{})
 	n.confirmFor(time.Minute)
 	n.Apply(View{Cluster: "c", Vips: inherited([]Vip{hold4})})
-	nettest.Eventually(t, 2*time.Second, "announced", func() bool { return n.quiet() })
+	nettest.Eventually(t, "announced", func() bool { return n.quiet() })
 	capture := client.Capture("eth0")
 	claim := must(t)(announceRequest(system.MAC(client.MAC), vip4))
 	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
@@ -534,13 +534,13 @@ func TestWireGroupReportIsUnderstood(t *testing.T) {
 		return strings.Contains(out, group)
 	}
 	n.Apply(View{Cluster: "c", Vips: inherited([]Vip{hold6})})
-	nettest.Eventually(t, 3*time.Second, "the switch learns of the join", known)
-	nettest.Eventually(t, 10*time.Second, "the switch forgets", func() bool { return !known() })
+	nettest.Eventually(t, "the switch learns of the join", known)
+	nettest.Eventually(t, "the switch forgets", func() bool { return !known() })
 	n.mu.Lock()
 	n.Layer2.links[n.host.Link].refresh = 0
 	n.mu.Unlock()
 	n.wake()
-	nettest.Eventually(t, 2*time.Second, "the switch learns of the report", known)
+	nettest.Eventually(t, "the switch learns of the report", known)
 }
 
 const helperEnv = "QLB_TEST_LAYER2_HELPER"
@@ -614,7 +614,7 @@ func TestWireStoppedProcessReleases(t *testing.T) {
 			}
 		}
 	}
-	nettest.Eventually(t, 5*time.Second, "answers", func() bool { askFor(20*time.Millisecond, true); return answers() > 10 })
+	nettest.Eventually(t, "answers", func() bool { askFor(20*time.Millisecond, true); return answers() > 10 })
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -632,5 +632,5 @@ func TestWireStoppedProcessReleases(t *testing.T) {
 	if got := answers() - before; got > 1 {
 		t.Errorf("%d answers after the deadline, want at most the frame in hand", got)
 	}
-	nettest.Eventually(t, 5*time.Second, "answers again once confirmed", func() bool { askFor(20*time.Millisecond, true); return answers() > before+10 })
+	nettest.Eventually(t, "answers again once confirmed", func() bool { askFor(20*time.Millisecond, true); return answers() > before+10 })
 }

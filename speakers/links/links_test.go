@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -185,7 +184,7 @@ func runMonitor(t *testing.T, open func() (Source, error)) *recorder {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	nettest.Eventually(t, 2*time.Second, "ready", m.Ready)
+	nettest.Eventually(t, "ready", m.Ready)
 	return r
 }
 
@@ -198,7 +197,7 @@ func TestMonitorFollowsTheKernel(t *testing.T) {
 	})
 	until := func(what string, ok func(l Link, exists bool) bool, name string) {
 		t.Helper()
-		nettest.Eventually(t, 2*time.Second, what, func() bool {
+		nettest.Eventually(t, what, func() bool {
 			l, exists := r.link(name)
 			return ok(l, exists)
 		})
@@ -293,7 +292,7 @@ func TestMonitorOpensALostSourceAgain(t *testing.T) {
 		opened++
 		return scripts[min(opened, len(scripts))-1]()
 	})
-	nettest.Eventually(t, 3*time.Second, "the change behind our back", func() bool {
+	nettest.Eventually(t, "the change behind our back", func() bool {
 		l, ok := r.link("eth0")
 		return ok && !l.Up
 	})

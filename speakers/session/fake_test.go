@@ -13,6 +13,7 @@ import (
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 	"github.com/quorumlb/quorumlb/speakers/internal/membertest"
+	"github.com/quorumlb/quorumlb/speakers/internal/nettest"
 )
 
 func newGroup() *membertest.Group {
@@ -139,7 +140,7 @@ func startSession(t *testing.T, cfg Config, n *fakeNode) (*Session, <-chan error
 		cancel()
 		select {
 		case <-ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(nettest.Patience):
 			t.Error("Run does not end")
 		}
 	})

@@ -49,7 +49,7 @@ func TestGroupsBeyondOneSocket(t *testing.T) {
 		}
 		return nil
 	})
-	nettest.Eventually(t, time.Second, "closing leaves the rest", func() bool { return memberships(h) < 10 })
+	nettest.Eventually(t, "closing leaves the rest", func() bool { return memberships(h) < 10 })
 }
 
 func memberships(h *nettest.Host) int {
@@ -74,7 +74,7 @@ func TestPacketConnEndsWithClose(t *testing.T) {
 			if !errors.Is(err, net.ErrClosed) {
 				t.Errorf("%v: Receive returned %v", p, err)
 			}
-		case <-time.After(2 * time.Second):
+		case <-time.After(nettest.Patience):
 			t.Fatalf("%v: Receive goes on after Close", p)
 		}
 		if err := conn.Send(h.Link, make([]byte, 60)); !errors.Is(err, net.ErrClosed) {

@@ -150,7 +150,7 @@ func StartMember(t testing.TB, g *Group, address string) *Member {
 func (m *Member) Start(address string) {
 	m.t.Helper()
 	var ln net.Listener
-	nettest.Eventually(m.t, 5*time.Second, "listening on "+address, func() (ok bool) {
+	nettest.Eventually(m.t, "listening on "+address, func() (ok bool) {
 		var err error
 		ln, err = net.Listen("tcp", address)
 		return err == nil

@@ -280,13 +280,17 @@ func (s *Segment) SetPort(port string, up bool) {
 // Switch returns the namespace of the bridge br0.
 func (s *Segment) Switch() *Host { return s.bridge }
 
-// Eventually polls until ok returns true and fails the test after the limit.
-func Eventually(t testing.TB, limit time.Duration, what string, ok func() bool) {
+// Patience is how long a test waits for what has to come: longer than a busy
+// machine takes. It costs nothing where the thing comes.
+const Patience = 30 * time.Second
+
+// Eventually polls until ok returns true and fails the test after Patience.
+func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(Patience)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("after %v still not: %s", limit, what)
+			t.Fatalf("after %v still not: %s", Patience, what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
