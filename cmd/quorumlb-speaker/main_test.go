@@ -163,7 +163,7 @@ func TestRunsWithoutMembers(t *testing.T) {
 		if err != nil {
 			t.Errorf("ended with %v", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("does not end")
 	}
 }

@@ -83,7 +83,7 @@ func TestServerEndsWithItsContext(t *testing.T) {
 		if err != nil {
 			t.Errorf("Run() = %v", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("Run did not end")
 	}
 }
