@@ -6,7 +6,9 @@
 //   - Whole view and deltas are spliced without a gap: the view is that of the
 //     revision at which the subscription was registered, and every later batch
 //     that concerns the node follows as one message.
-//   - A message with revision r brings the reader's view to revision r exactly.
+//   - A message with revision r brings the reader's view to revision r exactly. (Only
+//     the whole view of a reader that comes while a batch is between the state and
+//     the hub may show early what that batch gives; the batch's own message follows.)
 //     A batch that takes an address from a node, or narrows what the node may do
 //     with one, always makes a message for it, so a node can report that it has
 //     seen the batch.

@@ -52,7 +52,8 @@ type Hub struct {
 	// which the state advances and Apply: then it is one behind the state.
 	revision uint64
 	nodes    map[string]*nodeView
-	// holder is the watched node whose view has the address.
+	// holder is the one watched node whose view has the address: a is in v.vips if
+	// and only if v is its holder.
 	holder map[netip.Addr]*nodeView
 	// hosts are the addresses with local delivery and the services that ask for
 	// it. Kept only while some node is watched.
@@ -163,8 +164,11 @@ func (h *Hub) Apply(batch *logv1.Batch, ch fsm.Changes, s *fsm.State) {
 	d.send()
 }
 
+// mustSee makes a message for a node that the batch takes something from. So it
+// does for one whose view was made of the very state that this batch led to: its
+// readers have what the batch gave, in a whole view of the revision before.
 func (h *Hub) mustSee(s *fsm.State, name string, d *deltas) {
-	if v, n := h.nodes[name], s.Nodes[name]; v != nil && n != nil && n.TakenAt == d.revision {
+	if v, n := h.nodes[name], s.Nodes[name]; v != nil && n != nil && (n.TakenAt == d.revision || v.made == d.revision) {
 		d.to(v)
 	}
 }

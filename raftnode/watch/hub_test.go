@@ -27,6 +27,8 @@ type group struct {
 	mu    sync.RWMutex
 	state *fsm.State
 	hub   *watch.Hub
+	// meanwhile, if not nil, is called when the state has a batch and the hub has not.
+	meanwhile func()
 }
 
 func newGroup(t testing.TB, queue int) *group {
@@ -54,6 +56,9 @@ func (g *group) apply(events ...*logv1.Event) uint64 {
 	g.mu.Unlock()
 	if err != nil {
 		g.t.Fatalf("apply %v: %v", events, err)
+	}
+	if g.meanwhile != nil {
+		g.meanwhile()
 	}
 	g.hub.Apply(batch, ch, g.state)
 	return batch.GetRevision()
@@ -107,6 +112,20 @@ func (g *group) session(node string) (id uint64) {
 func (g *group) subscribe(node string) *reader {
 	g.t.Helper()
 	sub, err := g.hub.Subscribe(node, g.session(node), 0)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(sub.Close)
+	return &reader{t: g.t, sub: sub}
+}
+
+// trySubscribe is subscribe, nil when the hub has not got the node's session yet.
+func (g *group) trySubscribe(node string) *reader {
+	g.t.Helper()
+	sub, err := g.hub.Subscribe(node, g.session(node), 0)
+	if errors.Is(err, watch.ErrBehind) {
+		return nil
+	}
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -327,7 +346,7 @@ func TestResetCloseAndForget(t *testing.T) {
 	}
 	r = g.subscribe("n1")
 	r.next()
-	g.apply(&logv1.Event{Fact: &logv1.Event_SessionExpired{SessionExpired: &logv1.SessionExpired{Node: "n1", Session: g.session("n1")}}})
+	g.apply(expire("n1", g.session("n1")))
 	g.apply(&logv1.Event{Fact: &logv1.Event_NodeForgotten{NodeForgotten: &logv1.NodeForgotten{Node: "n1"}}})
 	if _, err := r.sub.Next(t.Context()); !errors.Is(err, watch.ErrNoSession) {
 		t.Errorf("forgotten node: %v", err)
@@ -344,7 +363,7 @@ func TestResetCloseAndForget(t *testing.T) {
 }
 
 // TestDeltasAddUp: after any batches, a reader's view is the one that a hub
-// without a past makes of the same state.
+// without a past makes of the same state, whenever the reader came.
 func TestDeltasAddUp(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -355,24 +374,50 @@ func TestDeltasAddUp(t *testing.T) {
 				g.apply(open(n, 1, byte(i), nil))
 			}
 			readers := map[string][]*reader{}
-			for range 300 {
-				if rnd.IntN(10) == 0 {
-					n := nodes[rnd.IntN(len(nodes))]
+			for i := range 300 {
+				n := nodes[rnd.IntN(len(nodes))]
+				switch rnd.IntN(12) {
+				case 0:
 					readers[n] = append(readers[n], g.subscribe(n))
+				case 1, 2, 3:
+					g.between(func() {
+						for _, n := range nodes {
+							if len(readers[n]) > 2 {
+								continue
+							}
+							if r := g.trySubscribe(n); r != nil {
+								readers[n] = append(readers[n], r)
+							}
+						}
+					})
+				case 4, 5: // the node's view goes with its last reader
+					for _, r := range readers[n] {
+						r.sub.Close()
+					}
+					delete(readers, n)
 				}
 				g.randomBatch(rnd, nodes)
-			}
-			last := g.settle()
-			for n, rs := range readers {
-				want := g.fresh(n)
-				for _, r := range rs {
-					r.until(last)
-					if diff := cmp.Diff(want, r.view, protocmp.Transform()); diff != "" {
-						t.Fatalf("view of %s (-fresh +folded):\n%s", n, diff)
-					}
+				g.meanwhile = nil
+				if i%10 == 9 {
+					g.allLevel(readers)
 				}
 			}
 		})
+	}
+}
+
+// allLevel checks that every reader's view is as if it came now.
+func (g *group) allLevel(readers map[string][]*reader) {
+	g.t.Helper()
+	last := g.settle()
+	for n, rs := range readers {
+		want := g.fresh(n)
+		for _, r := range rs {
+			r.until(last)
+			if !proto.Equal(want, r.view) {
+				g.t.Fatalf("view of %s (-fresh +folded):\n%s", n, cmp.Diff(want, r.view, protocmp.Transform()))
+			}
+		}
 	}
 }
 
@@ -400,7 +445,7 @@ func (g *group) randomBatch(rnd *rand.Rand, nodes []string) {
 	rec := g.state.Addresses[netip.MustParseAddr(addr)]
 	n := g.state.Nodes[node]
 	delivery := logv1.Delivery(1 + rnd.IntN(2))
-	switch rnd.IntN(9) {
+	switch rnd.IntN(12) {
 	case 0:
 		ad := advertise(fmt.Sprintf("eth%d", rnd.IntN(2)))
 		if rnd.IntN(3) == 0 {
@@ -411,7 +456,7 @@ func (g *group) randomBatch(rnd *rand.Rand, nodes []string) {
 		g.apply(open(node, n.Incarnation+1, byte(rnd.IntN(4)), map[string]string{"host": []string{"yes", "no"}[rnd.IntN(2)]}))
 	case 2:
 		if n.SessionState == fsm.SessionOpen {
-			g.apply(&logv1.Event{Fact: &logv1.Event_SessionExpired{SessionExpired: &logv1.SessionExpired{Node: node, Session: n.Session}}})
+			g.apply(expire(node, n.Session))
 		}
 	case 3:
 		g.apply(&logv1.Event{Fact: &logv1.Event_NodeDrained{NodeDrained: &logv1.NodeDrained{Node: node, Reason: logv1.DrainReason_DRAIN_REASON_ADMIN}}},
@@ -434,6 +479,20 @@ func (g *group) randomBatch(rnd *rand.Rand, nodes []string) {
 			return
 		}
 		g.apply(assign(addr, node))
+	case 9, 10, 11: // a failover: the addresses go over in the batch that says that the node is gone
+		if n.SessionState != fsm.SessionOpen {
+			g.apply(open(node, n.Incarnation+1, n.MACs[0][5], n.Labels))
+			return
+		}
+		next := g.state.Nodes[nodes[rnd.IntN(len(nodes))]]
+		if next == n || next.SessionState != fsm.SessionOpen {
+			return
+		}
+		evs := []*logv1.Event{expire(node, n.Session)}
+		for rec := range g.state.OwnedBy(node) {
+			evs = append(evs, assign(rec.Addr.String(), next.Name))
+		}
+		g.apply(evs...)
 	case 8:
 		if rec == nil {
 			return

@@ -14,6 +14,7 @@ import (
 // nodeView is what the readers of one node have been told.
 type nodeView struct {
 	name    string
+	made    uint64 // revision of the state that the view was made of
 	vips    map[netip.Addr]*speakerv1.Vip
 	hosts   map[netip.Addr]struct{}
 	labels  map[string]string
@@ -65,13 +66,18 @@ func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
 	}
 	n := s.Nodes[name]
 	v := &nodeView{
-		name: name, labels: n.Labels, drained: n.Drained != 0,
+		name: name, made: s.Revision, labels: n.Labels, drained: n.Drained != 0,
 		vips:  make(map[netip.Addr]*speakerv1.Vip),
 		hosts: make(map[netip.Addr]struct{}),
 		terms: make(map[string]terms),
 		subs:  make(map[*Subscription]struct{}),
 	}
 	for rec := range s.OwnedBy(name) {
+		if h.holder[rec.Addr] != nil {
+			// The state is ahead of the views by a batch that takes the address from
+			// another watched node, which is not told yet. Apply moves it.
+			continue
+		}
 		if vip := h.vip(s, v, rec.Addr); vip != nil {
 			v.vips[rec.Addr] = vip
 			h.holder[rec.Addr] = v
