@@ -143,6 +143,9 @@ func (h *Hub) Apply(batch *logv1.Batch, ch fsm.Changes, s *fsm.State) {
 		}
 	}
 	h.applyNodes(s, ch, &d)
+	if len(h.nodes) == 0 {
+		return // the last watched node was forgotten, and with it what is kept for any
+	}
 	if ch.All {
 		h.applyAll(s, &d)
 	} else {

@@ -90,3 +90,20 @@ func TestReaderBetweenStateAndApply(t *testing.T) {
 		}
 	}
 }
+
+// TestLastViewEndsAsABatchIsApplied: the one node that is watched is forgotten in
+// a batch that has more in it.
+func TestLastViewEndsAsABatchIsApplied(t *testing.T) {
+	g := newGroup(t, 0)
+	g.apply(open("a", 1, 1, nil), open("b", 1, 2, nil))
+	r := g.subscribe("a")
+	r.next()
+	g.apply(expire("a", g.session("a")))
+	g.apply(&logv1.Event{Fact: &logv1.Event_NodeForgotten{NodeForgotten: &logv1.NodeForgotten{Node: "a"}}},
+		declare("s", logv1.Delivery_DELIVERY_HOST), allocate("s", "192.0.2.1"))
+	r = g.subscribe("b")
+	r.next()
+	if diff := cmp.Diff(g.fresh("b"), r.view, protocmp.Transform()); diff != "" {
+		t.Errorf("(-fresh +view):\n%s", diff)
+	}
+}
