@@ -12,6 +12,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	"github.com/quorumlb/quorumlb/raftnode/watch"
 )
 
 // How long speakers wait for answers from the wire.
@@ -45,7 +46,7 @@ func (s *Services) Probe(ctx context.Context, req *adminv1.ProbeRequest) (*admin
 	owners := make(map[string]string) // node by MAC
 	s.cfg.Log.Read(func(st *fsm.State) {
 		for name, n := range st.Nodes {
-			for _, mac := range n.MACs {
+			for _, mac := range watch.MACs(n) {
 				owners[string(mac[:])] = name
 			}
 		}

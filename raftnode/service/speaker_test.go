@@ -238,6 +238,9 @@ func TestAttachOfAReplacedProcess(t *testing.T) {
 func TestProbeAsksTheSpeakers(t *testing.T) {
 	s := newSolo(t)
 	session, _ := s.owned()
+	s.apply(&logv1.Event{Fact: &logv1.Event_NodeLinksChanged{NodeLinksChanged: &logv1.NodeLinksChanged{
+		Node: "n2", Links: []*logv1.Link{{Name: "bond0", Mac: []byte{2, 0, 0, 0, 0, 3}, Up: true}},
+	}}})
 	if _, err := s.admin.Probe(t.Context(), &adminv1.ProbeRequest{Address: "192.0.2.1"}); status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("without speakers: %v", err)
 	}
@@ -254,17 +257,17 @@ func TestProbeAsksTheSpeakers(t *testing.T) {
 				continue
 			}
 			_ = stream.Send(&speakerv1.AttachRequest{ProbeAnswers: []*speakerv1.ProbeAnswer{{
-				Id: q.GetId(), Address: q.GetAddress(), Hits: []*speakerv1.ProbeHit{{Mac: []byte{2, 0, 0, 0, 0, 2}, Interface: "eth0"}, {Mac: []byte{9, 9, 9, 9, 9, 9}}},
+				Id: q.GetId(), Address: q.GetAddress(), Hits: []*speakerv1.ProbeHit{{Mac: []byte{2, 0, 0, 0, 0, 2}, Interface: "eth0"}, {Mac: []byte{9, 9, 9, 9, 9, 9}}, {Mac: []byte{2, 0, 0, 0, 0, 3}}},
 			}}})
 			return
 		}
 	})
 	resp, err := s.admin.Probe(t.Context(), &adminv1.ProbeRequest{Address: "192.0.2.1"})
 	wg.Wait()
-	if err != nil || len(resp.GetNodes()) != 1 || len(resp.GetNodes()[0].GetHits()) != 2 {
+	if err != nil || len(resp.GetNodes()) != 1 || len(resp.GetNodes()[0].GetHits()) != 3 {
 		t.Fatalf("%v, %v", resp, err)
 	}
-	if hits := resp.GetNodes()[0].GetHits(); hits[0].GetNode() != "n2" || hits[1].GetNode() != "" {
+	if hits := resp.GetNodes()[0].GetHits(); hits[0].GetNode() != "n2" || hits[1].GetNode() != "" || hits[2].GetNode() != "n2" {
 		t.Errorf("hits: %v", hits)
 	}
 	// A speaker that does not answer is named, not waited for.

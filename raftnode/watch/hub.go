@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -272,5 +271,3 @@ func sortedAddrs[V any](m map[netip.Addr]V) []netip.Addr {
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return addrs
 }
-
-func compareMacs(a *speakerv1.NodeMacs, node string) int { return cmp.Compare(a.GetNode(), node) }

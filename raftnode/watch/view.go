@@ -294,55 +294,6 @@ func (h *Hub) applyLabels(s *fsm.State, v *nodeView, d *deltas) {
 	}
 }
 
-// setMacs records a node's addresses and tells whether they changed.
-func (h *Hub) setMacs(name string, n *fsm.Node) bool {
-	i, found := slices.BinarySearchFunc(h.macs, name, compareMacs)
-	if n == nil {
-		if found {
-			h.macs = slices.Delete(slices.Clone(h.macs), i, i+1)
-		}
-		return found
-	}
-	msg := macsMessage(n)
-	if found {
-		if slices.EqualFunc(h.macs[i].GetMacs(), msg.GetMacs(), slices.Equal[[]byte]) {
-			return false
-		}
-		h.macs = slices.Clone(h.macs)
-		h.macs[i] = msg
-		return true
-	}
-	h.macs = slices.Insert(slices.Clone(h.macs), i, msg)
-	return true
-}
-
-// otherMacs lists the addresses of all nodes but one.
-func (h *Hub) otherMacs(name string) []*speakerv1.NodeMacs {
-	others := make([]*speakerv1.NodeMacs, 0, len(h.macs))
-	for _, m := range h.macs {
-		if m.GetNode() != name {
-			others = append(others, m)
-		}
-	}
-	return others
-}
-
-func allMacs(s *fsm.State) []*speakerv1.NodeMacs {
-	all := make([]*speakerv1.NodeMacs, 0, len(s.Nodes))
-	for _, name := range slices.Sorted(maps.Keys(s.Nodes)) {
-		all = append(all, macsMessage(s.Nodes[name]))
-	}
-	return all
-}
-
-func macsMessage(n *fsm.Node) *speakerv1.NodeMacs {
-	m := &speakerv1.NodeMacs{Node: n.Name}
-	for _, mac := range n.MACs {
-		m.Macs = append(m.Macs, slices.Clone(mac[:]))
-	}
-	return m
-}
-
 // hostServices are the services of an address that ask for local delivery.
 func hostServices(s *fsm.State, a netip.Addr) []*fsm.Service {
 	rec := s.Addresses[a]
