@@ -194,7 +194,13 @@ func (l *Leader) NodeDecided(now time.Duration, name string, facts Facts) {
 	if facts.otherMachine() {
 		n.foreign, n.hasForeign = n.before, true
 	}
-	if n.facts.Session != 0 && n.facts.Process != facts.Process {
+	switch {
+	case facts.Session < n.facts.Session:
+		// Rebase: the session that was decided is lost, and who it replaced is back.
+		if n.replaced >= facts.Session {
+			n.replaced = 0
+		}
+	case n.facts.Session != 0 && n.facts.Process != facts.Process:
 		n.replaced = n.facts.Session
 	}
 	n.facts = facts
