@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 	"github.com/quorumlb/quorumlb/internal/clock"
 	"github.com/quorumlb/quorumlb/internal/leasetime"
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	"github.com/quorumlb/quorumlb/raftnode/consensus"
 	"github.com/quorumlb/quorumlb/raftnode/transport"
@@ -89,7 +89,7 @@ func newAttackGroup(t *testing.T, times fsm.LeaseTimes, lazy ...string) *attackG
 	}
 	t.Cleanup(g.stop)
 	for _, name := range []string{"m1", "m2", "m3"} {
-		g.addrs[name] = attackPort(t)
+		g.addrs[name] = testaddr.New(t)
 	}
 	for name := range g.addrs {
 		g.add(name)
@@ -101,16 +101,6 @@ func newAttackGroup(t *testing.T, times fsm.LeaseTimes, lazy ...string) *attackG
 		g.ready(name)
 	}
 	return g
-}
-
-func attackPort(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func (g *attackGroup) logger(who string) *slog.Logger {
@@ -156,7 +146,7 @@ func (g *attackGroup) identity(role string) *pki.Reloader {
 func (g *attackGroup) add(name string) *attackMember {
 	g.t.Helper()
 	if g.addrs[name] == "" {
-		g.addrs[name] = attackPort(g.t)
+		g.addrs[name] = testaddr.New(g.t)
 	}
 	g.net.name(g.addrs[name], name)
 	m := &attackMember{name: name, fault: &attackFault{net: g.net, local: name}}

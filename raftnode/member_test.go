@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/internal/obs"
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	"github.com/quorumlb/quorumlb/raftnode/consensus"
 )
 
@@ -33,12 +33,7 @@ func startLocal(t *testing.T, n int) *local {
 	}
 	addrs := make(map[string]string)
 	for i := range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addrs[fmt.Sprintf("m%d", i+1)] = ln.Addr().String()
-		ln.Close()
+		addrs[fmt.Sprintf("m%d", i+1)] = testaddr.New(t)
 	}
 	g := &local{t: t}
 	for i := range n {

@@ -22,6 +22,7 @@ import (
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/obs"
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	"github.com/quorumlb/quorumlb/raftnode"
 	"github.com/quorumlb/quorumlb/raftnode/transport"
@@ -108,12 +109,12 @@ func newGroup(t testing.TB, n int) *group {
 	g := &group{t: t, ca: ca, dir: t.TempDir()}
 	addrs := make(map[string]string)
 	for i := range n {
-		addrs[fmt.Sprintf("m%d", i+1)] = freePort(t)
+		addrs[fmt.Sprintf("m%d", i+1)] = testaddr.New(t)
 	}
 	for i := range n {
 		name := fmt.Sprintf("m%d", i+1)
 		g.members = append(g.members, &process{group: g, conf: memberConfig{
-			Name: name, DataDir: filepath.Join(g.dir, name), Listen: addrs[name], HTTP: freePort(t), Members: addrs,
+			Name: name, DataDir: filepath.Join(g.dir, name), Listen: addrs[name], HTTP: testaddr.New(t), Members: addrs,
 			TLS: g.files("member/" + name), Lease: fsm.LeaseTimes{Detection: testDetection, Heartbeat: testHeartbeat, Settle: time.Second},
 		}})
 	}
@@ -293,16 +294,6 @@ func (p *process) waitReady() {
 func (p *process) tail() string {
 	data, _ := os.ReadFile(filepath.Join(p.group.dir, p.conf.Name+".log"))
 	return string(data[max(0, len(data)-6000):])
-}
-
-func freePort(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 func eventually(t testing.TB, what string, ok func() bool) {

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	"github.com/quorumlb/quorumlb/raftnode/transport"
@@ -164,7 +165,7 @@ func newDaemons(t *testing.T, n int) *daemons {
 	d := &daemons{t: t, ca: ca, dir: t.TempDir()}
 	var list []string
 	for i := range n {
-		d.addrs = append(d.addrs, freePort(t))
+		d.addrs = append(d.addrs, testaddr.New(t))
 		list = append(list, fmt.Sprintf("m%d=%s", i+1, d.addrs[i]))
 	}
 	d.members = strings.Join(list, ",")
@@ -325,16 +326,6 @@ func TestRecoverAfterTheMajorityIsLost(t *testing.T) {
 			t.Errorf("stopped: %v", err)
 		}
 	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // syncBuffer takes the log of a daemon.

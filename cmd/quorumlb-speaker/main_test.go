@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 )
 
 // identity makes a CA and a certificate for a role.
@@ -110,17 +111,11 @@ func TestRunsWithoutMembers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("packet sockets need root")
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := ln.Addr().(*net.TCPAddr).AddrPort()
-	ln.Close()
 	started, ended := make(chan net.Addr, 1), make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	args := append(tlsFlags(identity(t, pki.Role{Kind: pki.KindSpeaker, Name: "n1"})),
-		"--node", "n1", "--members", nobody.String(), "--state-dir", t.TempDir(), "--http", "127.0.0.1:0", "--interfaces", "none*")
+		"--node", "n1", "--members", testaddr.New(t), "--state-dir", t.TempDir(), "--http", "127.0.0.1:0", "--interfaces", "none*")
 	go func() {
 		ended <- run(ctx, env{args: args, stdout: io.Discard, stderr: io.Discard, started: func(a net.Addr) { started <- a }})
 	}()

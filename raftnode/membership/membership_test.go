@@ -16,6 +16,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	memberv1 "github.com/quorumlb/quorumlb/proto/quorumlb/member/v1"
 	"github.com/quorumlb/quorumlb/raftnode/consensus"
@@ -60,13 +61,7 @@ func newWorld(t *testing.T, names ...string) *world {
 // add makes a machine that is not on the list.
 func (w *world) add(name string) *host {
 	w.t.Helper()
-	h := &host{w: w, name: name, dir: w.t.TempDir(), id: w.pki.Identity("member/" + name)}
-	mux, err := transport.Listen(transport.Config{Name: name, Listen: "127.0.0.1:0", Identity: h.id})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	h.addr = mux.Addr().String()
-	mux.Close()
+	h := &host{w: w, name: name, addr: testaddr.New(w.t), dir: w.t.TempDir(), id: w.pki.Identity("member/" + name)}
 	w.members[name] = h
 	w.t.Cleanup(func() {
 		if h.cancel != nil {

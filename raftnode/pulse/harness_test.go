@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/quorumlb/quorumlb/fsm"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	memberv1 "github.com/quorumlb/quorumlb/proto/quorumlb/member/v1"
 	"github.com/quorumlb/quorumlb/raftnode/consensus"
 	"github.com/quorumlb/quorumlb/raftnode/decider"
@@ -110,13 +111,9 @@ func newTrio(t testing.TB) *trio {
 	for i := range 3 {
 		c := &cell{t: t, id: fmt.Sprintf("m%d", i), group: &group{}}
 		c.group.term.Store(5)
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.addr = l.Addr().String()
+		c.addr = testaddr.New(t)
 		members = append(members, consensus.Member{ID: c.id, Address: c.addr, Voter: true})
-		c.serve(l)
+		c.serve(listen(t, c.addr))
 		tr.cells = append(tr.cells, c)
 	}
 	for _, c := range tr.cells {

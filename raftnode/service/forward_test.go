@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	"github.com/quorumlb/quorumlb/raftnode/decider"
@@ -126,7 +127,7 @@ func TestNoLoop(t *testing.T) {
 func TestUnreachableLeaderIsTriedAgain(t *testing.T) {
 	g := newTrio(t)
 	asked := g.decideDrains(2)
-	g.members[0].setLeader("m9", closedPort(t))
+	g.members[0].setLeader("m9", testaddr.New(t))
 	done := make(chan error, 1)
 	go func() {
 		_, err := g.admins[0].Drain(t.Context(), &adminv1.DrainRequest{Node: "n1"})

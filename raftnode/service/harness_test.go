@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	memberv1 "github.com/quorumlb/quorumlb/proto/quorumlb/member/v1"
 	"github.com/quorumlb/quorumlb/raftnode/consensus"
@@ -132,7 +132,7 @@ type fakeMember struct {
 func newFakeMember(t testing.TB, a *authority, id string) *fakeMember {
 	t.Helper()
 	identity := a.identity("member/" + id)
-	mux, err := transport.Listen(transport.Config{Name: id, Listen: "127.0.0.1:0", Identity: identity})
+	mux, err := transport.Listen(transport.Config{Name: id, Listen: testaddr.New(t), Identity: identity})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -383,17 +383,6 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-}
-
-// closedPort is an address that nobody listens at.
-func closedPort(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 var errTest = errors.New("test")

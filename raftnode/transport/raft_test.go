@@ -2,7 +2,6 @@ package transport
 
 import (
 	"errors"
-	"net"
 	"testing"
 	"time"
 
@@ -10,6 +9,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/internal/clock"
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	"github.com/quorumlb/quorumlb/raftnode/storage"
 )
 
@@ -234,12 +234,7 @@ func TestFaultsInPipeline(t *testing.T) {
 func TestFallsBackToConfiguredAddress(t *testing.T) {
 	ca := newCA(t)
 	peer := answering(t, ca, "m2", 7)
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := raft.ServerAddress(gone.Addr().String())
-	_ = gone.Close()
+	old := raft.ServerAddress(testaddr.New(t))
 	r := NewRaft(startMux(t, ca, "m1", nil), RaftConfig{Peers: map[string]string{"m2": peer.Advertised()}})
 	defer r.Close()
 	var resp raft.AppendEntriesResponse

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/quorumlb/quorumlb/internal/clock"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 	"github.com/quorumlb/quorumlb/speakers/internal/membertest"
@@ -148,5 +149,5 @@ func startSession(t *testing.T, cfg Config, n *fakeNode) (*Session, <-chan error
 }
 
 func three(t *testing.T, g *membertest.Group) []*membertest.Member {
-	return []*membertest.Member{membertest.StartMember(t, g, "127.0.0.1:0"), membertest.StartMember(t, g, "127.0.0.1:0"), membertest.StartMember(t, g, "127.0.0.1:0")}
+	return []*membertest.Member{membertest.StartMember(t, g, testaddr.New(t)), membertest.StartMember(t, g, testaddr.New(t)), membertest.StartMember(t, g, testaddr.New(t))}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/internal/clock"
 	"github.com/quorumlb/quorumlb/internal/leasetime"
+	"github.com/quorumlb/quorumlb/internal/testaddr"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 	"github.com/quorumlb/quorumlb/speakers/internal/membertest"
 	"github.com/quorumlb/quorumlb/speakers/internal/nettest"
@@ -476,12 +477,7 @@ func TestLeaveIsBounded(t *testing.T) {
 
 // With all members down nothing is in force, and nothing ends.
 func TestStartWithoutMembers(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := ln.Addr().String()
-	ln.Close()
+	address := testaddr.New(t)
 	cfg := config(t)
 	cfg.Members = []string{address}
 	n := newNode()
