@@ -22,11 +22,35 @@ func smallLog(c *consensus.Config) {
 	c.DigestEvery = 64
 }
 
-// propose commits n small batches on the leader, several at a time.
+// propose commits n small batches, several at a time, by whoever leads: a busy
+// machine may lose its leader at any moment.
 func propose(t *testing.T, c *clustertest.Cluster, n int) {
 	t.Helper()
+	var want uint64
+	clustertest.Eventually(t, fmt.Sprintf("%d batches", n), func() bool {
+		node := c.Leader().Node
+		if node.Barrier(clustertest.Patience) != nil {
+			return false
+		}
+		if want == 0 {
+			want = node.Revision() + uint64(n)
+		}
+		missing := int(want) - int(node.Revision())
+		if missing <= 0 {
+			return true
+		}
+		err := proposeAt(t, node, missing)
+		if err != nil {
+			t.Logf("proposing: %v", err)
+		}
+		return err == nil
+	})
+}
+
+// proposeAt commits n small batches on a leader.
+func proposeAt(t *testing.T, node *consensus.Node, n int) (err error) {
+	t.Helper()
 	const window = 16
-	node := c.Leader().Node
 	var head *fsm.State
 	node.Read(func(s *fsm.State) { head = s.Clone() })
 	var flight []*consensus.Proposal
@@ -38,13 +62,15 @@ func propose(t *testing.T, c *clustertest.Cluster, n int) {
 		flight = append(flight, node.Propose(raw))
 		if len(flight) == window || i == n-1 {
 			for _, p := range flight {
-				if err := p.Wait(within(t)); err != nil {
-					t.Fatal(err)
-				}
+				err = errors.Join(err, p.Wait(within(t)))
+			}
+			if err != nil {
+				return err
 			}
 			flight = nil
 		}
 	}
+	return nil
 }
 
 func revisions(entries []consensus.Entry) (out []uint64) {
@@ -65,6 +91,7 @@ func TestHistory(t *testing.T) {
 		}
 	}
 	propose(t, c, 3000) // crosses two marks
+	c.Agree()
 	newest := n.Revision()
 	for _, tt := range []struct{ from, until, first, count uint64 }{
 		{1, newest + 1, 1, newest},
