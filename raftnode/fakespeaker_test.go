@@ -32,7 +32,8 @@ type fakeSpeaker struct {
 	session uint64
 	seq     uint64
 	seen    uint64
-	acked   uint64 // newest acked heartbeat
+	made    []time.Time // when each heartbeat was made
+	acked   uint64      // newest acked heartbeat
 	refused map[speakerv1.HeartbeatRefusal]int
 	vips    map[netip.Addr]uint64 // epoch
 	gained  map[netip.Addr]time.Time
@@ -120,6 +121,7 @@ func (s *fakeSpeaker) beat() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seq++
+	s.made = append(s.made, time.Now())
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
@@ -311,6 +313,17 @@ func (s *fakeSpeaker) ackedSeq() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.acked
+}
+
+// lastHeard is when the newest heartbeat was made that members are known to have
+// heard: the acked one. They may have heard a later one too.
+func (s *fakeSpeaker) lastHeard() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.acked == 0 {
+		s.t.Fatalf("no heartbeat of %s was ever acked", s.node)
+	}
+	return s.made[s.acked-1]
 }
 
 func addrOf(raw []byte) netip.Addr {

@@ -132,9 +132,12 @@ func TestGroup(t *testing.T) {
 	silent := time.Now()
 	first.stop()
 	eventually(t, "the successor", func() bool { return second.owns(addr) })
-	took := second.gainedAt(addr).Sub(silent)
-	t.Logf("silence to successor's view: %v (D %v)", took, testDetection)
-	if took < testDetection-testHeartbeat-20*time.Millisecond || took > testDetection+2*time.Second {
+	gained := second.gainedAt(addr)
+	t.Logf("silence to successor's view: %v (D %v)", gained.Sub(silent), testDetection)
+	if took := gained.Sub(first.lastHeard()); took < testDetection {
+		t.Errorf("moved %v after a heartbeat that was acked, want D = %v at least", took, testDetection)
+	}
+	if took := gained.Sub(silent); took > testDetection+10*time.Second {
 		t.Errorf("moved after %v, want D = %v and a little", took, testDetection)
 	}
 	if n := g.get(g.leader(), "nodes").GetNodes(); n[0].GetState() == n[1].GetState() {
@@ -209,7 +212,7 @@ func TestOwnerAndLeaderDieTogether(t *testing.T) {
 	eventually(t, "the successor", func() bool { return second.owns(addr) })
 	took := second.gainedAt(addr).Sub(dead)
 	t.Logf("owner and leader dead to successor's view: %v (D %v)", took, testDetection)
-	if took > testDetection+4*time.Second {
+	if took > testDetection+15*time.Second {
 		t.Errorf("took %v", took)
 	}
 }
@@ -461,7 +464,7 @@ func TestStopAllTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 15*time.Second {
 		t.Errorf("stopping took %v", took)
 	}
 	g.start()

@@ -190,6 +190,8 @@ type speaker struct {
 	stop context.CancelFunc
 	done chan struct{}
 	seen atomic.Uint64
+	// last is when the last heartbeat was made. Valid after end.
+	last time.Time
 }
 
 func (tr *trio) speaker(node string, session uint64, to ...*cell) *speaker {
@@ -201,6 +203,7 @@ func (tr *trio) speaker(node string, session uint64, to ...*cell) *speaker {
 		for {
 			s.hb.Seq++
 			s.hb.Seen = s.seen.Load()
+			s.last = time.Now()
 			for _, c := range s.to {
 				c.keeper.Load().Heard(s.hb)
 			}
