@@ -41,6 +41,7 @@ type attackSpeaker struct {
 	frozen atomic.Bool
 	// exits when it is replaced.
 	replaced atomic.Bool
+	gap      Gap // between heartbeats
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -142,6 +143,7 @@ func (s *attackSpeaker) begin() (opened chan struct{}) {
 // crash is the process's sudden death. What it may have handed to a responder in
 // the kernel goes on until its confirmation ends.
 func (s *attackSpeaker) crash() {
+	s.gap.End()
 	if s.cancel != nil {
 		s.cancel()
 		s.wg.Wait()
@@ -240,6 +242,7 @@ func (s *attackSpeaker) pulse(ctx context.Context) {
 			s.next = make(chan struct{})
 		}
 		s.mu.Unlock()
+		s.gap.Beat()
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
+	"github.com/quorumlb/quorumlb/raftnode"
 )
 
 // fakeSpeaker does what a speaker does towards the members, and nothing on any
@@ -26,6 +27,8 @@ type fakeSpeaker struct {
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	gap raftnode.Gap // between heartbeats
 
 	mu      sync.Mutex
 	process []byte
@@ -76,6 +79,7 @@ func (s *fakeSpeaker) start() *fakeSpeaker {
 
 // stop is what a power failure does: nothing is said any more.
 func (s *fakeSpeaker) stop() {
+	s.gap.End()
 	s.cancel()
 	s.wg.Wait()
 }
@@ -94,6 +98,7 @@ func (s *fakeSpeaker) open(ctx context.Context) {
 		if err == nil {
 			s.mu.Lock()
 			s.session, s.seen = resp.GetSession(), resp.GetRevision()
+			s.gap.Beat()
 			s.mu.Unlock()
 			return
 		}
@@ -122,6 +127,7 @@ func (s *fakeSpeaker) beat() {
 	defer s.mu.Unlock()
 	s.seq++
 	s.made = append(s.made, time.Now())
+	s.gap.Beat()
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
