@@ -26,9 +26,7 @@ func TestAttackBatchesInFlight(t *testing.T) {
 	g := newAttackGroup(t, attackTimes)
 	g.found(0)
 	g.apply(&adminv1.Resource{Kind: &adminv1.Resource_Pool{Pool: &logv1.Pool{Name: "wide", Addresses: []string{"10.0.0.0/16"}}}})
-	seed := attackSeed()
-	t.Logf("seed %d", seed)
-	rnd := rand.New(rand.NewPCG(seed, 5))
+	rnd := rand.New(rand.NewPCG(Seed(t), 5))
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var mu sync.Mutex

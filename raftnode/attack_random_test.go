@@ -18,12 +18,23 @@ import (
 	"github.com/quorumlb/quorumlb/raftnode/transport"
 )
 
-// attackSeed is QLB_ATTACK_SEED, or random.
-func attackSeed() uint64 {
-	if seed, err := strconv.ParseUint(os.Getenv("QLB_ATTACK_SEED"), 10, 64); err == nil {
-		return seed
+// Seed is QLB_TEST_SEED for what a test does at random: 1 if it is not set, and a new
+// one each time if it is "fresh".
+func Seed(t testing.TB) uint64 {
+	t.Helper()
+	seed := uint64(1)
+	switch s := os.Getenv("QLB_TEST_SEED"); s {
+	case "":
+	case "fresh":
+		seed = rand.Uint64N(1_000_000)
+	default:
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatalf("QLB_TEST_SEED: %v", err)
+		}
 	}
-	return rand.Uint64N(1_000_000)
+	t.Logf("QLB_TEST_SEED=%d", seed)
+	return seed
 }
 
 // attackSeconds is QLB_ATTACK_SECONDS, or the given.
@@ -66,8 +77,7 @@ type attackUndo struct {
 // owners, and in the end every address has one and all members are equal.
 func TestAttackRandom(t *testing.T) {
 	t.Parallel()
-	seed := attackSeed()
-	t.Logf("QLB_ATTACK_SEED=%d", seed)
+	seed := Seed(t)
 	m := &attackMix{
 		attackGroup: newAttackGroup(t, attackTimes), rnd: rand.New(rand.NewPCG(seed, 9)),
 		nodes: []string{"n1", "n2", "n3", "n4"}, current: make(map[string]*attackSpeaker), counts: make(map[string]int),

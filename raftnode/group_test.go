@@ -3,7 +3,6 @@ package raftnode_test
 import (
 	"context"
 	"fmt"
-
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -18,6 +17,7 @@ import (
 
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+	"github.com/quorumlb/quorumlb/raftnode"
 )
 
 func pool(name string, addresses ...string) *adminv1.Resource {
@@ -354,14 +354,17 @@ func TestAcknowledgedWritesSurvive(t *testing.T) {
 	acked := make(map[string]string) // service: address
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	seed := raftnode.Seed(t)
+	rnd := rand.New(rand.NewPCG(seed, 4))
 	var wg sync.WaitGroup
 	for w := range 4 {
+		rnd := rand.New(rand.NewPCG(seed, uint64(w)))
 		clients := []adminv1.AdminServiceClient{g.client(0), g.client(1), g.client(2)}
 		wg.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				name := fmt.Sprintf("w%d-%d", w, i)
 				try, cancel := context.WithTimeout(ctx, 3*time.Second)
-				resp, err := clients[rand.IntN(3)].Apply(try, &adminv1.ApplyRequest{Resources: []*adminv1.Resource{service(name)}})
+				resp, err := clients[rnd.IntN(3)].Apply(try, &adminv1.ApplyRequest{Resources: []*adminv1.Resource{service(name)}})
 				cancel()
 				if err == nil {
 					mu.Lock()
@@ -376,13 +379,13 @@ func TestAcknowledgedWritesSurvive(t *testing.T) {
 		rounds = 2
 	}
 	for range rounds {
-		pause(ctx, time.Duration(200+rand.IntN(600))*time.Millisecond)
-		two := rand.Perm(3)[:2]
+		pause(ctx, time.Duration(200+rnd.IntN(600))*time.Millisecond)
+		two := rnd.Perm(3)[:2]
 		for _, i := range two {
 			g.members[i].kill()
-			pause(ctx, time.Duration(rand.IntN(30))*time.Millisecond)
+			pause(ctx, time.Duration(rnd.IntN(30))*time.Millisecond)
 		}
-		pause(ctx, time.Duration(rand.IntN(500))*time.Millisecond)
+		pause(ctx, time.Duration(rnd.IntN(500))*time.Millisecond)
 		for _, i := range two {
 			g.members[i].start()
 		}

@@ -3,6 +3,7 @@ package decider
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -285,6 +286,8 @@ func TestRaftBatchesInFlightSurvive(t *testing.T) {
 	}
 }
 
+var raftSeed = flag.Uint64("raftseed", 1, "seed of the random faults of a real group, 0 for a fresh one")
+
 // Leadership wanders and members are cut off while clients write.
 func TestRaftRandomFaults(t *testing.T) {
 	if testing.Short() {
@@ -293,7 +296,12 @@ func TestRaftRandomFaults(t *testing.T) {
 	g := newRaftGroup(t, consensus.DefaultTiming)
 	g.must(apply(pool("p", "10.0.0.0/16"), ad("a")))
 	g.must(openSession("n1", 1))
-	rng := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
+	seed := *raftSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("-raftseed %d", seed)
+	rng := rand.New(rand.NewPCG(1, seed))
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	made := make([][]attempt, 6)
