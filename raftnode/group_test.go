@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -448,30 +447,6 @@ func TestRestartWithLongLog(t *testing.T) {
 		t.Errorf("%d services, want %d", n, events/2)
 	}
 	g.equalDigests()
-}
-
-// TestProbes: readiness and metrics over HTTP.
-func TestProbes(t *testing.T) {
-	g := newGroup(t, 3)
-	g.members[0].start()
-	eventually(t, "an answer", func() bool { code, err := g.members[0].get("/livez"); return err == nil && code == http.StatusOK })
-	if code, _ := g.members[0].get("/readyz"); code != http.StatusServiceUnavailable {
-		t.Errorf("/readyz without a group: %d", code)
-	}
-	g.members[1].start()
-	g.members[2].start()
-	for _, m := range g.members {
-		m.waitReady()
-		if code, err := m.get("/metrics"); err != nil || code != http.StatusOK {
-			t.Errorf("/metrics: %d, %v", code, err)
-		}
-	}
-	g.members[1].kill()
-	g.members[2].kill()
-	eventually(t, "not ready without a majority", func() bool { code, _ := g.members[0].get("/readyz"); return code == http.StatusServiceUnavailable })
-	if code, _ := g.members[0].get("/livez"); code != http.StatusOK {
-		t.Errorf("/livez without a majority: %d; a restart would not help", code)
-	}
 }
 
 // TestStopAllTogether: nobody is left to hand leadership to, and that must not

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -269,18 +270,25 @@ func (p *process) stop() {
 }
 
 func (p *process) get(path string) (int, error) {
+	code, _, err := p.read(path)
+	return code, err
+}
+
+// read gives what the member says over HTTP.
+func (p *process) read(path string) (code int, body string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.conf.HTTP+path, nil)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	defer resp.Body.Close()
-	return resp.StatusCode, nil
+	data, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(data), err
 }
 
 func (p *process) waitReady() {
