@@ -16,6 +16,9 @@
 // reported while it hangs; a term or vote that cannot be written stops the
 // member instead of the process's panic.
 //
+// Programs built with the tag chaos can be told to play a slow or failing disk:
+// disk_chaos.go.
+//
 // The package has no goroutine of its own but timers. It must not import the
 // fsm or the transport.
 package storage

@@ -28,7 +28,7 @@ func (l *logStore) StoreLog(log *raft.Log) error             { return l.StoreLog
 
 func (l *logStore) StoreLogs(logs []*raft.Log) error {
 	defer l.watch.begin()()
-	return l.bolt.StoreLogs(logs)
+	return write(func() error { return l.bolt.StoreLogs(logs) })
 }
 
 // DeleteRange removes entries from first to last. A compaction, which leaves
@@ -68,14 +68,14 @@ type stableStore struct {
 
 func (s *stableStore) Set(key, val []byte) error {
 	done := s.watch.begin()
-	err := s.BoltStore.Set(key, val)
+	err := write(func() error { return s.BoltStore.Set(key, val) })
 	done()
 	return s.check(key, err)
 }
 
 func (s *stableStore) SetUint64(key []byte, val uint64) error {
 	done := s.watch.begin()
-	err := s.BoltStore.SetUint64(key, val)
+	err := write(func() error { return s.BoltStore.SetUint64(key, val) })
 	done()
 	return s.check(key, err)
 }
@@ -88,6 +88,17 @@ func (s *stableStore) check(key []byte, err error) error {
 	// This goroutine is Raft's main loop. What it would do next is panic; the
 	// process ends in order instead, as the owner was told.
 	select {}
+}
+
+// write makes a write on a disk that a chaos run may have made sick.
+func write(fn func() error) error {
+	if err := beforeWrite(); err != nil {
+		return err
+	}
+	if err := fn(); err != nil {
+		return err
+	}
+	return afterWrite()
 }
 
 // watch measures writes and reports one that hangs.
