@@ -153,6 +153,18 @@ func (c *Capture) Frames(from, to time.Time) []Frame {
 	return out
 }
 
+// Forget drops the frames from before the moment: a capture that runs for hours
+// keeps what is still to be judged.
+func (c *Capture) Forget(before time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for n < len(c.frames) && c.frames[n].At.Before(before) {
+		n++
+	}
+	c.frames, c.raw = slices.Clone(c.frames[n:]), slices.Clone(c.raw[n:])
+}
+
 // Drops is the number of frames that the kernel threw away because the capture
 // was too slow. A proof that rests on the capture needs it to be zero.
 func (c *Capture) Drops() int {

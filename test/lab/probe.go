@@ -37,21 +37,30 @@ const Patience = time.Second
 type series struct {
 	mu      sync.Mutex
 	samples []Sample
+	gone    int // samples that were forgotten; they were the first
 }
 
 func (s *series) add(x Sample) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.samples = append(s.samples, x)
-	return len(s.samples) - 1
+	return s.gone + len(s.samples) - 1
 }
 
 func (s *series) update(i int, fn func(*Sample)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if i >= 0 && i < len(s.samples) {
+	if i -= s.gone; i >= 0 && i < len(s.samples) {
 		fn(&s.samples[i])
 	}
+}
+
+// Forget drops what was sent before the moment, so that a probe can run for hours.
+func (s *series) Forget(before time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, _ := slices.BinarySearchFunc(s.samples, before, func(x Sample, t time.Time) int { return x.Sent.Compare(t) })
+	s.samples, s.gone = slices.Clone(s.samples[n:]), s.gone+n
 }
 
 // Samples copies what was sent in [from, to).

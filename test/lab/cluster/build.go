@@ -39,12 +39,25 @@ func build(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(root, ".cache", "lab", "bin")
+	return buildInto(ctx, root, filepath.Join(root, ".cache", "lab", "bin"))
+}
+
+// BuildWith builds the programs with build tags, which no released program has,
+// and gives the directory that they are in.
+func BuildWith(ctx context.Context, tags string) (dir string, err error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	return buildInto(ctx, root, filepath.Join(root, ".cache", tags, "bin"), "-tags", tags)
+}
+
+func buildInto(ctx context.Context, root, dir string, flags ...string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/",
-		"./cmd/"+nodeProgram, "./cmd/"+speakerProgram, "./cmd/"+ctlProgram)
+	args := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", dir + "/"}, flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/"+nodeProgram, "./cmd/"+speakerProgram, "./cmd/"+ctlProgram)...)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -44,7 +44,14 @@ type Options struct {
 	// MemberDisk makes each member's data directory a disk of so many bytes of
 	// its own, which can be filled.
 	MemberDisk int64
-	Lab        lab.Options
+	// SmallDisk limits that to some nodes, by number; nil means all. The others
+	// have a real disk, where a sync takes its time.
+	SmallDisk func(number int) bool
+	// Bin is a directory with the three programs, instead of what Build gives.
+	Bin string
+	// MemberEnv is added to the environment of a node's member.
+	MemberEnv func(n *Node) []string
+	Lab       lab.Options
 }
 
 // Cluster is QuorumLB in a lab.
@@ -80,9 +87,12 @@ func New(ctx context.Context, opts Options) (*Cluster, error) {
 	if opts.Lab.Log == nil {
 		opts.Lab.Log = slog.New(slog.DiscardHandler)
 	}
-	bin, err := Build(ctx)
-	if err != nil {
-		return nil, err
+	bin := opts.Bin
+	if bin == "" {
+		var err error
+		if bin, err = Build(ctx); err != nil {
+			return nil, err
+		}
 	}
 	l, err := lab.New(opts.Lab)
 	if err != nil {
@@ -147,12 +157,7 @@ func (c *Cluster) makeCertificates() error {
 		return err
 	}
 	for _, n := range c.Nodes {
-		if n.IsMember() {
-			if err := c.issue(pki.KindMember, n.MemberName, n.MemberName, "10.0.1."+fmt.Sprint(n.number)); err != nil {
-				return err
-			}
-		}
-		if err := c.issue(pki.KindSpeaker, n.Name, "speaker-"+n.Name); err != nil {
+		if err := c.Rotate(n); err != nil {
 			return err
 		}
 	}
@@ -161,6 +166,16 @@ func (c *Cluster) makeCertificates() error {
 	}
 	c.files = c.identity("admin")
 	return nil
+}
+
+// Rotate issues new certificates for what runs on the node, in place of the old.
+func (c *Cluster) Rotate(n *Node) error {
+	if n.IsMember() {
+		if err := c.issue(pki.KindMember, n.MemberName, n.MemberName, "10.0.1."+fmt.Sprint(n.number)); err != nil {
+			return err
+		}
+	}
+	return c.issue(pki.KindSpeaker, n.Name, "speaker-"+n.Name)
 }
 
 func (c *Cluster) issue(kind pki.Kind, name, base string, sans ...string) error {

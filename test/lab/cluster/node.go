@@ -60,7 +60,7 @@ func (n *Node) Disk() string { return n.disk }
 
 func (n *Node) makeDisk() (err error) {
 	n.disk = filepath.Join(n.c.Dir(), n.Name, "member")
-	if n.c.opts.MemberDisk > 0 && n.IsMember() {
+	if small := n.c.opts.SmallDisk; n.c.opts.MemberDisk > 0 && n.IsMember() && (small == nil || small(n.number)) {
 		n.disk, err = n.c.SmallDisk(filepath.Join(n.Name, "member"), n.c.opts.MemberDisk)
 	}
 	return errors.Join(err, os.MkdirAll(n.disk, 0o755), os.MkdirAll(n.StateDir(), 0o755))
@@ -109,12 +109,15 @@ func (n *Node) MemberCommand() []string {
 		members = append(members, m.MemberName+"="+m.MemberAddr())
 	}
 	id := n.c.identity(n.MemberName)
-	argv := []string{
+	var argv []string
+	if env := n.c.opts.MemberEnv; env != nil {
+		argv = append([]string{"env"}, env(n)...)
+	}
+	argv = append(argv,
 		n.c.Bin(nodeProgram), "--name", n.MemberName, "--data-dir", n.DataDir(),
 		"--listen", n.MemberAddr(), "--advertise", n.MemberAddr(), "--members", strings.Join(members, ","),
 		"--tls-ca", id.CA, "--tls-cert", id.Cert, "--tls-key", id.Key,
-		"--http", memberHTTP, "--log-level", n.c.opts.LogLevel,
-	}
+		"--http", memberHTTP, "--log-level", n.c.opts.LogLevel)
 	if n.c.opts.Profile != "" {
 		argv = append(argv, "--profile", n.c.opts.Profile)
 	}
