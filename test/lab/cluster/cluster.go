@@ -225,6 +225,9 @@ func (c *Cluster) Close() error {
 	return c.Lab.Close()
 }
 
+// AdminFiles are the operator's certificate and key.
+func (c *Cluster) AdminFiles() pki.Files { return c.files }
+
 // Bin is the path of one of the project's programs.
 func (c *Cluster) Bin(program string) string { return filepath.Join(c.bin, program) }
 
