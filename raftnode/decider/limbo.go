@@ -91,11 +91,12 @@ func (d *Decider) resolveLimbo() (time.Duration, bool) {
 		switch fate := d.fateOf(f.flight); {
 		case fate == fateApplied:
 			d.answer(f.replies, nil)
-		case fate == fateLost || lost && f.isBatch():
+		case !f.isBatch():
+			// It was in no log; that says nothing of the batches behind it.
+			d.answer(f.replies, ErrNotLeader)
+		case fate == fateLost || lost:
 			// What was decided on a lost batch is lost as well.
 			lost = true
-			d.answer(f.replies, ErrNotLeader)
-		case !f.isBatch():
 			d.answer(f.replies, ErrNotLeader)
 		case now >= f.until:
 			d.answerUnknown(f.flight)

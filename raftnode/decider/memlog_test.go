@@ -41,6 +41,8 @@ type memLog struct {
 	onPropose func(raw []byte) Future
 	// hung are futures that end only with the log.
 	hung []*memFuture
+	// proofs are asked for while the log is stalled: they fail with leadership.
+	proofs []*memFuture
 }
 
 type memEntry struct {
@@ -212,6 +214,11 @@ func (l *memLog) Verify() Future {
 	if !l.leader {
 		return newFuture().end(errMemNotLeader, nil)
 	}
+	if l.stalled {
+		f := newFuture()
+		l.proofs = append(l.proofs, f)
+		return f
+	}
 	return newFuture().end(nil, nil)
 }
 
@@ -256,7 +263,16 @@ func (l *memLog) lose(keep int) {
 		}
 	}
 	l.tail = l.tail[:min(keep, len(l.tail))]
+	l.failProofs()
 	l.change()
+}
+
+// failProofs ends the proofs of leadership that are asked for. mu is held.
+func (l *memLog) failProofs() {
+	for _, f := range l.proofs {
+		f.end(errMemLost, nil)
+	}
+	l.proofs = nil
 }
 
 // change tells of a change of leadership. mu is held.

@@ -110,6 +110,25 @@ func TestUnknownOutcome(t *testing.T) {
 	})
 }
 
+// TestUnknownOutcomeBehindAProof has a batch in flight behind a command that changes
+// nothing, whose proof of leadership fails. That says nothing of the batch: it may be
+// applied, so nobody may be told that it was not.
+func TestUnknownOutcomeBehindAProof(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.log.set(func(l *memLog) { l.stalled = true })
+		a := h.send(remove(KindPool, "none"), apply(pool("a", "10.1.0.0/24")))
+		h.log.set(func(l *memLog) { l.failProofs() })
+		synctest.Wait()
+		h.log.lose(1)
+		synctest.Wait()
+		h.log.foreign(poolDefined(pool("x", "10.9.0.0/24").GetPool()))
+		a.expect(t, ErrNotLeader, nil)
+		if !h.hasPool("a") {
+			t.Error("answers and state differ")
+		}
+	})
+}
+
 func TestLeadershipRegainedWithBatchesInFlight(t *testing.T) {
 	for name, keep := range map[string]int{"nothing survives": 0, "the first survives": 1, "all survives": 3} {
 		t.Run(name, func(t *testing.T) {
