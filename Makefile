@@ -62,6 +62,10 @@ e2e: build ## the lab: real processes, real sockets, real frames
 	@./test/prepare test
 	QUORUMLB_BIN=$(CURDIR)/$(BIN) $(GO) test -timeout 30m -count=1 -p 1 ./test/...
 
+.PHONY: chaos
+chaos: ## five nodes under a random mix of faults (SEED=, TIME=10m; a report in .cache/chaos)
+	QUORUMLB_CHAOS_SEED=$(SEED) QUORUMLB_CHAOS_TIME=$(or $(TIME),10m) $(GO) test -run '^TestChaos$$' -v -count=1 -timeout 0 ./test/chaos
+
 .PHONY: bench
 bench: build ## every speed claim, each beside its peer in the same run
 	@./test/prepare bench

@@ -44,13 +44,6 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-func sum(m map[Verb]int) (n int) {
-	for _, x := range m {
-		n += x
-	}
-	return n
-}
-
 // options come from the environment, as make chaos sets it.
 func options(t *testing.T) Options {
 	t.Helper()
@@ -69,6 +62,12 @@ func options(t *testing.T) Options {
 	if s := os.Getenv("QUORUMLB_CHAOS_FAULTS"); s != "" {
 		o.Faults = Named(Faults(), strings.Split(s, ","))
 	}
+	if s := os.Getenv("QUORUMLB_CHAOS_TOGETHER"); s != "" {
+		if o.Together, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.Keep = os.Getenv("QUORUMLB_CHAOS_KEEP") != ""
 	o.LogLevel = os.Getenv("QUORUMLB_CHAOS_LOG")
 	o.Dir = os.Getenv("QUORUMLB_CHAOS_DIR")
 	if o.Dir == "" { // not t.TempDir: a failed run's files are to be looked at

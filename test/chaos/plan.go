@@ -14,16 +14,16 @@ type Step struct {
 }
 
 const (
-	// together is how many faults may be under way at once.
-	together = 3
+	// defaultTogether is how many faults may be under way at once.
+	defaultTogether = 3
 	// firstFault leaves the round some time in which all is well.
 	firstFault = 2 * time.Second
 	// recovery is how long a fault's holds are kept in the plan after its end.
 	recovery = time.Second
 )
 
-// Plan draws the faults of one round. Equal seeds give equal plans.
-func Plan(r *rand.Rand, faults []Fault, s Shape, length time.Duration) (steps []Step) {
+// Plan draws the faults of one round, so many of them together. Equal seeds give equal plans.
+func Plan(r *rand.Rand, faults []Fault, s Shape, together int, length time.Duration) (steps []Step) {
 	total := 0
 	for _, f := range faults {
 		total += f.Weight
@@ -33,7 +33,7 @@ func Plan(r *rand.Rand, faults []Fault, s Shape, length time.Duration) (steps []
 			step := draw(r, faults, total, s)
 			step.At = at
 			step.For = min(step.For, length-at)
-			if fits(steps, step) {
+			if fits(steps, step, together) {
 				steps = append(steps, step)
 				break
 			}
@@ -64,7 +64,7 @@ func draw(r *rand.Rand, faults []Fault, total int, s Shape) Step {
 	return step
 }
 
-func fits(steps []Step, next Step) bool {
+func fits(steps []Step, next Step, together int) bool {
 	if next.Target.Holds == nil {
 		return false // there is no such victim in this cluster
 	}

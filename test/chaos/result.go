@@ -48,6 +48,7 @@ type Result struct {
 
 	addrs []netip.Addr
 	gaps  []Gap
+	names func(lab.MAC) string
 }
 
 // Round is one plan and what followed.
@@ -69,7 +70,7 @@ type Round struct {
 
 func newResult(o Options, shape Shape, e *Env) *Result {
 	return &Result{
-		Seed: o.Seed, Time: o.Time.String(), Began: time.Now(), Shape: shape, addrs: e.Addrs,
+		Seed: o.Seed, Time: o.Time.String(), Began: time.Now(), Shape: shape, addrs: e.Addrs, names: e.NameOf,
 		Command:    fmt.Sprintf("make chaos SEED=%d TIME=%v", o.Seed, o.Time),
 		Violations: []string{}, Notes: []string{}, Operations: map[Verb]int{},
 	}

@@ -27,9 +27,13 @@ type Options struct {
 	Dir string
 	// Faults are the kinds to draw from; Faults() by default.
 	Faults []Fault
+	// Together is how many faults may be under way at once; 3 by default.
+	Together int
 	// Shape of the cluster; drawn from the seed by default.
 	Shape    Shape
 	LogLevel string
+	// Keep leaves logs and captures behind also when all is well.
+	Keep bool
 	// Progress takes a line now and then.
 	Progress func(format string, args ...any)
 }
@@ -78,6 +82,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	if o.Round == 0 {
 		o.Round = 45 * time.Second
 	}
+	if o.Together == 0 {
+		o.Together = defaultTogether
+	}
 	if o.Progress == nil {
 		o.Progress = func(string, ...any) {}
 	}
@@ -89,7 +96,7 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	res := newResult(o, shape, e)
 	err = e.run(ctx, o, r, shape, res)
 	res.end(e, o)
-	if len(res.Violations) > 0 || err != nil {
+	if len(res.Violations) > 0 || err != nil || o.Keep {
 		e.KeepDir()
 		e.writeCaptures()
 	}
@@ -143,7 +150,7 @@ func (e *Env) round(ctx context.Context, o Options, n int, length time.Duration,
 	if m, a := e.someMember(r, who); a != nil {
 		e.history.save(ctx, who, m, a)
 	}
-	plan := Plan(r, o.Faults, shape, length)
+	plan := Plan(r, o.Faults, shape, o.Together, length)
 	o.Progress("round %d: %d faults in %v", n, len(plan), length)
 	round.Injuries = e.strikeAll(ctx, plan, round.From, length)
 	if err := ctx.Err(); err != nil {
