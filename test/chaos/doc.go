@@ -7,7 +7,8 @@
 // processes do meanwhile it does not decide.
 //
 // Goroutines: Run owns all of them in one group: the keeper, which starts again what has
-// ended, as an init system would; the chronicle, which follows the log's events; one for
+// ended, as an init system would; the chronicle, which follows the log's events; the vitals,
+// which read the members' metrics; one for
 // each operator; and for each round one for each fault. All end with Run.
 //
 // Later kinds of fault are added to a Fault list: see Faults.

@@ -22,6 +22,7 @@ type Env struct {
 	history   *history
 	chronicle *chronicle
 	ears      *ears
+	vitals    vitals
 	holds     holds
 
 	moves, movesRefused atomic.Int64

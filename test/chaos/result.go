@@ -66,6 +66,7 @@ type Round struct {
 	owners  map[netip.Addr][]Change
 	tenures []lab.Tenure
 	noises  []Gap
+	vitals  []Vital
 }
 
 func newResult(o Options, shape Shape, e *Env) *Result {
@@ -97,6 +98,7 @@ func (e *Env) judgeRound(ctx context.Context, o Options, round *Round, res *Resu
 	round.Noise = e.Control.Window(round.From, round.To.Add(-lab.Patience)).LongestGap
 	res.Noise = max(res.Noise, round.Noise)
 
+	round.vitals = e.vitals.since(round.From)
 	e.judgeClaims(round, res)
 	e.judgeDark(round, res)
 	e.judgeExpiries(round, res)

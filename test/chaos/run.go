@@ -110,6 +110,7 @@ func (e *Env) run(ctx context.Context, o Options, r *rand.Rand, shape Shape, res
 	var always, operators errgroup.Group
 	always.Go(func() error { return e.keeper.run(lasting) })
 	always.Go(func() error { return e.chronicle.follow(lasting, e) })
+	always.Go(func() error { return e.vitals.run(lasting, e) })
 	defer func() {
 		stopTraffic()
 		stopLasting()

@@ -64,7 +64,8 @@ func (r *Result) timeline(x *Round) template.HTML {
 	d := &drawing{from: x.From, to: x.To}
 	lanes := lanesOf(x.Injuries)
 	top := float64(len(lanes)*laneHigh + 8)
-	d.high = int(top) + len(r.addrs)*rowHigh + 26
+	below := top + float64(len(r.addrs)*rowHigh)
+	d.high = int(below) + r.Shape.Members*laneHigh + 26
 	for i, lane := range lanes {
 		for _, f := range lane {
 			y := float64(i * laneHigh)
@@ -77,8 +78,36 @@ func (r *Result) timeline(x *Round) template.HTML {
 	for i, addr := range r.addrs {
 		r.row(d, x, addr, top+float64(i*rowHigh))
 	}
+	for i := range r.Shape.Members {
+		d.member(x, nodeName(i+1), below+4+float64(i*laneHigh))
+	}
 	d.axis()
 	return d.svg()
+}
+
+// member draws when a member led, when it held expiries back, and for how long it stood still.
+func (d *drawing) member(x *Round, node string, y float64) {
+	d.text(2, y+9, "tiny", "member on "+node+": leads, holds expiries back, stalls")
+	var last Vital
+	for _, v := range x.vitals {
+		if v.Node != node {
+			continue
+		}
+		from := v.At.Add(-vitalsEvery)
+		switch {
+		case v.Silent:
+			d.bar(from, v.At, y+4, 2, `fill="#bbb"`, "does not answer")
+		case v.Leads:
+			d.bar(from, v.At, y+2, 6, fmt.Sprintf(`fill="%s"`, colourOf(node)), fmt.Sprintf("leads in term %.0f", v.Term))
+		}
+		if v.Mass {
+			d.bar(from, v.At, y+9, 2, `fill="#b0b"`, "expires nobody: most nodes are silent, or it has just started")
+		}
+		if stalled := v.Stall - last.Stall; !last.At.IsZero() && stalled > 50*time.Millisecond {
+			d.bar(v.At.Add(-min(stalled, vitalsEvery)), v.At, y, 2, `fill="#d22"`, fmt.Sprintf("stood still for %v", stalled.Round(time.Millisecond)))
+		}
+		last = v
+	}
 }
 
 func describeInjury(x Injury) string {

@@ -1,0 +1,99 @@
+package chaos
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/quorumlb/quorumlb/test/lab/cluster"
+)
+
+// vitalsEvery is how often members' metrics are read.
+const vitalsEvery = time.Second
+
+// Vital is what one member said of itself at one moment.
+type Vital struct {
+	At     time.Time
+	Node   string
+	Leads  bool
+	Term   float64
+	Mass   bool // nobody is expired: most nodes fell silent at once, or it has just started
+	Stall  time.Duration
+	Silent bool // it did not answer
+}
+
+// vitals read the members' metrics, for the report: who led, and why nobody was expired.
+type vitals struct {
+	mu   sync.Mutex
+	list []Vital
+}
+
+func (v *vitals) run(ctx context.Context, e *Env) error {
+	t := time.NewTicker(vitalsEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		var all sync.WaitGroup
+		for _, n := range e.Members() {
+			all.Go(func() { v.add(look(ctx, n)) })
+		}
+		all.Wait()
+	}
+}
+
+func (v *vitals) add(x Vital) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.list = append(v.list, x)
+}
+
+// since gives what was read since a moment, and forgets the rest.
+func (v *vitals) since(from time.Time) (list []Vital) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, x := range v.list {
+		if !x.At.Before(from) {
+			list = append(list, x)
+		}
+	}
+	v.list = append([]Vital(nil), list...)
+	return list
+}
+
+func look(ctx context.Context, n *cluster.Node) Vital {
+	x := Vital{At: time.Now(), Node: n.Name}
+	ctx, cancel := context.WithTimeout(ctx, vitalsEvery/2)
+	defer cancel()
+	text, err := n.Metrics(ctx, member)
+	if err != nil {
+		x.Silent = true
+		return x
+	}
+	for line := range strings.Lines(text) {
+		name, number, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok {
+			continue
+		}
+		value, err := strconv.ParseFloat(number, 64)
+		if err != nil {
+			continue
+		}
+		switch name {
+		case "quorumlb_raft_leader":
+			x.Leads = value == 1
+		case "quorumlb_raft_term":
+			x.Term = value
+		case "quorumlb_leases_mass_event":
+			x.Mass = value == 1
+		case "quorumlb_leases_stalled_seconds":
+			x.Stall = time.Duration(value * float64(time.Second))
+		}
+	}
+	return x
+}
