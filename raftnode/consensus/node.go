@@ -20,6 +20,10 @@ import (
 // for a disk is what takes long.
 const shutdownTimeout = 10 * time.Second
 
+// failedTimeout is the same for a member that has failed: a goroutine that waits for a
+// broken disk may never end, and the group needs the next process.
+const failedTimeout = 500 * time.Millisecond
+
 // Node is one member's part in the group. Its methods are safe for concurrent use.
 type Node struct {
 	cfg     Config
@@ -102,7 +106,9 @@ func (n *Node) shutdown() error {
 	n.mu.Lock()
 	n.closed = true
 	n.mu.Unlock()
+	wait := failedTimeout
 	if n.machine.failure() == nil {
+		wait = shutdownTimeout
 		if err := n.handOver(); err != nil {
 			n.log.Warn("leadership was not handed over", "error", err)
 		}
@@ -110,7 +116,7 @@ func (n *Node) shutdown() error {
 	}
 	ended := n.raft.Shutdown() // waits for nothing yet
 	err := n.cfg.Transport.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
 	if werr := await(ctx, ended); werr != nil {
 		err = errors.Join(err, fmt.Errorf("%w: %w", ErrHung, werr))
