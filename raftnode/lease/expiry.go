@@ -1,6 +1,10 @@
 package lease
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // heardBy takes what a member said about a session. At is never earlier than when
 // the member really heard it: see DESIGN.md, "Ages of reports". A heartbeat moves
@@ -65,7 +69,11 @@ func (l *Leader) Expired(now time.Duration, voters []string) []Expiry {
 		return nil
 	}
 	waking := l.own.waking()
-	if waking < l.nextScan || !l.witnessed(voters) {
+	if waking < l.nextScan {
+		return nil
+	}
+	witnessed, ok := l.witnessed(voters)
+	if !ok {
 		return nil
 	}
 	d := l.longest().Detection
@@ -88,6 +96,10 @@ func (l *Leader) Expired(now time.Duration, voters []string) []Expiry {
 		}
 		if waking < due {
 			next = min(next, due)
+			continue
+		}
+		if !l.covers(witnessed, last+d) {
+			next = min(next, waking)
 			continue
 		}
 		n.asked, n.wasAsked = waking, true
@@ -144,20 +156,19 @@ func (l *Leader) asked(voters []string) bool {
 	return true
 }
 
-// witnessed tells whether a majority of the voters, each up for D, has lately
-// reported what it hears.
-func (l *Leader) witnessed(voters []string) bool {
+// witnessed gives the latest time since which a majority of the voters, each up for D, has
+// been asked what it hears and has answered; false when there is no such majority.
+func (l *Leader) witnessed(voters []string) (since time.Duration, ok bool) {
 	if l.cfg.rules.expireAlone {
-		return true
+		return l.own.now, true
 	}
-	times := l.longest()
-	young := func(up time.Duration) bool { return up < times.Detection && !l.cfg.rules.expireYoung }
-	fresh := max(freshPulses*l.cfg.Pulse, times.Detection/10)
-	witnesses := 0
+	d := l.longest().Detection
+	young := func(up time.Duration) bool { return up < d && !l.cfg.rules.expireYoung }
+	asked := make([]time.Duration, 0, len(voters))
 	for _, id := range voters {
 		if id == l.cfg.Self {
 			if !young(l.own.waking() - l.own.start) {
-				witnesses++
+				asked = append(asked, l.own.now)
 			}
 			continue
 		}
@@ -165,9 +176,23 @@ func (l *Leader) witnessed(voters []string) bool {
 		if m == nil || young(m.up) {
 			continue
 		}
-		if at, ok := m.sentAt(m.reported); ok && l.own.now-at <= fresh {
-			witnesses++
+		if at, ok := m.sentAt(m.reported); ok {
+			asked = append(asked, at)
 		}
 	}
-	return witnesses > len(voters)/2
+	if len(asked) <= len(voters)/2 {
+		return 0, false
+	}
+	slices.SortFunc(asked, func(a, b time.Duration) int { return cmp.Compare(b, a) })
+	return asked[len(voters)/2], true
+}
+
+// covers tells whether reports asked for at that time prove a silence that was long enough
+// at the waking time due: they are fresh, or they were asked for after it. Without the
+// second no node would ever be expired over lines on which an answer takes longer than
+// a report is fresh.
+func (l *Leader) covers(asked, due time.Duration) bool {
+	d := l.longest().Detection
+	age := l.own.now - asked
+	return age <= max(freshPulses*l.cfg.Pulse, d/10) || age <= d && asked-l.own.stalled >= due
 }

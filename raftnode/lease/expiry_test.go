@@ -80,6 +80,53 @@ func TestAgesOfReports(t *testing.T) {
 
 // Right after an election the first answer does not decide alone, and what nobody has
 // ever heard has D from the barrier.
+// TestExpiryOverALongLine has every answer take longer than a report is fresh. A node is
+// expired all the same, when a majority was asked after it had been silent for D; and not
+// one that a member still heard when it was asked.
+func TestExpiryOverALongLine(t *testing.T) {
+	const trip = 300 * ms
+	for name, heardBy := range map[string]string{"nobody hears it": "", "one member hears it": "c"} {
+		t.Run(name, func(t *testing.T) {
+			g := newRig(t, rules{}).up(12*time.Second, "n1", "n2", "n3", "n4").elect().up(time.Second, "n1", "n2", "n3", "n4")
+			last, seq := g.now, uint64(1000)
+			type asked struct {
+				at   time.Duration
+				poll [2]uint64
+			}
+			var under []asked
+			var found time.Duration
+			for g.now < last+3*time.Second {
+				g.now += 25 * ms
+				for _, n := range []string{"n1", "n2", "n3"} {
+					g.beat(n, 10)
+				}
+				g.hear.Tick(g.now)
+				under = append(under, asked{g.now, [2]uint64{g.lead.Poll(g.now, "b"), g.lead.Poll(g.now, "c")}})
+				for len(under) > 0 && g.now-under[0].at >= trip {
+					for i, m := range []string{"b", "c"} {
+						r := Report{Poll: under[0].poll[i], Term: term, Up: time.Hour}
+						if m == heardBy {
+							seq++
+							r.Heard = []Heartbeat{{"n4", 4, seq, 10}}
+						}
+						g.lead.Answer(g.now, m, r)
+					}
+					under = under[1:]
+				}
+				if found == 0 && g.expired("n4") {
+					found = g.now - last
+				}
+			}
+			switch {
+			case heardBy != "" && found != 0:
+				t.Errorf("expired after %v", found)
+			case heardBy == "" && (found < testD+trip || found > testD+trip+100*ms):
+				t.Errorf("expired after %v, want D and one answer, %v", found, testD+trip)
+			}
+		})
+	}
+}
+
 func TestExpiryAfterAnElection(t *testing.T) {
 	g := newRig(t, rules{}).up(12*time.Second, "n1", "n2", "n3").elect()
 	barrier := g.now

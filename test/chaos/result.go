@@ -195,6 +195,9 @@ func (r *Round) pausedUntil(node string, at time.Time) time.Time {
 	return at
 }
 
+// longDark is from when on the report says what the members were doing meanwhile.
+const longDark = 2 * time.Second
+
 func (e *Env) judgeDark(round *Round, res *Result) {
 	to := round.To.Add(-lab.Patience)
 	for _, addr := range e.Addrs {
@@ -206,6 +209,10 @@ func (e *Env) judgeDark(round *Round, res *Result) {
 				g.Noise += max(0, until.Sub(from))
 			}
 			g.Class = blame(g, round.Injuries)
+			if g.For > longDark && g.Class != classNoise {
+				res.note("round %d: %s (owner %s) was dark from %s for %v, put down to %s; %s", round.Number, addr, g.Owner,
+					g.From.Format("15:04:05.000"), g.For.Round(time.Millisecond), g.Class, wordsOf(round.vitals, g.From, g.From.Add(g.For)))
+			}
 			round.Gaps = append(round.Gaps, g)
 		}
 	}

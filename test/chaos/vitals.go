@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,6 +65,43 @@ func (v *vitals) since(from time.Time) (list []Vital) {
 	}
 	v.list = append([]Vital(nil), list...)
 	return list
+}
+
+// wordsOf says what the members did in a span: who led, who held expiries back, who stood
+// still and for how long.
+func wordsOf(list []Vital, from, to time.Time) string {
+	var words []string
+	first, last := map[string]Vital{}, map[string]Vital{}
+	held, led := map[string]int{}, map[string]float64{}
+	var nodes []string
+	for _, v := range list {
+		if v.Silent || v.At.Before(from) || v.At.After(to.Add(vitalsEvery)) {
+			continue
+		}
+		if _, seen := first[v.Node]; !seen {
+			first[v.Node], nodes = v, append(nodes, v.Node)
+		}
+		last[v.Node] = v
+		if v.Mass {
+			held[v.Node]++
+		}
+		if v.Leads && led[v.Node] != v.Term {
+			led[v.Node] = v.Term
+			words = append(words, fmt.Sprintf("%s leads in term %.0f", v.Node, v.Term))
+		}
+	}
+	for _, n := range nodes {
+		if held[n] > 0 {
+			words = append(words, fmt.Sprintf("%s holds expiries back in %d looks", n, held[n]))
+		}
+		if d := last[n].Stall - first[n].Stall; d > 0 {
+			words = append(words, fmt.Sprintf("%s stood still for %v", n, d.Round(time.Millisecond)))
+		}
+	}
+	if len(words) == 0 {
+		return "no member said anything"
+	}
+	return strings.Join(words, ", ")
 }
 
 func look(ctx context.Context, n *cluster.Node) Vital {
