@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 	"github.com/quorumlb/quorumlb/speakers/system"
 )
@@ -29,7 +27,7 @@ const rosterFile = "members.json"
 type member struct {
 	address string
 	// beat carries heartbeats and nothing else; conn all the rest.
-	beat, conn *grpc.ClientConn
+	beat, conn Conn
 	// heard is when the member last said anything about a heartbeat, boot time.
 	heard atomic.Int64
 }
@@ -205,12 +203,16 @@ func (r *roster) update() error {
 }
 
 func (r *roster) connect(address string) (*member, error) {
+	dial := r.cfg.Dial
+	if dial == nil {
+		dial = func(address string) (Conn, error) { return r.dialer.client(r.cfg, address) }
+	}
 	m := &member{address: address}
 	var err error
-	if m.beat, err = r.dialer.client(r.cfg, address); err != nil {
+	if m.beat, err = dial(address); err != nil {
 		return nil, err
 	}
-	if m.conn, err = r.dialer.client(r.cfg, address); err != nil {
+	if m.conn, err = dial(address); err != nil {
 		m.beat.Close()
 		return nil, err
 	}

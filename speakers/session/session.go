@@ -6,11 +6,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc"
 
 	"github.com/quorumlb/quorumlb/internal/clock"
 	"github.com/quorumlb/quorumlb/internal/leasetime"
@@ -42,6 +45,12 @@ type Node interface {
 	Statuses(since uint64) (changed []*speakerv1.VipStatus, gone []netip.Addr, next uint64, more <-chan struct{})
 	// Probe asks on the wire who has an address.
 	Probe(ctx context.Context, addr netip.Addr, timeout time.Duration) ([]*speakerv1.ProbeHit, error)
+}
+
+// Conn is a connection to a member.
+type Conn interface {
+	grpc.ClientConnInterface
+	io.Closer
 }
 
 // Confirmation tells how long the node counts as the owner of what it owns. All
@@ -89,7 +98,10 @@ type Config struct {
 	// StateDir is where the member list is remembered; "" for nowhere.
 	StateDir string
 	// TLS is the client's configuration; nil for none, which only tests use.
-	TLS     *tls.Config
+	TLS *tls.Config
+	// Dial returns a new connection to a member at host:port, without waiting for
+	// it; nil means gRPC over TCP, with TLS.
+	Dial    func(address string) (Conn, error)
 	Labels  map[string]string
 	Version string
 	Clock   clock.Clock
