@@ -29,10 +29,11 @@ type half struct {
 	out   *link
 	loose bool
 
-	// Guarded by World.mu: when the newest message arrives, and whether the stream is
-	// over for this end.
-	fifo time.Duration
-	over bool
+	// Guarded by World.mu: when the newest message arrives, whether the connection is
+	// about to break, and whether the stream is over for this end.
+	fifo   time.Duration
+	doomed bool
+	over   bool
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -58,9 +59,13 @@ func (h *half) send(b []byte, final error) error {
 	if h.over || h.p.dead.Load() {
 		return io.EOF // Recv tells why
 	}
+	if h.doomed {
+		return nil
+	}
 	leaves := max(w.now(), h.p.stalled())
 	if leaves < h.out.cutUntil {
 		if h.out.cutUntil-leaves > breakAfter {
+			h.doomed = true // what is lost is never followed by what came after it
 			w.after(leaves+breakAfter-w.now(), h.breakBoth)
 			return nil
 		}
