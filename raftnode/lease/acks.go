@@ -97,6 +97,11 @@ func (n *node) pass(session uint64, received time.Duration) {
 	}
 }
 
+// need is the revision that the node must have seen. The opening of its session
+// counts too: a node that was forgotten has a new record, which does not say what
+// was taken from a process that has come back.
+func (n *node) need() uint64 { return max(n.facts.TakenAt, n.facts.Session) }
+
 // judge applies rule 4 (a) and (b) on the head of this moment.
 func (l *Leader) judge(n *node, hb Heartbeat) Refusal {
 	switch {
@@ -105,7 +110,7 @@ func (l *Leader) judge(n *node, hb Heartbeat) Refusal {
 			return Replaced
 		}
 		return NoSession
-	case hb.Seen < n.facts.TakenAt && !l.cfg.rules.ignoreSeen:
+	case hb.Seen < n.need() && !l.cfg.rules.ignoreSeen:
 		return Behind
 	}
 	return NotRefused
@@ -172,7 +177,7 @@ func (l *Leader) answer(u unacked) Ack {
 			a.Need = need
 		}
 	case Behind:
-		a.Need = n.facts.TakenAt
+		a.Need = n.need()
 	}
 	return a
 }

@@ -97,6 +97,27 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// A node that was forgotten comes back with the view that its process had: the new
+// record does not say what was taken from it, so the session's opening must be seen.
+func TestForgottenNodeComesBackWithAnOldView(t *testing.T) {
+	g := newRig(t, rules{}).elect()
+	g.decide(11, "n1", Facts{Session: 1, State: fsm.SessionExpired, TakenAt: 11})
+	g.lead.NodeForgotten(g.now, "n1")
+	g.apply(12)
+	g.decide(13, "n1", Facts{Session: 13, State: fsm.SessionOpen})
+	g.heard(Heartbeat{Node: "n1", Session: 13, Seq: 1, Seen: 10})
+	g.answer("b", Report{Term: term})
+	want := Ack{Node: "n1", Session: 13, Refusal: Behind, Need: 13}
+	if acks := g.acks(); len(acks) != 1 || acks[0] != want {
+		t.Errorf("%+v, want %+v", acks, want)
+	}
+	hb := g.heard(Heartbeat{Node: "n1", Session: 13, Seq: 2, Seen: 13})
+	g.answer("b", Report{Term: term})
+	if !g.acked(hb) {
+		t.Error("it is not acked after it has seen the opening")
+	}
+}
+
 // A restarted speaker on the same machine is acked at once; after a clone's wait
 // so is the clone, and a restart of the clone waits on.
 func TestPredecessorOnAnotherMachine(t *testing.T) {
