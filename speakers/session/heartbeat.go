@@ -155,11 +155,18 @@ func (l *live) acked(resp *speakerv1.HeartbeatResponse) {
 	sent := until - leasetime.Shorten(fence)
 	// F is at least twice D, so D is never taken for longer than F allows.
 	detection := min(l.s.times.Load().detection, fence/2)
-	l.s.node.Confirm(Confirmation{Sent: sent, Until: until, Fresh: sent + leasetime.Shorten(detection)})
+	l.s.node.Confirm(Confirmation{Sent: sent, Until: until, Fresh: sent + fresh(detection)})
 	l.s.counters.acks.Add(1)
 	if !l.s.confirmedOnce.Swap(true) {
 		l.s.log.Info("confirmed by the members", "session", l.id)
 	}
+}
+
+// fresh is how long after a heartbeat's sending the members cannot have taken the
+// node for dead. They wait D, not D(1+ρ), and their clock may be as fast as this one
+// is slow: both are taken off here.
+func fresh(detection time.Duration) time.Duration {
+	return leasetime.Shorten(leasetime.Shorten(detection))
 }
 
 // needed notes that the members want a newer view to be in force.

@@ -45,7 +45,7 @@ func TestOpenWatchBeatConfirm(t *testing.T) {
 	if got, want := conf.Until-conf.Sent, leasetime.Shorten(membertest.Fence); got != want {
 		t.Errorf("confirmed for %v, want %v", got, want)
 	}
-	if got, want := conf.Fresh-conf.Sent, leasetime.Shorten(membertest.Detection); got != want {
+	if got, want := conf.Fresh-conf.Sent, fresh(membertest.Detection); got != want {
 		t.Errorf("fresh for %v, want %v", got, want)
 	}
 	for _, m := range members {
@@ -217,6 +217,17 @@ func TestBehindRotatesTheWatch(t *testing.T) {
 	eventually(t, "the loss is seen at the third member", func() bool { return len(n.owns()) == 1 })
 	t.Logf("after %v", time.Since(start))
 	eventually(t, "confirmed again", n.confirmed)
+}
+
+// A speaker whose clock is 1 % slow must not count as fresh any more when a member
+// whose clock is 1 % fast takes it for dead.
+func TestFreshEndsBeforeDetection(t *testing.T) {
+	for d := 100 * time.Millisecond; d <= time.Minute; d += 50 * time.Millisecond {
+		speaker, member := float64(fresh(d))/0.99, float64(d)/1.01
+		if speaker >= member {
+			t.Fatalf("D = %v: fresh for %v of true time, dead after %v", d, time.Duration(speaker), time.Duration(member))
+		}
+	}
 }
 
 func TestSessionOverOpensAnother(t *testing.T) {
