@@ -76,8 +76,9 @@ type Chooser struct {
 type poolChoice struct {
 	policy Policy
 	// reasons say for each node what stands against it, short of the address's
-	// own services and failures.
+	// own services and failures. able are the nodes against which nothing does.
 	reasons []Reason
+	able    []int
 }
 
 // NewChooser makes a chooser for s.
@@ -97,8 +98,12 @@ func (c *Chooser) pool(addr netip.Addr) *poolChoice {
 	p := c.pools[name]
 	if p == nil {
 		p = &poolChoice{policy: PoolPolicy(c.s, name)}
-		for _, node := range c.nodes {
-			p.reasons = append(p.reasons, nodeReason(p.policy, c.s.Nodes[node]))
+		for i, node := range c.nodes {
+			r := nodeReason(p.policy, c.s.Nodes[node])
+			p.reasons = append(p.reasons, r)
+			if r == OK {
+				p.able = append(p.able, i)
+			}
 		}
 		c.pools[name] = p
 	}
@@ -144,28 +149,46 @@ func (c *Chooser) Eligible(addr netip.Addr, node string, now int64) Reason {
 	if !found {
 		return UnknownNode
 	}
-	return c.eligible(rec, c.pool(addr), at, now)
+	r := c.pool(addr).reasons[at]
+	switch {
+	case r != OK && r != LinkDown:
+		return r
+	case !admits(c.selectors(rec), c.s.Nodes[node]):
+		return ServiceNodeSelector
+	case r == OK && failing(rec, node, now):
+		return AnnounceFailed
+	}
+	return r
 }
 
-func (c *Chooser) eligible(rec *fsm.Address, p *poolChoice, at int, now int64) Reason {
-	if r := p.reasons[at]; r != OK && r != LinkDown {
-		return r
-	}
+// selectors are those of the services that have the address and select nodes. An
+// address has them once for all nodes, and most have none.
+func (c *Chooser) selectors(rec *fsm.Address) (all [][]*logv1.LabelSelector) {
 	for _, key := range rec.Services {
-		sels := c.s.Services[key].Spec.GetNodeSelectors()
-		if len(sels) > 0 && !fsm.MatchAny(sels, c.s.Nodes[c.nodes[at]].Labels) {
-			return ServiceNodeSelector
+		if sels := c.s.Services[key].Spec.GetNodeSelectors(); len(sels) > 0 {
+			all = append(all, sels)
 		}
 	}
-	if p.reasons[at] != OK {
-		return p.reasons[at]
-	}
-	if len(rec.Failures) > 0 {
-		if f, ok := rec.Failures[c.nodes[at]]; ok && now < f.Time+int64(Backoff(f.Count)) {
-			return AnnounceFailed
+	return all
+}
+
+// admits tells whether every service admits the node.
+func admits(selectors [][]*logv1.LabelSelector, n *fsm.Node) bool {
+	for _, sels := range selectors {
+		if !fsm.MatchAny(sels, n.Labels) {
+			return false
 		}
 	}
-	return OK
+	return true
+}
+
+// failing tells whether the node could not announce the address lately.
+func failing(rec *fsm.Address, node string, now int64) bool {
+	if len(rec.Failures) == 0 {
+		return false
+	}
+	f, ok := rec.Failures[node]
+	return ok && now < f.Time+int64(Backoff(f.Count))
 }
 
 // ChooseOwner is the function of this name.
@@ -180,20 +203,29 @@ func (c *Chooser) ChooseOwner(addr netip.Addr, opt Options) (node string, ok boo
 		now = c.s.Time
 	}
 	ideal := p.policy.Placement == logv1.Placement_PLACEMENT_IDEAL
+	selectors := c.selectors(rec)
 	var best candidate
-	for i, name := range c.nodes {
-		if name == opt.Exclude || c.eligible(rec, p, i, now) != OK {
+	for _, i := range p.able {
+		name := c.nodes[i]
+		if name == opt.Exclude || failing(rec, name, now) {
 			continue
 		}
 		n := candidate{node: name}
-		if opt.Preferred != nil && opt.Preferred(name) {
-			n.preferred = true
-		}
-		if !ideal {
-			n.owned = c.s.Nodes[name].Owned
+		if !ideal || len(selectors) > 0 {
+			node := c.s.Nodes[name] // what it owns changes from one choice to the next
+			if !admits(selectors, node) {
+				continue
+			}
+			n.owned = node.Owned
 			if rec.Owner == name {
 				n.owned-- // it is to be compared with what it would own without
 			}
+		}
+		if ideal {
+			n.owned = 0
+		}
+		if opt.Preferred != nil && opt.Preferred(name) {
+			n.preferred = true
 		}
 		if best.node == "" || n.better(&best, addr) {
 			best = n
