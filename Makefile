@@ -26,7 +26,7 @@ demo: prepare build ## a lab of five nodes, seven disasters, one table (KEEP=1 k
 	QUORUMLB_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/demo $(if $(KEEP),-keep)
 
 .PHONY: test
-test: generate-check vet unit e2e ## everything that CI runs
+test: generate-check vet unit sim e2e ## everything that CI runs
 
 .PHONY: prepare
 prepare: ## install, or name, the system tools that the lab needs
@@ -65,6 +65,10 @@ e2e: build ## the lab: real processes, real sockets, real frames
 .PHONY: chaos
 chaos: ## five nodes under a random mix of faults (SEED=, TIME=10m; a report in .cache/chaos)
 	QUORUMLB_CHAOS_SEED=$(SEED) QUORUMLB_CHAOS_TIME=$(or $(TIME),10m) $(GO) test -run '^TestChaos$$' -v -count=1 -timeout 0 ./test/chaos
+
+.PHONY: sim
+sim: ## simulate random schedules for TIME (60s), or play the one of SEED again
+	$(GO) test ./test/sim -count=1 -timeout 0 -run '^TestSim$$' -v -args -sim.seed=$(or $(SEED),0) -sim.time=$(or $(TIME),60s)
 
 .PHONY: bench
 bench: build ## every speed claim, each beside its peer in the same run

@@ -265,7 +265,7 @@ func cloned(c *chaos) { c.startSpeaker(c.clone(c.speaker().p.mach)) }
 // clone makes a machine with a node's name.
 func (c *chaos) clone(m *machine) *machine {
 	n := &machine{id: len(c.machines), node: m.node}
-	n.clock = clock{w: c.World, offset: time.Hour + c.upTo(time.Hour), ppm: m.ppm}
+	n.drifting = drifting{w: c.World, offset: time.Hour + c.upTo(time.Hour), ppm: m.ppm}
 	c.machines = append(c.machines, n)
 	return n
 }

@@ -15,27 +15,27 @@ const maxPPM = 10_000
 type machine struct {
 	id   int
 	node string
-	clock
+	drifting
 	// dark is until when the machine has no power, true time; guarded by World.mu.
 	dark time.Duration
 }
 
 func (m *machine) off() bool { return m.w.now() < m.dark }
 
-// clock is a machine's CLOCK_BOOTTIME. It runs at a rate of its own.
-type clock struct {
+// drifting is a machine's CLOCK_BOOTTIME. It runs at a rate of its own.
+type drifting struct {
 	w      *World
 	offset time.Duration
 	ppm    int64
 }
 
-func (c *clock) at(t time.Duration) time.Duration {
+func (c *drifting) at(t time.Duration) time.Duration {
 	return c.offset + t + time.Duration(int64(t)*c.ppm/1_000_000)
 }
 
 func (w *World) newMachine(node string, ppm int64) *machine {
 	m := &machine{id: len(w.machines), node: node}
-	m.clock = clock{w: w, offset: time.Hour + w.upTo(time.Hour), ppm: ppm}
+	m.drifting = drifting{w: w, offset: time.Hour + w.upTo(time.Hour), ppm: ppm}
 	w.machines = append(w.machines, m)
 	return m
 }

@@ -28,6 +28,7 @@ type linkKey struct {
 
 // link delays messages, holds them back, and loses them. World.mu guards it.
 type link struct {
+	class               class
 	rng                 *rand.Rand
 	cutUntil, slowUntil time.Duration
 	extra               time.Duration
@@ -43,7 +44,7 @@ func (w *World) link(c class, from, to *machine) *link {
 	if l == nil {
 		h := fnv.New64a()
 		_, _ = h.Write([]byte{byte(c), byte(k.from), byte(k.to)})
-		l = &link{rng: rand.New(rand.NewPCG(w.seed, h.Sum64()))}
+		l = &link{class: c, rng: rand.New(rand.NewPCG(w.seed, h.Sum64()))}
 		w.links[k] = l
 	}
 	return l

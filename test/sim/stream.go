@@ -62,6 +62,7 @@ func (h *half) send(b []byte, final error) error {
 	if h.doomed {
 		return nil
 	}
+	w.sent[h.out.class] += len(b)
 	leaves := max(w.now(), h.p.stalled())
 	if leaves < h.out.cutUntil {
 		if h.out.cutUntil-leaves > breakAfter {

@@ -25,6 +25,8 @@ type World struct {
 	seq    uint64
 	kick   chan struct{}
 	links  map[linkKey]*link
+	// sent counts the bytes of streams.
+	sent [classes]int
 
 	check *checker
 
@@ -48,6 +50,9 @@ type World struct {
 type Options struct {
 	// Trace keeps a log of what happens.
 	Trace bool
+	// Unchecked leaves the invariants out, which cost more than all else when the state
+	// is large.
+	Unchecked bool
 }
 
 // Stats count what a schedule did.
