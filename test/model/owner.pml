@@ -119,9 +119,9 @@ inline copy(to, from) {
 	to.node[B].session = from.node[B].session; to.node[B].open = from.node[B].open; to.node[B].taken_at = from.node[B].taken_at
 }
 
-/* Names, to be printed by %e. */
-mtype = { name_B, name_A };
-#define NAME(n)		((n) == A -> name_A : name_B)
+/* A node's name, to be printed by %c. */
+
+#define NAME(n)		(65 + (n))
 #define NUMBER(p)	((p) < 3 -> (p) + 1 : (p) - 2)
 
 /* Rules 4 (a) and (b), by the head of the leader. */
@@ -252,10 +252,10 @@ end:
 	do
 	:: d_step { !BUSY && head.owner == n && head.node[n].open ->
 		propose(); take(n); head.owner = NONE;
-		printf("the leader decides revision %d: OwnerReleased(%e)\n", head.revision, NAME(n)) }
+		printf("the leader decides revision %d: OwnerReleased(%c)\n", head.revision, NAME(n)) }
 	:: d_step { !BUSY && head.node[n].open ->
 		propose(); head.node[n].open = 0;
-		printf("the leader decides revision %d: SessionExpired(%e)\n", head.revision, NAME(n)) }
+		printf("the leader decides revision %d: SessionExpired(%c)\n", head.revision, NAME(n)) }
 	:: d_step { !BUSY && head.node[n].session < (n == A -> LAST_A : LAST_B) ->
 		propose();
 		known[n].before = barrier;
@@ -265,13 +265,13 @@ end:
 		:: else
 		fi;
 		head.node[n].session++; head.node[n].open = 1;
-		printf("the leader decides revision %d: SessionOpened(%e%d)\n", head.revision, NAME(n), NUMBER(head.node[n].session)) }
+		printf("the leader decides revision %d: SessionOpened(%c%d)\n", head.revision, NAME(n), NUMBER(head.node[n].session)) }
 	:: d_step { !BUSY && head.owner == NONE && head.node[n].open && RELEASED ->
 		propose(); head.owner = n;
-		printf("the leader decides revision %d: OwnerAssigned(%e)\n", head.revision, NAME(n)) }
+		printf("the leader decides revision %d: OwnerAssigned(%c)\n", head.revision, NAME(n)) }
 	:: d_step { !BUSY && head.owner == other && !head.node[other].open && head.node[n].open && FENCED(other) ->
 		propose(); take(other); head.owner = n;
-		printf("the leader decides revision %d: OwnerAssigned(%e)\n", head.revision, NAME(n)) }
+		printf("the leader decides revision %d: OwnerAssigned(%c)\n", head.revision, NAME(n)) }
 	od
 }
 /* What happens to the leader: commits, elections. */
@@ -301,23 +301,23 @@ end:
 		proc[p].view = log.revision;
 		proc[p].owns = (log.owner == NODE(p));
 		safe();
-		printf("%e%d sees revision %d\n", NAME(NODE(p)), NUMBER(p), log.revision) }
+		printf("%c%d sees revision %d\n", NAME(NODE(p)), NUMBER(p), log.revision) }
 	/* A heartbeat that is acked, */
 	:: d_step { proc[p].runs && RIGHT_SESSION(p) && RIGHT_VIEW(p) && !PREDECESSOR(p) ->
 		known[NODE(p)].passed = WAIT;
 		report(p);
 		proc[p].confirmed = HOLD;
-		printf("%e%d sends #send:%e%d#, with view %d; the leader acks it\n", NAME(NODE(p)), NUMBER(p), NAME(NODE(p)), NUMBER(p), proc[p].view);
+		printf("%c%d sends #send:%c%d#, with view %d; the leader acks it\n", NAME(NODE(p)), NUMBER(p), NAME(NODE(p)), NUMBER(p), proc[p].view);
 		safe() }
 	/* one that is not acked because of a predecessor, */
 	:: d_step { proc[p].runs && RIGHT_SESSION(p) && RIGHT_VIEW(p) && PREDECESSOR(p) && known[NODE(p)].passed < WAIT ->
 		known[NODE(p)].passed = WAIT;
 		report(p);
-		printf("%e%d sends #send:%e%d#, with view %d; the leader does not ack it yet\n", NAME(NODE(p)), NUMBER(p), NAME(NODE(p)), NUMBER(p), proc[p].view) }
+		printf("%c%d sends #send:%c%d#, with view %d; the leader does not ack it yet\n", NAME(NODE(p)), NUMBER(p), NAME(NODE(p)), NUMBER(p), proc[p].view) }
 	/* and one that tells of a view, whether acked or not. */
 	:: d_step { proc[p].runs && REPORTS(p) ->
 		report(p);
-		printf("%e%d sends #send:%e%d#, with view %d\n", NAME(NODE(p)), NUMBER(p), NAME(NODE(p)), NUMBER(p), proc[p].view) }
+		printf("%c%d sends #send:%c%d#, with view %d\n", NAME(NODE(p)), NUMBER(p), NAME(NODE(p)), NUMBER(p), proc[p].view) }
 	od
 }
 
