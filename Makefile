@@ -26,7 +26,7 @@ demo: prepare build ## a lab of five nodes, seven disasters, one table (KEEP=1 k
 	QUORUMLB_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/demo $(if $(KEEP),-keep)
 
 .PHONY: test
-test: generate-check vet unit sim e2e ## everything that CI runs
+test: generate-check vet unit sim e2e model ## everything that CI runs
 
 .PHONY: prepare
 prepare: ## install, or name, the system tools that the lab needs
@@ -69,6 +69,11 @@ chaos: ## five nodes under a random mix of faults (SEED=, TIME=10m; a report in 
 .PHONY: sim
 sim: ## simulate random schedules for TIME (60s), or play the one of SEED again
 	$(GO) test ./test/sim -count=1 -timeout 0 -run '^TestSim$$' -v -args -sim.seed=$(or $(SEED),0) -sim.time=$(or $(TIME),60s)
+
+.PHONY: model
+model: ## check the protocol with spin, and that each of its rules is needed
+	@./test/prepare model
+	$(GO) run ./test/model
 
 .PHONY: bench
 bench: build ## every speed claim, each beside its peer in the same run

@@ -19,7 +19,7 @@
 #define NOBODY	3
 #define m1(m)	((m) + 1)
 
-byte bad;			/* the faulty member */
+#define bad	0		/* the faulty member: one is like the other */
 bit stalled;			/* it does not run */
 byte heard[MEMBERS];		/* ticks since the member heard A */
 byte up[MEMBERS];		/* ticks since it started */
@@ -197,10 +197,6 @@ end:
 
 init {
 	atomic {
-		if
-		:: bad = 0
-		:: bad = 1
-		fi;
 		up[0] = D; up[1] = D; up[2] = D;
 		heard[0] = NEVER; heard[1] = NEVER; heard[2] = NEVER;
 		elect(0); barrier = D;

@@ -86,10 +86,19 @@ inline safe() {
 #define JUDGED(t, p)	OPEN(t, p)
 #endif
 
+/* What a leader decides is of no consequence when the next one's barrier has been passed. */
+#if TERMS > 2
+#define DEPOSED(t)	((t) == 0 && (LED(1) || LED(2)) || (t) == 1 && LED(2))
+#else
+#define DEPOSED(t)	((t) == 0 && LED(1))
+#endif
+#define LED(t)		(phase[t] == leads || phase[t] == over)
+
 inline wait_from(t, ago) {
 #ifndef RULE_6_NO_RECEIPT
 	if
-	:: WAIT > (ago) && WAIT - (ago) > at[t].fence -> at[t].fence = WAIT - (ago)
+	:: DEPOSED(t)
+	:: !DEPOSED(t) && WAIT > (ago) && WAIT - (ago) > at[t].fence -> at[t].fence = WAIT - (ago)
 	:: else
 	fi
 #endif
@@ -157,7 +166,7 @@ inline say_flight(t) {
 #define FENCED		(at[t].fence == 0)
 #endif
 
-#define IDLE	(phase[t] == leads && at[t].flight == nothing)
+#define IDLE	(phase[t] == leads && at[t].flight == nothing && !DEPOSED(t))
 #define FLIES	(phase[t] == leads && at[t].flight != nothing)
 #ifdef RULE_4C_EARLIER_POLL
 #define UNCOVERED	!at[t].answered
@@ -184,6 +193,10 @@ inline begin(t) {
 	at[t].fence = WAIT;
 #endif
 	skip
+}
+
+inline depose(t) {
+	at[t].flight = nothing; at[t].fence = 0
 }
 
 inline decide(t, e) {
@@ -244,9 +257,10 @@ end:
 proctype Decides(byte t; byte prev) {
 end:
 	do
-	:: d_step { phase[t] == candidate && MAJORITY(votes[t]) && FOLLOWED(t) ->
+	:: d_step { t > 0 && phase[t] == candidate && MAJORITY(votes[t]) && FOLLOWED(t) ->
 		printf("m%d passes its barrier and leads in term %d\n", W, m1(t));
-		begin(t) }
+		begin(t);
+		depose(prev) }
 	/* The same, with a batch of the former leader in its log. */
 	:: d_step { t > 0 && phase[t] == candidate && MAJORITY(votes[t]) && FOLLOWED(t) &&
 			phase[prev] == leads && at[prev].flight != nothing ->
@@ -254,7 +268,8 @@ end:
 		say_flight(prev);
 		printf(" is committed with it\n");
 		commit(prev);
-		begin(t) }
+		begin(t);
+		depose(prev) }
 	:: d_step { phase[t] == leads ->
 		printf("m%d leads no more and knows it\n", W);
 		phase[t] = over; forget(t) }

@@ -278,13 +278,16 @@ end:
 proctype Reign() {
 end:
 	do
-	:: d_step { flight -> commit(); safe(); printf("revision %d is committed\n", log.revision) }
+	:: d_step { flight ->
+		printf("revision %d is committed\n", head.revision);
+		commit(); safe() }
 	:: d_step { leader + 1 < TERMS ->
-		leader++; begin();
-		printf("another leader passes its barrier, at revision %d\n", log.revision) }
+		printf("another leader passes its barrier, at revision %d\n", log.revision);
+		leader++; begin() }
 	:: d_step { leader + 1 < TERMS && flight ->
-		commit(); safe(); leader++; begin();
-		printf("another leader passes its barrier, at revision %d\n", log.revision) }
+		printf("another leader passes its barrier; revision %d is committed with it\n", head.revision);
+		commit(); safe();
+		leader++; begin() }
 #ifdef RULE_4_LATE_HEAD
 	:: d_step { applied.revision < log.revision ->
 		copy(applied, log);
@@ -300,8 +303,8 @@ end:
 	:: d_step { proc[p].runs && proc[p].view < log.revision ->
 		proc[p].view = log.revision;
 		proc[p].owns = (log.owner == NODE(p));
-		safe();
-		printf("%c%d sees revision %d\n", NAME(NODE(p)), NUMBER(p), log.revision) }
+		printf("%c%d sees revision %d\n", NAME(NODE(p)), NUMBER(p), log.revision);
+		safe() }
 	/* A heartbeat that is acked, */
 	:: d_step { proc[p].runs && RIGHT_SESSION(p) && RIGHT_VIEW(p) && !PREDECESSOR(p) ->
 		known[NODE(p)].passed = WAIT;
