@@ -187,6 +187,18 @@ func TestMassEvent(t *testing.T) {
 			t.Error("D counts from the break")
 		}
 	})
+	t.Run("after a break shorter than D-2h it is the same event", func(t *testing.T) {
+		// The settle time counts from its beginning: the second outage is short, and costs the nodes all the same.
+		g := steady().up(2*testH + 50*ms)
+		begin := g.now
+		g.up(settle-2*testD).up(testD-2*testH-50*ms, "n1", "n2", "n3", "n4")
+		if g.up(testD + 250*ms); g.now > begin+settle || len(g.lead.Expired(g.now, voters)) > 0 {
+			t.Fatal("expired before the settle time")
+		}
+		if g.up(200 * ms); len(g.lead.Expired(g.now, voters)) != 4 {
+			t.Error("not expired when it has passed")
+		}
+	})
 	t.Run("half is not most", func(t *testing.T) {
 		g := steady()
 		if g.up(testD+25*ms, "n1", "n2"); !g.expired("n3") {
