@@ -38,8 +38,11 @@ func (c check) defines() []string {
 // file is the name of the trace, as 4a-any-session.txt.
 func (c check) file() string {
 	name := strings.ToLower(strings.ReplaceAll(c.without, "_", "-"))
-	if strings.Contains(c.rule, "clone") && !strings.HasPrefix(name, "1") {
+	switch {
+	case strings.HasSuffix(c.rule, "with a clone"):
 		name += "-clone"
+	case strings.HasSuffix(c.rule, "beside a successor"):
+		name += "-beside"
 	}
 	return name + ".txt"
 }
@@ -91,8 +94,9 @@ var checks = []check{
 	{model: "fence", sizes: one, rule: "6 no fence time", without: "6_NO_FENCE", wrong: twoOwners},
 
 	{model: "owner", sizes: []string{"LAST_A=0"}, rule: "4(b) ignore seen", without: "4B_IGNORE_SEEN", wrong: twoViews},
-	{model: "owner", sizes: []string{"LAST_A=0"}, rule: "4 leases learn of a batch when it is applied", without: "4_LATE_HEAD", wrong: twoViews},
-	{model: "owner", sizes: []string{"LAST_A=0", "REVISIONS=6", "TERMS=3"}, rule: "4(a) ack any session, without clones", without: "4A_ANY_SESSION", covered: true},
+	{model: "owner", sizes: []string{"LAST_A=0"}, rule: "4 leases learn of a batch when it is applied", without: "4_LATE_HEAD", wrong: twoViews + "; the leader had not applied revision 1 when it acked"},
+	{model: "owner", sizes: []string{"LAST_A=0", "REVISIONS=6", "TERMS=3"}, rule: "4(a) ack any session, with no process beside another", without: "4A_ANY_SESSION", covered: true},
+	{model: "owner", sizes: []string{"LAST_A=1", "REVISIONS=4"}, rule: "4(a) ack any session, beside a successor", without: "4A_ANY_SESSION", wrong: twoViews},
 	{model: "owner", sizes: []string{"CLONE", "LAST_A=1", "REVISIONS=3"}, rule: "4(a) ack any session, with a clone", without: "4A_ANY_SESSION", wrong: twoClones},
 	{model: "owner", sizes: []string{"LAST_A=0"}, rule: "section 7: no wait after a release", without: "MOVE_NO_WAIT", wrong: twoViews},
 	{model: "owner", sizes: []string{"LAST_A=0"}, rule: "section 7: releases of former leaders are old", without: "MOVE_EARLIER", wrong: twoViews},

@@ -92,14 +92,14 @@ end:
 proctype Survivor() {
 end:
 	do
+#ifndef RULE_LIVE_TOLD
 	:: d_step { leader != NOBODY && alive[survivor] && !log.open[survivor] && !told ->
 		told = 1; acked = 0; answers = 0;
 		printf("%c is told that it has no session\n", NAME(survivor)) }
-#ifndef RULE_LIVE_TOLD
+#endif
 	:: d_step { leader != NOBODY && told && !log.open[survivor] ->
 		told = 0; log.open[survivor] = 1; log.revision++; silent[survivor] = 0; seen = 0;
 		printf("revision %d: SessionOpened(%c)\n", log.revision, NAME(survivor)) }
-#endif
 	:: d_step { leader != NOBODY && alive[survivor] && log.open[survivor] && !acked ->
 		acked = 1; printf("%c is acked\n", NAME(survivor)) }
 	:: d_step { alive[survivor] && log.open[survivor] && watch != cut && seen < log.revision ->
@@ -187,6 +187,10 @@ init {
 		   printf("the address was taken from A by revision 1, which A has not seen\n")
 		:: survivor = A; log.open[B] = 1; log.owner = A;
 		   printf("A owns the address, and was expired by mistake\n")
+		fi;
+		if
+		:: watch == cut -> printf("%c's watch is attached to m%d, which is cut off from the other members\n", NAME(survivor), m1(watch))
+		:: else
 		fi;
 		run Clock(); run Leader(); run Survivor()
 	}

@@ -18,7 +18,7 @@ const (
 	workers  = 2
 	memoryMB = 1900
 	// deadline of one check; most take seconds.
-	deadline = 4 * time.Minute
+	deadline = 10 * time.Minute
 	// depth of the search; to reach it is an error.
 	depth = 2_000_000
 )

@@ -72,7 +72,7 @@ func keep(dir string, results []result, write, all bool) []string {
 		if !bytes.Contains(page, []byte("("+filepath.Base(dir)+"/"+name+")")) {
 			failed = append(failed, fmt.Sprintf("%s.md does not name %s", dir, name))
 		}
-		text := fmt.Sprintf("%s\n(%s, left out: %s)\n\ntick\n%s", r.rule, r.model+".pml", strings.Join(r.defines(), " "), r.trace)
+		text := fmt.Sprintf("Left out: %s\n(test/model/%s.pml, spin %s)\n\ntick\n%s", r.rule, r.model, strings.Join(r.defines(), " "), r.trace)
 		path := filepath.Join(dir, name)
 		if write {
 			err = os.WriteFile(path, []byte(text), 0o644)
