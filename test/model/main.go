@@ -61,10 +61,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 	}
 	table(out, results)
-	failed := judge(results)
-	if *only == "" || *write {
-		failed = append(failed, keep(*docs, results, *write, *only == "")...)
-	}
+	failed := append(judge(results), keep(*docs, results, *write, *only == "")...)
 	if err := ctx.Err(); err != nil {
 		return err
 	}
