@@ -55,6 +55,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 	}
 	results := runAll(ctx, todo, out)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if *verbose {
 		for _, r := range results {
 			fmt.Fprintf(out, "\n%s\n%s", r.name(), r.trace)
@@ -62,9 +65,6 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	table(out, results)
 	failed := append(judge(results), keep(*docs, results, *write, *only == "")...)
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	if len(failed) > 0 {
 		return errors.New(strings.Join(failed, "\n       "))
 	}

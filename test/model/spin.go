@@ -56,7 +56,7 @@ func (c check) run(ctx context.Context) result {
 	r := result{check: c}
 	start := time.Now()
 	r.err = r.search(ctx)
-	if r.err != nil && ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && r.err != nil {
 		r.err = fmt.Errorf("not done after %v: %w", deadline, r.err)
 	}
 	r.took = time.Since(start)
