@@ -107,7 +107,11 @@ func serve(ctx context.Context, opts *options, e env) error {
 		if e.started != nil {
 			e.started(ln.Addr())
 		}
-		group.Add(obs.NewServer(ln, obs.Handler(registry, member.Checks()), log))
+		handler := obs.Handler(registry, member.Checks())
+		if opts.Pprof {
+			handler = obs.WithPprof(handler)
+		}
+		group.Add(obs.NewServer(ln, handler, log))
 	}
 	log.Info("starting", "name", opts.Name, "version", version.String())
 	if err := group.Run(ctx); err != nil {

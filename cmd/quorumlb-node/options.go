@@ -29,6 +29,7 @@ type options struct {
 	TLSCert   string   `yaml:"tls-cert"`
 	TLSKey    string   `yaml:"tls-key"`
 	HTTP      string   `yaml:"http"`
+	Pprof     bool     `yaml:"pprof"`
 	LogLevel  string   `yaml:"log-level"`
 	LogFormat string   `yaml:"log-format"`
 }
@@ -54,6 +55,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.TLSCert, "tls-cert", o.TLSCert, "`file` of this member's certificate, role member/NAME (qlbctl pki issue); read again when it changes")
 	flags.StringVar(&o.TLSKey, "tls-key", o.TLSKey, "`file` of its key")
 	flags.StringVar(&o.HTTP, "http", o.HTTP, "`host:port` of /metrics, /livez, /readyz and /readyz?caughtup; empty: none")
+	flags.BoolVar(&o.Pprof, "pprof", o.Pprof, "serve Go profiles below /debug/pprof/ of --http as well")
 	flags.StringVar(&o.LogLevel, "log-level", o.LogLevel, "`level`: debug, info, warn or error")
 	flags.StringVar(&o.LogFormat, "log-format", o.LogFormat, "`format`: text or json")
 }

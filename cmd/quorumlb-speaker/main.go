@@ -145,7 +145,11 @@ func serve(ctx context.Context, opts *options, e env) error {
 		if e.started != nil {
 			e.started(ln.Addr())
 		}
-		group.Add(obs.NewServer(ln, obs.Handler(registry, speaker.Checks()), log))
+		handler := obs.Handler(registry, speaker.Checks())
+		if opts.Pprof {
+			handler = obs.WithPprof(handler)
+		}
+		group.Add(obs.NewServer(ln, handler, log))
 	}
 	log.Info("starting", "version", version.String())
 	err = group.Run(inner)

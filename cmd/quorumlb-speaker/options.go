@@ -29,6 +29,7 @@ type options struct {
 	TLSKey            string            `yaml:"tls-key"`
 	StateDir          string            `yaml:"state-dir"`
 	HTTP              string            `yaml:"http"`
+	Pprof             bool              `yaml:"pprof"`
 	Interfaces        []string          `yaml:"interfaces"`
 	ExcludeInterfaces []string          `yaml:"exclude-interfaces"`
 	Labels            map[string]string `yaml:"labels"`
@@ -74,6 +75,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.TLSKey, "tls-key", o.TLSKey, "`file` of its key")
 	flags.StringVar(&o.StateDir, "state-dir", o.StateDir, "`directory` for the member list, the announced MACs and what was put on the loopback interface")
 	flags.StringVar(&o.HTTP, "http", o.HTTP, "`host:port` of /metrics, /livez and /readyz; empty: none")
+	flags.BoolVar(&o.Pprof, "pprof", o.Pprof, "serve Go profiles below /debug/pprof/ of --http as well")
 	flags.StringSliceVar(&o.Interfaces, "interfaces", o.Interfaces, "links to answer on: `name,...`, shell patterns allowed (default: all but --exclude-interfaces)")
 	flags.StringArrayVar(&o.ExcludeInterfaces, "exclude-interfaces", o.ExcludeInterfaces,
 		"`regexp` of links not to answer on; may be repeated (default: those of containers and overlays, unless --interfaces is given)")

@@ -57,6 +57,25 @@ func TestHandler(t *testing.T) {
 	}
 }
 
+func TestPprofOnlyWhenAskedFor(t *testing.T) {
+	h := obs.Handler(obs.NewRegistry("test"), obs.Checks{})
+	for _, tc := range []struct {
+		handler http.Handler
+		path    string
+		code    int
+	}{
+		{h, "/debug/pprof/heap", http.StatusNotFound},
+		{obs.WithPprof(h), "/debug/pprof/heap", http.StatusOK},
+		{obs.WithPprof(h), "/livez", http.StatusOK},
+	} {
+		rec := httptest.NewRecorder()
+		tc.handler.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, tc.path, nil))
+		if rec.Code != tc.code {
+			t.Errorf("%s: %d, want %d", tc.path, rec.Code, tc.code)
+		}
+	}
+}
+
 func TestServerEndsWithItsContext(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
