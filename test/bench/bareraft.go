@@ -24,7 +24,7 @@ const bareRole = "bare-raft"
 // bareRaft gives the times of applies to a bare group of three on this disk, each
 // in a process and on a host of its own as our members are: the least that
 // hashicorp/raft costs here.
-func bareRaft(ctx context.Context, o options) (times durations, err error) {
+func bareRaft(ctx context.Context, o options) (times []time.Duration, err error) {
 	dir, err := runDir(o, "raft")
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func runBare(args []string) error {
 		if err := r.Barrier(5 * time.Second).Error(); err != nil {
 			continue
 		}
-		var times durations
+		var times []time.Duration
 		value := make([]byte, 150) // about a declaration's batch
 		for range quietWrites {
 			start := time.Now()

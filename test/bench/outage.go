@@ -9,12 +9,17 @@ import (
 	"time"
 
 	"github.com/quorumlb/quorumlb/test/lab"
-	"github.com/quorumlb/quorumlb/test/lab/cluster"
-	"github.com/quorumlb/quorumlb/test/lab/peers"
-	"github.com/quorumlb/quorumlb/test/scenario"
 )
 
-const probeEvery = 5 * time.Millisecond
+const (
+	probeEvery = 5 * time.Millisecond
+	askEvery   = 20 * time.Millisecond
+	// playLimit bounds one event, settling and mending.
+	playLimit = 90 * time.Second
+	// maxFailures is how many events may go wrong before a part is given up. After each
+	// of them the lab is built anew.
+	maxFailures = 3
+)
 
 // profile is a set of timers and the keepalived setting that it is measured beside.
 type profile struct {
@@ -26,206 +31,191 @@ type profile struct {
 var profiles = []profile{
 	{name: "default", detect: 750 * time.Millisecond, advert: time.Second},
 	{name: "fast", detect: 250 * time.Millisecond, advert: 100 * time.Millisecond},
+	{name: "patient", detect: 3 * time.Second, advert: time.Second},
 }
 
-// benchOutage measures how long an address is dark when its owner loses power.
-func benchOutage(ctx context.Context, o options, r *report) error {
-	var errs []error
-	medians := map[time.Duration]durations{}
-	for _, p := range profiles {
-		gaps, err := keepalivedOutage(ctx, o, p.advert)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		medians[p.advert] = gaps
-	}
-	for _, p := range profiles {
-		for _, withLeader := range []bool{false, true} {
-			gaps, err := ourOutage(ctx, o, r, p, withLeader)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
-			}
-			if len(gaps) == 0 {
+// adverts are keepalived's settings: its default, and a fast one.
+var adverts = []time.Duration{time.Second, 100 * time.Millisecond}
+
+func ourPart(p profile, e event) string { return "outage-" + p.name + "-" + e.name }
+
+func peerPart(advert time.Duration, e event) string {
+	return fmt.Sprintf("outage-keepalived-%v-%s", advert, e.name)
+}
+
+// outageParts are a part for each event and profile, and the peer's.
+func outageParts(o options) (parts []part) {
+	limit := 2*time.Minute + time.Duration(o.repeats)*30*time.Second
+	for _, advert := range adverts {
+		for _, e := range events {
+			if e.ours {
 				continue
 			}
-			peer := medians[p.advert]
-			x := row{
-				what: "power-off outage, `" + p.name + "`", ours: gaps.spread(),
-				peer: fmt.Sprintf("keepalived, advert_int %v: %s", p.advert.Seconds(), peer.spread()),
-				aim:  fmt.Sprintf("max <= D + 60 ms = %v", p.detect+60*time.Millisecond),
-				met:  gaps.max() <= p.detect+60*time.Millisecond,
+			parts = append(parts, part{peerPart(advert, e), limit, func(ctx context.Context, r *recorder) error {
+				return playAll(ctx, r, e, func() (field, error) { return openKeepalived(ctx, r.o, advert) })
+			}})
+		}
+	}
+	for _, p := range profiles {
+		for _, e := range events {
+			parts = append(parts, part{ourPart(p, e), limit, func(ctx context.Context, r *recorder) error {
+				return playAll(ctx, r, e, func() (field, error) { return openOurs(ctx, r, p) })
+			}})
+		}
+	}
+	return parts
+}
+
+// field is what events happen to: QuorumLB's nodes or keepalived's.
+type field interface {
+	// choose waits until all is well and picks targets and the addresses they own.
+	choose(ctx context.Context, w whom) ([]target, []netip.Addr, error)
+	// settled waits until every address is answered, by none of the targets unless
+	// they may keep theirs.
+	settled(ctx context.Context, except []target) error
+	// rested waits until all is as it was before the event, as far as it ever is.
+	rested(ctx context.Context) error
+	audience() audience
+	// tails are the last lines of the logs, for outages longer than they should be.
+	tails() string
+	close()
+}
+
+// audience is who sees an outage.
+type audience struct {
+	probes map[netip.Addr]*lab.UDPProbe
+	// atRouter sees the answers to the asker.
+	atRouter *lab.Capture
+	// control probes what no event touches.
+	control *lab.UDPProbe
+}
+
+// seen is what the audience saw of an event.
+type seen struct {
+	dark  time.Duration // the longest time without an answer to datagrams
+	asked time.Duration // ... to ARP and neighbour solicitations
+	lost  int           // datagrams
+	noise time.Duration // the longest gap of the control probe
+}
+
+// look reports on [from, to), of which lab.Patience must have passed.
+func (a audience) look(from, to time.Time, addrs []netip.Addr) (s seen) {
+	for _, addr := range addrs {
+		r := a.probes[addr].Window(from, to)
+		s.dark, s.lost = max(s.dark, r.LongestGap), s.lost+r.Lost
+		last := from
+		for _, c := range lab.Claims(from, to, []netip.Addr{addr}, a.atRouter) {
+			s.asked, last = max(s.asked, c.At.Sub(last)), c.At
+		}
+		s.asked = max(s.asked, to.Sub(last))
+	}
+	s.noise = a.control.Window(from, to).LongestGap
+	return s
+}
+
+// playAll plays the event until there are enough samples.
+func playAll(ctx context.Context, r *recorder, e event, open func() (field, error)) (err error) {
+	var f field
+	defer func() {
+		if f != nil {
+			f.close()
+		}
+	}()
+	failures := 0
+	for n := len(r.Samples["dark"]); n < r.o.repeats; n = len(r.Samples["dark"]) {
+		if f == nil {
+			if f, err = open(); err != nil {
+				return err
 			}
-			if withLeader {
-				x.what += ", Raft leader on the dead node"
-				x.aim, x.met = "median below 0.8 s", gaps.median() < 800*time.Millisecond
-			}
-			if p.name == "fast" && !withLeader {
-				x.aim += "; median below keepalived's"
-				x.met = x.met && len(peer) > 0 && gaps.median() < peer.median()
-			}
-			r.add(x)
 		}
-	}
-	return errors.Join(errs...)
-}
-
-// runDir makes a directory for one cluster, which the caller removes.
-func runDir(o options, name string) (string, error) {
-	if err := os.MkdirAll(o.dir, 0o755); err != nil {
-		return "", err
-	}
-	return os.MkdirTemp(o.dir, name+"-")
-}
-
-func openStage(ctx context.Context, o options, name string, opts scenario.Options) (*scenario.Stage, func(), error) {
-	dir, err := runDir(o, name)
-	if err != nil {
-		return nil, nil, err
-	}
-	opts.Cluster.Lab.Dir = dir
-	s, err := scenario.Open(ctx, opts)
-	remove := func() {
-		if s != nil {
-			_ = s.Close()
+		limited, cancel := context.WithTimeout(ctx, playLimit)
+		err := play(limited, r, e, f)
+		cancel()
+		if err == nil {
+			continue
 		}
-		_ = os.RemoveAll(dir)
-	}
-	if err != nil {
-		remove()
-		return nil, nil, err
-	}
-	return s, remove, nil
-}
-
-func ourOutage(ctx context.Context, o options, r *report, p profile, withLeader bool) (gaps durations, err error) {
-	s, remove, err := openStage(ctx, o, "outage", scenario.Options{
-		UDPEvery: probeEvery, TCPEvery: 250 * time.Millisecond, AskEvery: 250 * time.Millisecond,
-		Cluster: cluster.Options{Profile: p.name},
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer remove()
-	// A group begins with the default times, which count for a while after the
-	// profile's have been set.
-	if err := lab.Wait(ctx, 3*time.Second); err != nil {
-		return nil, err
-	}
-	for range o.repeats {
-		leader, err := s.Leader(ctx)
-		if err != nil {
-			return gaps, err
-		}
-		victim, err := s.OwnerOf(ctx, func(n *cluster.Node) bool { return (n == leader) == withLeader })
-		if err != nil {
-			return gaps, err
-		}
-		var limits scenario.Limits
-		start := time.Now()
-		if err := s.PowerOff(ctx, victim, &limits); err != nil {
-			return gaps, err
-		}
-		end := time.Now()
-		var worst time.Duration
-		for _, addr := range limits.Dark {
-			worst = max(worst, s.UDP[addr].Window(start, end).LongestGap)
-		}
-		gaps = append(gaps, worst)
-		if noise := s.Control.Window(start, end).LongestGap; noise > 50*time.Millisecond {
-			fmt.Fprintf(r.progress, "  the machine paused everything for %v during an outage of %v\n", ms(noise), ms(worst))
-		}
-		if err := s.PowerOnAndWait(ctx, victim); err != nil {
-			return gaps, err
-		}
-		if err := s.WaitAnswered(ctx, 10*time.Second, nil); err != nil {
-			return gaps, err
-		}
-		// What returned has been up for longer than any rule looks back.
-		if err := lab.Wait(ctx, 2*time.Second); err != nil {
-			return gaps, err
-		}
-	}
-	return gaps, nil
-}
-
-// keepalivedOutage measures the same of keepalived on three hosts of the same lab.
-func keepalivedOutage(ctx context.Context, o options, advert time.Duration) (gaps durations, err error) {
-	if err := peers.HasKeepalived(); err != nil {
-		return nil, err
-	}
-	dir, err := runDir(o, "keepalived")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	l, err := lab.New(lab.Options{Dir: dir})
-	if err != nil {
-		return nil, err
-	}
-	defer l.Close()
-	sw, err := l.NewSwitch("lan")
-	if err != nil {
-		return nil, err
-	}
-	vip := netip.MustParsePrefix("192.0.2.100/24")
-	var hosts []*lab.Host
-	for i, name := range []string{"n1", "n2", "n3", "client"} {
-		h, err := l.NewHost(name)
-		if err != nil {
-			return nil, err
-		}
-		if err := h.Plug(sw, "eth0", fmt.Sprintf("192.0.2.%d/24", i+1)); err != nil {
-			return nil, err
-		}
-		hosts = append(hosts, h)
-	}
-	client, hosts := hosts[3], hosts[:3]
-	boot := func(i int) error {
-		if _, err := hosts[i].StartResponder(); err != nil {
+		if failures++; failures > maxFailures || ctx.Err() != nil {
 			return err
 		}
-		_, err := peers.StartKeepalived(hosts[i], dir, peers.VRRP{Interface: "eth0", VIP: vip, Priority: 200 - 20*i, Advert: advert})
+		r.say("%d of %d went wrong, with a new lab: %v", n+1, r.o.repeats, err)
+		f.close()
+		f = nil
+	}
+	return nil
+}
+
+// play plays the event once and records what it cost.
+func play(ctx context.Context, r *recorder, e event, f field) error {
+	targets, addrs, err := f.choose(ctx, e.whom)
+	if err != nil {
 		return err
 	}
-	for i := range hosts {
-		if err := boot(i); err != nil {
-			return nil, err
+	except := targets
+	if e.stays {
+		except = nil
+	}
+	start := time.Now()
+	if err := errors.Join(e.strike(ctx, targets), f.settled(ctx, except)); err != nil {
+		return fmt.Errorf("%s: %w", e.name, err)
+	}
+	if err := lab.Wait(ctx, frozenFor); err != nil {
+		return err
+	}
+	end := time.Now()
+	if err := e.mend(ctx, targets); err != nil {
+		return fmt.Errorf("mend %s: %w", e.name, err)
+	}
+	if err := f.rested(ctx); err != nil {
+		return fmt.Errorf("after %s: %w", e.name, err)
+	}
+	mended := time.Now()
+	if err := lab.Wait(ctx, lab.Patience); err != nil {
+		return err
+	}
+	if e.stays {
+		end = mended // it may be dark for a second time while it returns
+	}
+	during, after := f.audience().look(start, end, addrs), f.audience().look(end, mended, addrs)
+	n := len(r.Samples["dark"])
+	if during.noise > 50*time.Millisecond {
+		r.say("the machine paused everything for %v during an outage of %v", ms(during.noise), ms(during.dark))
+	}
+	if e.aim != nil && during.longer(e) > e.aim(r.detection()) {
+		path := resultFile(r.o.results, fmt.Sprintf("%s-%02d", r.Part, n)) + ".log"
+		head := fmt.Sprintf("struck %s\ndark %v, unanswered %v, noise %v\n", start.Format("15:04:05.000000"), during.dark, during.asked, during.noise)
+		if err := os.WriteFile(path, []byte(head+f.tails()), 0o644); err != nil {
+			return err
 		}
 	}
-	probe, err := client.ProbeUDP(vip.Addr(), probeEvery)
-	if err != nil {
-		return nil, err
+	return r.add(map[string]float64{
+		"dark": during.dark.Seconds(), "unanswered": during.asked.Seconds(), "lost": float64(during.lost), "noise": during.noise.Seconds(),
+		"return-dark": after.dark.Seconds(), "return-lost": float64(after.lost), "return-noise": after.noise.Seconds(),
+	})
+}
+
+// longer is the figure that the event is judged by.
+func (s seen) longer(e event) time.Duration {
+	if e.arp {
+		return s.asked
 	}
-	answers := func(node string) func(context.Context) error {
-		return func(context.Context) error {
-			if x, ok := probe.Last(20 * probeEvery); !ok || x.Node != node {
-				return fmt.Errorf("%q answers, want %s", x.Node, node)
+	return s.dark
+}
+
+// detection is the D of the profile that the part measures; far away for the peer.
+func (r *recorder) detection() time.Duration {
+	for _, p := range profiles {
+		for _, e := range events {
+			if ourPart(p, e) == r.Part {
+				return p.detect
 			}
-			return nil
 		}
 	}
-	for range o.repeats {
-		if err := lab.Poll(ctx, 30*time.Second, answers("n1")); err != nil {
-			return gaps, err
-		}
-		// Let the backups hear some advertisements of the master.
-		if err := lab.Wait(ctx, 3*advert); err != nil {
-			return gaps, err
-		}
-		start, err := hosts[0].PowerOff()
-		if err != nil {
-			return gaps, err
-		}
-		if err := lab.Poll(ctx, 30*time.Second, answers("n2")); err != nil {
-			return gaps, err
-		}
-		gaps = append(gaps, probe.Window(start, time.Now()).LongestGap)
-		if err := hosts[0].PowerOn(); err != nil {
-			return gaps, err
-		}
-		if err := boot(0); err != nil {
-			return gaps, err
-		}
+	return time.Hour
+}
+
+func ms(d time.Duration) time.Duration {
+	if d < 20*time.Millisecond {
+		return d.Round(10 * time.Microsecond)
 	}
-	return gaps, nil
+	return d.Round(time.Millisecond)
 }

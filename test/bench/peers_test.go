@@ -9,25 +9,28 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	lab.Role(bareRole, runBare)
+	addRoles()
 	lab.Main(m)
 }
 
 // TestPeers runs the peers' side of the bench once, small.
 func TestPeers(t *testing.T) {
 	lab.Require(t)
-	o := options{repeats: 1, dir: t.TempDir()}
+	o := options{repeats: 1, dir: t.TempDir(), results: t.TempDir()}
 	times, err := bareRaft(t.Context(), o)
-	if err != nil || times.median() <= 0 || len(times) != quietWrites {
-		t.Errorf("bare raft: %v, %v", times.spread(), err)
+	if s := samplesOf(times); err != nil || len(s) != quietWrites || s.median() <= 0 {
+		t.Errorf("bare raft: %v, %v", s.spread(), err)
 	}
-	t.Logf("bare raft apply: %s", times.spread())
+	t.Logf("bare raft apply: %s", samplesOf(times).spread())
 	if err := peers.HasKeepalived(); err != nil {
 		t.Skip(err)
 	}
-	gaps, err := keepalivedOutage(t.Context(), o, 100*time.Millisecond)
-	if err != nil || len(gaps) != 1 || gaps[0] < 200*time.Millisecond || gaps[0] > 10*time.Second {
-		t.Errorf("keepalived: %v, %v", gaps, err)
+	const advert = 100 * time.Millisecond
+	r := newRecorder(o, peerPart(advert, events[0]), setup{}, t.Output())
+	err = playAll(t.Context(), r, events[0], func() (field, error) { return openKeepalived(t.Context(), o, advert) })
+	dark := r.get("dark")
+	if err != nil || len(dark) != 1 || dark[0] < 0.2 || dark[0] > 10 {
+		t.Errorf("keepalived: %v, %v", dark, err)
 	}
-	t.Logf("keepalived outage: %s", gaps.spread())
+	t.Logf("keepalived outage: %s", dark.spread())
 }

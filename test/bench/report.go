@@ -1,75 +1,177 @@
 package main
 
 import (
+	"bytes"
+	_ "embed"
+	"errors"
 	"fmt"
-	"io"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
-	"time"
+	"strings"
+
+	"github.com/quorumlb/quorumlb/test/bench/plot"
 )
 
-// report collects the table's rows.
-type report struct {
-	progress io.Writer
-	rows     []row
-}
+// frame is the report without what is measured: {{NAME}} stands for that.
+//
+//go:embed frame.md
+var frame string
 
-// row is one measurement beside its peer.
-type row struct {
-	what, ours, peer, aim string
-	met                   bool // only with an aim
-}
-
-func (r *report) add(x row) {
-	r.rows = append(r.rows, x)
-	fmt.Fprintf(r.progress, "  %s: %s (peer: %s)\n", x.what, x.ours, x.peer)
-}
-
-func (r *report) print(out io.Writer) {
-	fmt.Fprintln(out, "| measured | QuorumLB | peer, same run | aim | met |")
-	fmt.Fprintln(out, "|---|---|---|---|---|")
-	for _, x := range r.rows {
-		met := ""
-		if x.aim != "" {
-			met = map[bool]string{true: "yes", false: "**no**"}[x.met]
+// writeReport makes docs/benchmarks.md and the plots beside it from the results.
+func writeReport(o options) error {
+	all, err := loadResults(o)
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return fmt.Errorf("%s holds no results", o.results)
+	}
+	plots := filepath.Join(o.docs, "benchmarks")
+	if err := os.MkdirAll(plots, 0o755); err != nil {
+		return err
+	}
+	text := strings.ReplaceAll(frame, "{{SETUP}}", setupText(all))
+	for _, t := range tables {
+		var b bytes.Buffer
+		if rows := t.rows(all); len(rows) > 0 {
+			printTable(&b, rows)
+		} else {
+			b.WriteString("Not measured yet.\n")
 		}
-		fmt.Fprintf(out, "| %s | %s | %s | %s | %s |\n", x.what, x.ours, dash(x.peer), dash(x.aim), met)
+		text = strings.ReplaceAll(text, "{{"+t.group+"}}", b.String())
 	}
+	drawn := drawings(all)
+	for _, group := range []string{"outage", "writes", "swarm", "rss"} {
+		var b bytes.Buffer
+		for _, d := range drawn {
+			if d.group == group {
+				fmt.Fprintf(&b, "![%s](benchmarks/%s.svg)\n", d.Title, d.file)
+			}
+		}
+		text = strings.ReplaceAll(text, "{{"+group+" plots}}", b.String())
+	}
+	var errs []error
+	for _, d := range drawn {
+		errs = append(errs, os.WriteFile(filepath.Join(plots, d.file+".svg"), d.SVG(), 0o644))
+	}
+	errs = append(errs, os.WriteFile(filepath.Join(o.docs, "benchmarks.md"), []byte(text), 0o644))
+	return errors.Join(errs...)
 }
 
-func dash(s string) string {
-	if s == "" {
-		return "-"
+// setupText says what was measured on what. Results of several builds are named.
+func setupText(all results) string {
+	bySetup := map[setup][]string{}
+	var first, last string
+	for name, r := range all {
+		bySetup[r.Setup] = append(bySetup[r.Setup], name)
+		from, to := r.Started.Format("2006-01-02"), r.Ended.Format("2006-01-02")
+		if first == "" || from < first {
+			first = from
+		}
+		last = max(last, to)
 	}
-	return s
+	var b strings.Builder
+	for s, names := range bySetup {
+		slices.Sort(names)
+		which := "All parts"
+		if len(bySetup) > 1 {
+			which = strings.Join(names, ", ")
+		}
+		fmt.Fprintf(&b, "* %s: QuorumLB %s, %s, Linux %s, %d cores (%s), %d MB; keepalived %s, etcd %s\n",
+			which, s.Version, s.Go, s.Kernel, s.Cores, s.CPU, s.MemoryMB, dash(s.Keepalived), dash(s.Etcd))
+	}
+	lines := strings.SplitAfter(b.String(), "\n")
+	slices.Sort(lines)
+	when := "Measured on " + first
+	if last != first {
+		when = "Measured from " + first + " to " + last
+	}
+	text := when + ".\n\n" + strings.Join(lines, "")
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if r := all[name]; r.Error != "" {
+			text += fmt.Sprintf("* `%s` ended early: %s\n", name, strings.ReplaceAll(firstLine(r.Error), "|", "/"))
+		}
+	}
+	return text
 }
 
-// durations is a sample of times.
-type durations []time.Duration
-
-func (d durations) at(permille int) time.Duration {
-	if len(d) == 0 {
-		return 0
-	}
-	s := slices.Clone(d)
-	slices.Sort(s)
-	return s[min(len(s)-1, len(s)*permille/1000)]
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
-func (d durations) median() time.Duration { return d.at(500) }
-
-func (d durations) max() time.Duration { return d.at(1000) }
-
-// spread is "min / median / max".
-func (d durations) spread() string {
-	if len(d) == 0 {
-		return "none"
-	}
-	return fmt.Sprintf("%v / %v / %v (n=%d)", ms(d.at(0)), ms(d.median()), ms(d.max()), len(d))
+// drawing is one plot file.
+type drawing struct {
+	group, file string
+	plot.Plot
 }
 
-func ms(d time.Duration) time.Duration {
-	if d < 20*time.Millisecond {
-		return d.Round(10 * time.Microsecond)
+func drawings(all results) (list []drawing) {
+	for _, e := range events {
+		if d := outageDrawing(all, e); len(d.Lines) > 0 {
+			list = append(list, d)
+		}
 	}
-	return d.Round(time.Millisecond)
+	if r := all["writes"]; r != nil && len(r.Curves) > 0 {
+		d := drawing{"writes", "writes", plot.Plot{Title: "Writes per second by number of clients", X: "clients", Y: "per second", LogX: true}}
+		for i, name := range slices.Sorted(maps.Keys(r.Curves)) {
+			d.Lines = append(d.Lines, plot.Line{Name: name, Points: pointsOf(r.Curves[name]), Colour: i, Dashed: strings.HasPrefix(name, "etcd")})
+		}
+		list = append(list, d)
+	}
+	if r := all["fanout"]; r.get("last") != nil {
+		d := drawing{"swarm", "fanout", plot.Plot{Title: "A change to every watch", X: "ms", Y: "share of the changes", Steps: true, YMax: 1}}
+		for i, kind := range []string{"answered", "last", "etcd-answered", "etcd-last"} {
+			if s := r.get(kind); len(s) > 0 {
+				name := map[string]string{"answered": "call answered", "last": "last watch has it", "etcd-answered": "etcd: put answered", "etcd-last": "etcd: last watch"}[kind]
+				d.Lines = append(d.Lines, plot.Line{Name: name, Points: cdf(s, 1e3), Colour: i % 2, Dashed: i > 1})
+			}
+		}
+		list = append(list, d)
+	}
+	if r := all["rss"]; r != nil && len(r.Curves) > 0 {
+		d := drawing{"rss", "rss", plot.Plot{Title: "Memory under light churn", X: "minutes", Y: "MB"}}
+		for _, name := range slices.Sorted(maps.Keys(r.Curves)) {
+			var points [][2]float64
+			for _, p := range r.Curves[name] {
+				points = append(points, [2]float64{p[0] / 60, p[1] / (1 << 20)})
+			}
+			d.Lines = append(d.Lines, plot.Line{Name: name, Points: points, Colour: len(d.Lines), Dashed: strings.HasPrefix(name, "speaker")})
+		}
+		list = append(list, d)
+	}
+	return list
+}
+
+func outageDrawing(all results, e event) drawing {
+	d := drawing{"outage", "outage-" + e.name, plot.Plot{Title: e.text, X: "seconds without an answer", Y: "share of the outages", Steps: true, YMax: 1}}
+	for i, p := range profiles {
+		if s := all[ourPart(p, e)].get(darkOf(e)); len(s) > 0 {
+			d.Lines = append(d.Lines, plot.Line{Name: p.name, Points: cdf(s, 1), Colour: i})
+		}
+	}
+	for i, advert := range adverts {
+		if s := all[peerPart(advert, e)].get(darkOf(e)); len(s) > 0 {
+			name := fmt.Sprintf("keepalived, advert_int %v", advert.Seconds())
+			d.Lines = append(d.Lines, plot.Line{Name: name, Points: cdf(s, 1), Colour: i, Dashed: true})
+		}
+	}
+	return d
+}
+
+func cdf(s samples, scale float64) [][2]float64 {
+	sorted := slices.Sorted(slices.Values(s))
+	for i := range sorted {
+		sorted[i] *= scale
+	}
+	return plot.CDF(sorted)
+}
+
+func pointsOf(list []point) (out [][2]float64) {
+	for _, p := range list {
+		out = append(out, [2]float64(p))
+	}
+	return out
 }

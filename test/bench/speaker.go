@@ -24,8 +24,9 @@ const (
 
 // benchARP measures answers per second beside the kernel's own responder on
 // the same host.
-func benchARP(ctx context.Context, o options, r *report) error {
-	s, remove, err := openStage(ctx, o, "arp", quiet(scenario.Options{}))
+func benchARP(ctx context.Context, r *recorder) error {
+	r.clear()
+	s, remove, err := openStage(ctx, r.o, "arp", quiet(scenario.Options{}))
 	if err != nil {
 		return err
 	}
@@ -50,19 +51,15 @@ func benchARP(ctx context.Context, o options, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.add(row{what: "ARP replies, 64 questions under way", ours: perSecond(ours), peer: "the kernel's own responder: " + perSecond(kernel)})
-	return nil
-}
-
-// quiet makes the audience cost little.
-func quiet(opts scenario.Options) scenario.Options {
-	opts.UDPEvery, opts.TCPEvery, opts.AskEvery = time.Second, time.Second, time.Second
-	return opts
+	return r.add(map[string]float64{"ours": ours, "kernel": kernel})
 }
 
 // benchFootprint measures what daemons cost while nothing happens.
-func benchFootprint(ctx context.Context, o options, r *report) error {
-	s, remove, err := openStage(ctx, o, "footprint", quiet(scenario.Options{}))
+func benchFootprint(ctx context.Context, r *recorder) error {
+	r.clear()
+	s, remove, err := openStage(ctx, r.o, "footprint", quiet(scenario.Options{
+		Cluster: cluster.Options{MemberArgs: profileArgs(r), SpeakerArgs: profileArgs(r)},
+	}))
 	if err != nil {
 		return err
 	}
@@ -76,14 +73,6 @@ func benchFootprint(ctx context.Context, o options, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.add(row{
-		what: "heartbeats of one speaker at the default profile, CPU of the speaker",
-		ours: fmt.Sprintf("%.2f %% of a core", idle[0].cpu),
-	})
-	r.add(row{
-		what: fmt.Sprintf("leader with %d speakers and nothing to decide, CPU / memory", len(s.Nodes)),
-		ours: fmt.Sprintf("%.2f %% of a core / %d MB", idle[1].cpu, idle[1].rss>>20),
-	})
 	if err := giveAllTo(ctx, s, n); err != nil {
 		return err
 	}
@@ -91,16 +80,16 @@ func benchFootprint(ctx context.Context, o options, r *report) error {
 	if err := lab.Wait(ctx, 12*time.Second); err != nil {
 		return err
 	}
-	many, err := observe(ctx, n.Speaker())
+	stop := startProfile(ctx, r, n, "speaker", "speaker", observeFor)
+	many, err := observe(ctx, n.Speaker(), leader.Member())
 	if err != nil {
 		return err
 	}
-	r.add(row{
-		what: fmt.Sprintf("speaker that owns %d addresses, memory / CPU", manyVIPs),
-		ours: fmt.Sprintf("%d MB / %.2f %% of a core", many[0].rss>>20, many[0].cpu),
-		aim:  "below 30 MB", met: many[0].rss < 30<<20,
+	stop()
+	return r.add(map[string]float64{
+		"speaker-cpu": idle[0].cpu, "speaker-rss": float64(idle[0].rss), "leader-cpu": idle[1].cpu, "leader-rss": float64(idle[1].rss),
+		"many-cpu": many[0].cpu, "many-rss": float64(many[0].rss), "many-private": float64(many[0].private),
 	})
-	return nil
 }
 
 // giveAllTo drains the other nodes and declares services until n owns many addresses.
@@ -138,6 +127,8 @@ func giveAllTo(ctx context.Context, s *scenario.Stage, n *cluster.Node) error {
 type cost struct {
 	cpu float64 // percent of one core
 	rss int64   // bytes
+	// private is rss without what the program's file holds anyway.
+	private int64
 }
 
 // observe measures processes over some seconds.
@@ -156,9 +147,10 @@ func observe(ctx context.Context, procs ...*lab.Process) ([]cost, error) {
 	out := make([]cost, len(procs))
 	for i, p := range procs {
 		now, err1 := cpuTime(p.PID())
-		rss, err2 := memory(p.PID())
-		errs = append(errs, err1, err2)
-		out[i] = cost{cpu: 100 * float64(now-before[i]) / float64(time.Since(start)), rss: rss}
+		rss, err2 := memory(p.PID(), "VmRSS")
+		private, err3 := memory(p.PID(), "RssAnon")
+		errs = append(errs, err1, err2, err3)
+		out[i] = cost{cpu: 100 * float64(now-before[i]) / float64(time.Since(start)), rss: rss, private: private}
 	}
 	return out, errors.Join(errs...)
 }
@@ -184,24 +176,21 @@ func cpuTime(pid int) (total time.Duration, err error) {
 	return total, nil
 }
 
-// memory is the process's resident set.
-func memory(pid int) (int64, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
+// memory is a field of the process's status: VmRSS is its resident set, RssAnon what
+// of it is no file's.
+func memory(pid int, field string) (int64, error) {
+	words := strings.Fields(fieldOf(fmt.Sprintf("/proc/%d/status", pid), field))
+	if len(words) == 0 {
+		return 0, fmt.Errorf("process %d has no %s", pid, field)
 	}
-	for line := range strings.Lines(string(raw)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kb << 10, err
-		}
-	}
-	return 0, fmt.Errorf("process %d has no VmRSS", pid)
+	kb, err := strconv.ParseInt(words[0], 10, 64)
+	return kb << 10, err
 }
 
 // benchSpurious keeps every core busy and counts who is expired.
-func benchSpurious(ctx context.Context, o options, r *report) error {
-	s, remove, err := openStage(ctx, o, "spurious", quiet(scenario.Options{}))
+func benchSpurious(ctx context.Context, r *recorder) error {
+	r.clear()
+	s, remove, err := openStage(ctx, r.o, "spurious", quiet(scenario.Options{}))
 	if err != nil {
 		return err
 	}
@@ -211,7 +200,7 @@ func benchSpurious(ctx context.Context, o options, r *report) error {
 		return err
 	}
 	defer stop()
-	if err := lab.Wait(ctx, o.spurious); err != nil {
+	if err := lab.Wait(ctx, r.o.spurious); err != nil {
 		return err
 	}
 	facts, err := s.Facts(ctx, 0)
@@ -224,9 +213,5 @@ func benchSpurious(ctx context.Context, o options, r *report) error {
 			expired++
 		}
 	}
-	r.add(row{
-		what: fmt.Sprintf("nodes expired in %v with every core busy", o.spurious), ours: strconv.Itoa(expired),
-		aim: "none", met: expired == 0,
-	})
-	return nil
+	return r.add(map[string]float64{"expired": float64(expired), "busy": r.o.spurious.Seconds()})
 }

@@ -2,27 +2,26 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	"github.com/quorumlb/quorumlb/test/lab"
 	"github.com/quorumlb/quorumlb/test/lab/cluster"
-	"github.com/quorumlb/quorumlb/test/lab/peers"
 )
 
 const (
-	writers     = 256             // clients at once for the rate
-	writesFor   = 5 * time.Second // how long
+	writesFor   = 4 * time.Second // at each number of clients
 	quietWrites = 500             // one after the other for the latency
 )
+
+// writers are the numbers of clients at once.
+var writers = []int{1, 4, 16, 64, 256}
 
 const ledgerPool = `
 apiVersion: quorumlb.io/v1
@@ -33,59 +32,54 @@ spec:
 `
 
 // benchWrites measures declarations beside etcd's puts and bare Raft, all on one disk.
-func benchWrites(ctx context.Context, o options, r *report) error {
-	ourRate, ourTimes, err := ourWrites(ctx, o)
+func benchWrites(ctx context.Context, r *recorder) error {
+	r.clear()
+	if err := ourWrites(ctx, r); err != nil {
+		return err
+	}
+	if err := etcdWrites(ctx, r); err != nil {
+		r.say("etcd: %v", err)
+	}
+	bare, err := bareRaft(ctx, r.o)
 	if err != nil {
 		return err
 	}
-	x := row{what: fmt.Sprintf("service declarations, %d clients, three members, fsync", writers), ours: perSecond(ourRate), aim: "10,000/s and more than etcd"}
-	etcdRate, etcdTimes, err := etcdWrites(ctx, o)
-	if err != nil {
-		fmt.Fprintf(r.progress, "  etcd: %v\n", err)
-	} else {
-		x.peer = fmt.Sprintf("etcd puts, TLS too: %s (p50 of one client %v)", perSecond(etcdRate), ms(etcdTimes.median()))
-	}
-	x.met = ourRate > 10_000 && etcdRate > 0 && ourRate > etcdRate
-	r.add(x)
-
-	bare, err := bareRaft(ctx, o)
-	if err != nil {
-		return err
-	}
-	r.add(row{
-		what: "latency of one declaration at low load, p50 / p99", ours: fmt.Sprintf("%v / %v", ms(ourTimes.median()), ms(ourTimes.at(990))),
-		peer: fmt.Sprintf("bare hashicorp/raft apply: %v / %v", ms(bare.median()), ms(bare.at(990))),
-		aim:  "p50 within 1.5 x", met: ourTimes.median() <= bare.median()*3/2,
-	})
+	r.times("bare-latency", bare)
 	return nil
 }
 
-func perSecond(rate float64) string { return fmt.Sprintf("%.0f/s", rate) }
+// times records a sample of times as a whole.
+func (r *recorder) times(kind string, list []time.Duration) {
+	r.Samples[kind] = nil
+	for _, d := range list {
+		r.Samples[kind] = append(r.Samples[kind], d.Seconds())
+	}
+}
 
-func ourWrites(ctx context.Context, o options) (rate float64, quiet durations, err error) {
-	dir, err := runDir(o, "writes")
+func ourWrites(ctx context.Context, r *recorder) error {
+	dir, err := runDir(r.o, "writes")
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
 	defer os.RemoveAll(dir)
-	c, err := cluster.New(ctx, cluster.Options{Nodes: 3, Lab: lab.Options{Dir: dir}})
+	c, err := cluster.New(ctx, cluster.Options{Nodes: 3, Lab: lab.Options{Dir: dir}, MemberArgs: profileArgs(r)})
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
 	defer c.Close()
 	if err := c.Start(ctx); err != nil {
-		return 0, nil, err
+		return err
 	}
 	if _, err := c.Apply(ctx, ledgerPool); err != nil {
-		return 0, nil, err
+		return err
 	}
 	leader, err := c.Leader(ctx)
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
 	client, err := c.AdminAt(leader)
 	if err != nil {
-		return 0, nil, err
+		return err
 	}
 	declare := func(ctx context.Context, name string) error {
 		resp, err := client.Apply(ctx, &adminv1.ApplyRequest{Resources: []*adminv1.Resource{ledgerService(name)}})
@@ -94,11 +88,23 @@ func ourWrites(ctx context.Context, o options) (rate float64, quiet durations, e
 		}
 		return err
 	}
-	if quiet, err = oneByOne(ctx, declare); err != nil {
-		return 0, nil, err
+	quiet, err := oneByOne(ctx, declare)
+	if err != nil {
+		return err
 	}
-	rate, err = allAtOnce(ctx, declare)
-	return rate, quiet, err
+	r.times("our-latency", quiet)
+	for _, n := range writers {
+		stop := startProfile(ctx, r, leader, "member", fmt.Sprintf("leader-%d-clients", n), writesFor)
+		rate, err := allAtOnce(ctx, n, declare)
+		stop()
+		if err != nil {
+			return err
+		}
+		r.say("%d clients: %s", n, perSecond(rate))
+		r.curve("QuorumLB declarations", float64(n), rate)
+		r.Samples[fmt.Sprintf("our-rate-%d", n)] = []float64{rate}
+	}
+	return r.save()
 }
 
 func ledgerService(name string) *adminv1.Resource {
@@ -111,7 +117,7 @@ func ledgerService(name string) *adminv1.Resource {
 }
 
 // oneByOne gives the time of each of some writes by a single client.
-func oneByOne(ctx context.Context, write func(context.Context, string) error) (times durations, err error) {
+func oneByOne(ctx context.Context, write func(context.Context, string) error) (times []time.Duration, err error) {
 	for i := range quietWrites {
 		start := time.Now()
 		if err := write(ctx, fmt.Sprintf("quiet-%06d", i)); err != nil {
@@ -123,14 +129,14 @@ func oneByOne(ctx context.Context, write func(context.Context, string) error) (t
 }
 
 // allAtOnce gives the writes per second of many clients.
-func allAtOnce(ctx context.Context, write func(context.Context, string) error) (float64, error) {
+func allAtOnce(ctx context.Context, clients int, write func(context.Context, string) error) (float64, error) {
 	var done atomic.Int64
 	start := time.Now()
 	g, writing := errgroup.WithContext(ctx)
-	for w := range writers {
+	for w := range clients {
 		g.Go(func() error {
 			for i := 0; time.Since(start) < writesFor && writing.Err() == nil; i++ {
-				if err := write(writing, fmt.Sprintf("w%03d-%06d", w, i)); err != nil {
+				if err := write(writing, fmt.Sprintf("of%03d-w%03d-%06d", clients, w, i)); err != nil {
 					return err
 				}
 				done.Add(1)
@@ -140,77 +146,4 @@ func allAtOnce(ctx context.Context, write func(context.Context, string) error) (
 	}
 	err := g.Wait()
 	return float64(done.Load()) / time.Since(start).Seconds(), err
-}
-
-func etcdWrites(ctx context.Context, o options) (rate float64, quiet durations, err error) {
-	if err := peers.HasEtcd(); err != nil {
-		return 0, nil, err
-	}
-	dir, err := runDir(o, "etcd")
-	if err != nil {
-		return 0, nil, err
-	}
-	defer os.RemoveAll(dir)
-	l, err := lab.New(lab.Options{Dir: dir})
-	if err != nil {
-		return 0, nil, err
-	}
-	defer l.Close()
-	sw, err := l.NewSwitch("mgmt")
-	if err != nil {
-		return 0, nil, err
-	}
-	var hosts []*lab.Host
-	for i := range 4 {
-		h, err := l.NewHost(fmt.Sprintf("h%d", i))
-		if err != nil {
-			return 0, nil, err
-		}
-		if err := h.Plug(sw, "eth0", fmt.Sprintf("10.0.1.%d/24", i+1)); err != nil {
-			return 0, nil, err
-		}
-		hosts = append(hosts, h)
-	}
-	etcd, err := peers.StartEtcd(dir, "eth0", hosts[3], hosts[:3]...)
-	if err != nil {
-		return 0, nil, err
-	}
-	best := durations(nil)
-	for i := range 3 { // whichever leads is the fastest
-		conn, err := etcd.Conn(i)
-		if err != nil {
-			return 0, nil, err
-		}
-		times, r, err := etcdAt(ctx, conn)
-		err = errors.Join(err, conn.Close())
-		if err != nil {
-			return 0, nil, err
-		}
-		if r > rate {
-			rate = r
-		}
-		if best == nil || times.median() < best.median() {
-			best = times
-		}
-	}
-	return rate, best, nil
-}
-
-func etcdAt(ctx context.Context, conn *grpc.ClientConn) (durations, float64, error) {
-	value := make([]byte, 100) // about a declaration's size
-	put := func(ctx context.Context, key string) error { return peers.Put(ctx, conn, key, value) }
-	err := lab.Poll(ctx, 20*time.Second, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		defer cancel()
-		return put(ctx, "ready")
-	})
-	if err != nil {
-		return nil, 0, err
-	}
-	times, err := oneByOne(ctx, put)
-	if err != nil {
-		return nil, 0, err
-	}
-	rate, err := allAtOnce(ctx, put)
-	return times, rate, err
 }

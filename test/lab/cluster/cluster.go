@@ -183,6 +183,12 @@ func (c *Cluster) issue(kind pki.Kind, name, base string, sans ...string) error 
 	return err
 }
 
+// Identity issues a certificate of the group's CA to whoever is not a node of the lab.
+func (c *Cluster) Identity(kind pki.Kind, name string) (pki.Files, error) {
+	base := "extra-" + name
+	return c.identity(base), c.issue(kind, name, base)
+}
+
 func (c *Cluster) identity(base string) pki.Files {
 	path := func(name string) string { return filepath.Join(c.pkiDir(), name) }
 	return pki.Files{CA: path(pki.CACertFile), Cert: path(base + ".crt"), Key: path(base + ".key")}

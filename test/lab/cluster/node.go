@@ -198,12 +198,29 @@ func (n *Node) Metrics(ctx context.Context, daemon string) (string, error) {
 	return b.String(), err
 }
 
+// Pprof reads a Go profile of the node's "member" or "speaker", which must run with
+// --pprof: "profile" of so many seconds of its CPU time, or "heap" after a collection.
+func (n *Node) Pprof(ctx context.Context, daemon, kind string, d time.Duration, to io.Writer) error {
+	at := map[string]string{"member": memberHTTP, "speaker": speakerHTTP}[daemon]
+	client := n.Host.HTTP()
+	client.Timeout = d + 10*time.Second
+	url := fmt.Sprintf("http://%s/debug/pprof/%s?gc=1", at, kind)
+	if d > 0 {
+		url += fmt.Sprintf("&seconds=%d", int(d.Seconds()))
+	}
+	return n.getBy(ctx, client, url, to)
+}
+
 func (n *Node) get(ctx context.Context, url string, to io.Writer) error {
+	return n.getBy(ctx, n.Host.HTTP(), url, to)
+}
+
+func (n *Node) getBy(ctx context.Context, client *http.Client, url string, to io.Writer) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := n.Host.HTTP().Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("%s: %w", n.Name, err)
 	}
