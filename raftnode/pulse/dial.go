@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/quorumlb/quorumlb/internal/window"
 )
 
 // maxBackoff is the longest pause before a connection or a stream is tried again. The
@@ -27,7 +29,7 @@ func Dialer(conf *tls.Config, opts ...grpc.DialOption) func(addr string) (Conn, 
 		// Timeout is also how long sent data may stay unacknowledged.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: time.Second}),
 		grpc.WithIdleTimeout(0),
-	}, opts...)
+	}, append(window.Dial(), opts...)...)
 	return func(addr string) (Conn, error) {
 		conn, err := grpc.NewClient("passthrough:///"+addr, opts...)
 		if err != nil {

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
+
+	"github.com/quorumlb/quorumlb/internal/window"
 )
 
 // Peers keeps a gRPC connection to every member that was called.
@@ -37,7 +39,7 @@ func NewPeers(conf *tls.Config, opts ...grpc.DialOption) *Peers {
 			MinConnectTimeout: time.Second,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 2 * time.Second}),
-	}, opts...)
+	}, append(window.Dial(), opts...)...)
 	return &Peers{opts: opts, conns: make(map[string]*grpc.ClientConn)}
 }
 

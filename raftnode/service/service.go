@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/quorumlb/quorumlb/fsm"
+	"github.com/quorumlb/quorumlb/internal/window"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	memberv1 "github.com/quorumlb/quorumlb/proto/quorumlb/member/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
@@ -197,14 +198,14 @@ func (s *Services) SetHealthy(ok bool) {
 // table. It fails when a method is missing in the table.
 func (s *Services) Server(creds credentials.TransportCredentials) (*grpc.Server, error) {
 	auth := &authorizer{now: s.cfg.Now, offline: s.Offline}
-	srv := grpc.NewServer(
+	srv := grpc.NewServer(append(window.Server(),
 		grpc.Creds(creds),
 		grpc.ChainUnaryInterceptor(s.catchUnary, auth.unary, s.forward.unary),
 		grpc.ChainStreamInterceptor(s.catchStream, auth.stream),
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(MaxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 50 * time.Millisecond, PermitWithoutStream: true}),
-	)
+	)...)
 	adminv1.RegisterAdminServiceServer(srv, s)
 	speakerv1.RegisterSpeakerServiceServer(srv, &speakerServer{Services: s})
 	memberv1.RegisterMemberServiceServer(srv, &memberServer{Services: s})

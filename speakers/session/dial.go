@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/quorumlb/quorumlb/internal/window"
 )
 
 const (
@@ -122,7 +124,7 @@ func (d *dialer) client(cfg Config, address string) (*grpc.ClientConn, error) {
 	if cfg.TLS != nil {
 		creds = credentials.NewTLS(cfg.TLS)
 	}
-	return grpc.NewClient("passthrough:///"+address,
+	return grpc.NewClient("passthrough:///"+address, append(window.Dial(),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(d.dial),
 		grpc.WithDisableServiceConfig(),
@@ -135,5 +137,5 @@ func (d *dialer) client(cfg Config, address string) (*grpc.ClientConn, error) {
 			Backoff:           backoff.Config{BaseDelay: reconnectDelay, Multiplier: 1, Jitter: 0.1, MaxDelay: reconnectDelay},
 			MinConnectTimeout: handshakeTimeout,
 		}),
-	)
+	)...)
 }
