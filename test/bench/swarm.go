@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/quorumlb/quorumlb/internal/pki"
+	"github.com/quorumlb/quorumlb/internal/window"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -186,7 +187,8 @@ func (s *swarm) dial(addr string, files pki.Files, m *meter) (*grpc.ClientConn, 
 	if err != nil {
 		return nil, err
 	}
-	return grpc.NewClient("passthrough:///"+addr,
+	// As a speaker dials.
+	return grpc.NewClient("passthrough:///"+addr, append(window.Dial(),
 		grpc.WithTransportCredentials(credentials.NewTLS(id.ClientTLS(pki.KindMember, "h2"))),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
@@ -197,7 +199,7 @@ func (s *swarm) dial(addr string, files pki.Files, m *meter) (*grpc.ClientConn, 
 		}),
 		grpc.WithReadBufferSize(4<<10), grpc.WithWriteBufferSize(4<<10),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 5 * time.Second}))
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 5 * time.Second}))...)
 }
 
 func (s *swarm) report() swarmState {
