@@ -227,6 +227,23 @@ func TestMassEvent(t *testing.T) {
 			t.Error("three of four fell silent within 10 s")
 		}
 	})
+	t.Run("those who came lately and are heard count as alive", func(t *testing.T) {
+		g := steady()
+		reopen := func(revision uint64, state fsm.SessionState) {
+			for _, n := range []string{"n3", "n4"} {
+				f := Facts{Session: revision, State: state}
+				g.decide(revision, n, f)
+				g.hear.NodeApplied(g.now, n, f)
+			}
+		}
+		reopen(11, fsm.SessionExpired)
+		g.up(12*time.Second, "n1", "n2")
+		reopen(12, fsm.SessionOpen)
+		g.up(time.Second, "n1", "n2", "n3", "n4")
+		if g.up(testD+25*ms, "n3", "n4"); len(g.lead.Expired(g.now, voters)) != 2 {
+			t.Error("two of four may die, although the other two are new")
+		}
+	})
 	t.Run("a young member asks about all", func(t *testing.T) {
 		g := newRig(t, rules{}).up(time.Second, "n1", "n2", "n3", "n4").elect()
 		if g.up(2*testD, "n1"); g.expired("n4") {

@@ -270,7 +270,8 @@ func (h *Hearing) Seen(node string) (revision uint64) {
 }
 
 // mostSilent tells whether more than half of the nodes that had a session 10 s
-// ago are silent. In its first 10 s a member asks about those that had one since it started.
+// ago are silent, where those that came since and are heard count to the whole. In its
+// first 10 s a member asks about those that had one since it started.
 func (h *Hearing) mostSilent() bool {
 	silent := 0
 	then := h.now - massWindow
@@ -286,7 +287,7 @@ func (h *Hearing) mostSilent() bool {
 	}
 	all := 0
 	for n := h.order.first; n != nil; n = n.next {
-		if n.hadSession(then) || young && n.open {
+		if n.hadSession(then) || n.open && (young || n.at >= quiet) {
 			all++
 		}
 	}
