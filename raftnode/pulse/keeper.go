@@ -85,6 +85,9 @@ type Keeper struct {
 	mu      sync.Mutex
 	decider Decider
 	hear    *lease.Hearing
+	// blocked and blockedAt are what noteMass saw last.
+	blocked   bool
+	blockedAt time.Duration
 	// lead is nil while this member does not lead.
 	lead *lease.Leader
 	// given is, by node, the newest revision of head that gave it an address.
@@ -162,6 +165,7 @@ const minTick = time.Millisecond
 func (k *Keeper) tick() time.Duration {
 	k.mu.Lock()
 	now := k.clock.Now()
+	k.noteMass(now)
 	if k.lead == nil {
 		k.hear.Tick(now)
 		k.mu.Unlock()
@@ -178,6 +182,20 @@ func (k *Keeper) tick() time.Duration {
 		k.expire(expired)
 	}
 	return next
+}
+
+// noteMass tells in the log when a mass event begins and ends: it is why a dead node
+// is not expired, or is expired late. k.mu is held.
+func (k *Keeper) noteMass(now time.Duration) {
+	blocked := k.hear.Blocked(now)
+	switch {
+	case blocked && !k.blocked:
+		k.blockedAt = now
+		k.log.Info("most nodes are silent, or this member has just started: expiring nobody")
+	case !blocked && k.blocked:
+		k.log.Info("silent nodes are expired again", "after", now-k.blockedAt)
+	}
+	k.blocked = blocked
 }
 
 const (
