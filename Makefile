@@ -76,9 +76,13 @@ model: ## check the protocol with spin, and that each of its rules is needed
 	$(GO) run ./test/model
 
 .PHONY: bench
-bench: build ## every speed claim, each beside its peer in the same run
+bench: build ## every speed claim beside its peer, some hours; goes on where it was broken off (ARGS="-only writes")
 	@./test/prepare bench
-	QUORUMLB_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/bench
+	QUORUMLB_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/bench $(ARGS)
+
+.PHONY: bench-report
+bench-report: ## docs/benchmarks.md and its plots from what is measured
+	$(GO) run ./test/bench -report
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 20s)
