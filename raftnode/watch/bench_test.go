@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+	"github.com/quorumlb/quorumlb/raftnode/watch"
 )
 
 // BenchmarkDeadNode measures what the hub does in the apply goroutine when a
@@ -53,4 +56,60 @@ func BenchmarkDeadNode(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkJoin measures what one more node costs when many are watched: the hub's
+// work and the encoding of what it sends to them.
+func BenchmarkJoin(b *testing.B) {
+	for _, nodes := range []int{50, 500} {
+		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
+			g := newGroup(b, 4)
+			var evs []*logv1.Event
+			for i := range nodes {
+				evs = append(evs, openAs(fmt.Sprintf("n%d", i), i))
+			}
+			g.apply(evs...)
+			raw := fsm.EncodeBatch(g.state.NextBatch(g.state.Time, []string{"member:m1"}, []*logv1.Event{openAs("late", nodes)}))
+			bytes := 0
+			for b.Loop() {
+				b.StopTimer()
+				hub, s := newHubOf(b, g, 0)
+				subs := make([]*watch.Subscription, nodes)
+				for i := range subs {
+					name := fmt.Sprintf("n%d", i)
+					sub, err := hub.Subscribe(name, s.Nodes[name].Session, 0)
+					if err != nil {
+						b.Fatal(err)
+					}
+					_, _ = sub.Next(b.Context())
+					subs[i] = sub
+				}
+				batch, ch, err := s.Apply(raw)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+				hub.Apply(batch, ch, s)
+				for _, sub := range subs {
+					msg, err := sub.Next(b.Context())
+					if err != nil {
+						b.Fatal(err)
+					}
+					encoded, err := proto.Marshal(msg)
+					if err != nil {
+						b.Fatal(err)
+					}
+					bytes = len(encoded)
+				}
+			}
+			b.ReportMetric(float64(bytes), "bytes/message")
+		})
+	}
+}
+
+// openAs opens a session of a node with a MAC of its own.
+func openAs(name string, i int) *logv1.Event {
+	ev := open(name, 1, 0, nil)
+	ev.GetSessionOpened().Macs = [][]byte{{2, 0, 0, 0, byte(i >> 8), byte(i)}}
+	return ev
 }

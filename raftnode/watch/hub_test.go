@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -184,9 +185,12 @@ func fold(v *speakerv1.View, d *speakerv1.ViewDelta) {
 	if d.GetLeaseTimes() != nil {
 		v.LeaseTimes = d.GetLeaseTimes()
 	}
-	if d.Nodes != nil {
-		v.Nodes = d.GetNodes().GetNodes()
-	}
+	v.Nodes = slices.DeleteFunc(v.Nodes, func(old *speakerv1.NodeMacs) bool {
+		return slices.Contains(d.GetGoneNodes(), old.GetNode()) ||
+			slices.ContainsFunc(d.GetChangedNodes(), func(n *speakerv1.NodeMacs) bool { return n.GetNode() == old.GetNode() })
+	})
+	v.Nodes = append(v.Nodes, d.GetChangedNodes()...)
+	slices.SortFunc(v.Nodes, func(a, b *speakerv1.NodeMacs) int { return strings.Compare(a.GetNode(), b.GetNode()) })
 	if d.Drained != nil {
 		v.Drained = d.GetDrained()
 	}

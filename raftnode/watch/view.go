@@ -250,10 +250,9 @@ func (h *Hub) applyAll(s *fsm.State, d *deltas) {
 // applyNodes follows changes of the nodes' own records: drains, labels, and the
 // link-layer addresses that every other node knows.
 func (h *Hub) applyNodes(s *fsm.State, ch fsm.Changes, d *deltas) {
-	macsChanged := false
 	for _, name := range ch.Nodes {
 		n := s.Nodes[name]
-		macsChanged = h.setMacs(name, n) || macsChanged
+		h.applyMacs(name, n, d)
 		v := h.nodes[name]
 		if v == nil {
 			continue
@@ -272,10 +271,26 @@ func (h *Hub) applyNodes(s *fsm.State, ch fsm.Changes, d *deltas) {
 			h.applyLabels(s, v, d)
 		}
 	}
-	if macsChanged {
-		for _, v := range h.nodes {
-			d.to(v).Nodes = &speakerv1.NodeMacsList{Nodes: h.otherMacs(v.name)}
+}
+
+// applyMacs tells the other nodes when a node's link-layer addresses changed. Only
+// the change is told: with the whole list in every message, the start of many nodes
+// would cost the cube of their number.
+func (h *Hub) applyMacs(name string, n *fsm.Node, d *deltas) {
+	if !h.setMacs(name, n) {
+		return
+	}
+	for _, v := range h.nodes {
+		if v.name == name {
+			continue
 		}
+		delta := d.to(v)
+		if n == nil {
+			delta.GoneNodes = append(delta.GoneNodes, name)
+			continue
+		}
+		i, _ := slices.BinarySearchFunc(h.macs, name, compareMacs)
+		delta.ChangedNodes = append(delta.ChangedNodes, h.macs[i])
 	}
 }
 

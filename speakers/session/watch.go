@@ -37,6 +37,7 @@ type viewState struct {
 	drained  bool
 	vips     map[netip.Addr]Vip
 	hosts    map[netip.Addr]struct{}
+	nodes    map[string][][]byte // the others' MACs
 	peers    map[system.MAC]string
 	times    times
 }
@@ -161,7 +162,10 @@ func (l *live) take(w *slot, msg *speakerv1.WatchResponse) error {
 }
 
 func newViewState(v *speakerv1.View) *viewState {
-	return &viewState{cluster: string(v.GetClusterId()), vips: make(map[netip.Addr]Vip), hosts: make(map[netip.Addr]struct{})}
+	return &viewState{
+		cluster: string(v.GetClusterId()), vips: make(map[netip.Addr]Vip), hosts: make(map[netip.Addr]struct{}),
+		nodes: make(map[string][][]byte),
+	}
 }
 
 // merge takes in a message. A whole view is merged into an empty one.
@@ -209,7 +213,11 @@ func (v *viewState) merge(msg *speakerv1.WatchResponse) error {
 		v.times = timesFrom(delta.GetLeaseTimes())
 	}
 	if delta.GetNodes() != nil {
-		v.peers = peersFrom(delta.GetNodes().GetNodes())
+		clear(v.nodes)
+		v.setNodes(delta.GetNodes().GetNodes(), nil)
+	}
+	if len(delta.GetChangedNodes())+len(delta.GetGoneNodes()) > 0 {
+		v.setNodes(delta.GetChangedNodes(), delta.GetGoneNodes())
 	}
 	if delta != nil && delta.Drained != nil {
 		v.drained = delta.GetDrained()
@@ -226,16 +234,23 @@ func address(raw []byte) (netip.Addr, error) {
 	return a, nil
 }
 
-func peersFrom(nodes []*speakerv1.NodeMacs) map[system.MAC]string {
-	peers := make(map[system.MAC]string)
-	for _, n := range nodes {
-		for _, raw := range n.GetMacs() {
+// setNodes takes what is told of other nodes. The peers are made anew, because the old
+// ones are in use elsewhere; of two nodes with one MAC the last by name has it.
+func (v *viewState) setNodes(changed []*speakerv1.NodeMacs, gone []string) {
+	for _, n := range changed {
+		v.nodes[n.GetNode()] = n.GetMacs()
+	}
+	for _, name := range gone {
+		delete(v.nodes, name)
+	}
+	v.peers = make(map[system.MAC]string, len(v.nodes))
+	for _, name := range slices.Sorted(maps.Keys(v.nodes)) {
+		for _, raw := range v.nodes[name] {
 			if mac, err := system.MACFrom(raw); err == nil {
-				peers[mac] = n.GetNode()
+				v.peers[mac] = name
 			}
 		}
 	}
-	return peers
 }
 
 // snapshot makes the View that the rest of the speaker is given.

@@ -2,6 +2,7 @@ package session
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -55,6 +56,38 @@ func TestMergeWholeAndDeltas(t *testing.T) {
 	}
 	if v.times.detection != 100*time.Millisecond || v.times.heartbeat != 20*time.Second {
 		t.Errorf("times %+v are not within the contract", v.times)
+	}
+}
+
+func TestMergeFollowsOtherNodes(t *testing.T) {
+	mac := func(last byte) []byte { return []byte{2, 0, 0, 0, 0, last} }
+	nodes := func(list ...*speakerv1.NodeMacs) []*speakerv1.NodeMacs { return list }
+	whole := &speakerv1.View{ClusterId: []byte("c"), Nodes: nodes(
+		&speakerv1.NodeMacs{Node: "n2", Macs: [][]byte{mac(2), mac(9)}}, &speakerv1.NodeMacs{Node: "n3", Macs: [][]byte{mac(3)}})}
+	v := newViewState(whole)
+	if err := v.merge(&speakerv1.WatchResponse{Revision: 5, Change: &speakerv1.WatchResponse_View{View: whole}}); err != nil {
+		t.Fatal(err)
+	}
+	before := v.snapshot(5).Peers
+	// n2 has one card less, n4 is new, and a clone of n3.
+	err := v.merge(delta(6, &speakerv1.ViewDelta{ChangedNodes: nodes(
+		&speakerv1.NodeMacs{Node: "n2", Macs: [][]byte{mac(2)}}, &speakerv1.NodeMacs{Node: "n4", Macs: [][]byte{mac(3), mac(4)}})}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[system.MAC]string{system.MAC(mac(2)): "n2", system.MAC(mac(3)): "n4", system.MAC(mac(4)): "n4"}
+	if got := v.snapshot(5).Peers; !maps.Equal(got, want) {
+		t.Errorf("peers %v, want %v", got, want)
+	}
+	if err := v.merge(delta(7, &speakerv1.ViewDelta{GoneNodes: []string{"n4", "n7"}})); err != nil {
+		t.Fatal(err)
+	}
+	want = map[system.MAC]string{system.MAC(mac(2)): "n2", system.MAC(mac(3)): "n3"}
+	if got := v.snapshot(5).Peers; !maps.Equal(got, want) {
+		t.Errorf("peers %v, want %v", got, want)
+	}
+	if len(before) != 3 {
+		t.Errorf("what was handed out has changed: %v", before)
 	}
 }
 

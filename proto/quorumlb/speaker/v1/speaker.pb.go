@@ -726,9 +726,14 @@ type ViewDelta struct {
 	GoneHostAddresses [][]byte               `protobuf:"bytes,4,rep,name=gone_host_addresses,json=goneHostAddresses,proto3" json:"gone_host_addresses,omitempty"`
 	// Set when changed.
 	LeaseTimes *v1.LeaseTimes `protobuf:"bytes,5,opt,name=lease_times,json=leaseTimes,proto3" json:"lease_times,omitempty"`
-	// Set when anything of it changed.
-	Nodes         *NodeMacsList `protobuf:"bytes,6,opt,name=nodes,proto3" json:"nodes,omitempty"`
-	Drained       *bool         `protobuf:"varint,7,opt,name=drained,proto3,oneof" json:"drained,omitempty"`
+	// Replaces what is known of all other nodes, if set. (changed_nodes and
+	// gone_nodes tell the same in less.)
+	Nodes   *NodeMacsList `protobuf:"bytes,6,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	Drained *bool         `protobuf:"varint,7,opt,name=drained,proto3,oneof" json:"drained,omitempty"`
+	// Other nodes that are new or whose link-layer addresses changed.
+	ChangedNodes []*NodeMacs `protobuf:"bytes,8,rep,name=changed_nodes,json=changedNodes,proto3" json:"changed_nodes,omitempty"`
+	// Nodes that are no more.
+	GoneNodes     []string `protobuf:"bytes,9,rep,name=gone_nodes,json=goneNodes,proto3" json:"gone_nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -810,6 +815,20 @@ func (x *ViewDelta) GetDrained() bool {
 		return *x.Drained
 	}
 	return false
+}
+
+func (x *ViewDelta) GetChangedNodes() []*NodeMacs {
+	if x != nil {
+		return x.ChangedNodes
+	}
+	return nil
+}
+
+func (x *ViewDelta) GetGoneNodes() []string {
+	if x != nil {
+		return x.GoneNodes
+	}
+	return nil
 }
 
 type NodeMacsList struct {
@@ -1732,7 +1751,7 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\adrained\x18\x03 \x01(\bR\adrained\x12,\n" +
 	"\x04vips\x18\x04 \x03(\v2\x18.quorumlb.speaker.v1.VipR\x04vips\x12%\n" +
 	"\x0ehost_addresses\x18\x05 \x03(\fR\rhostAddresses\x123\n" +
-	"\x05nodes\x18\x06 \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\x05nodes\"\xcf\x02\n" +
+	"\x05nodes\x18\x06 \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\x05nodes\"\xb2\x03\n" +
 	"\tViewDelta\x12,\n" +
 	"\x04vips\x18\x01 \x03(\v2\x18.quorumlb.speaker.v1.VipR\x04vips\x12\x1b\n" +
 	"\tgone_vips\x18\x02 \x03(\fR\bgoneVips\x12%\n" +
@@ -1741,7 +1760,10 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\vlease_times\x18\x05 \x01(\v2\x1b.quorumlb.log.v1.LeaseTimesR\n" +
 	"leaseTimes\x127\n" +
 	"\x05nodes\x18\x06 \x01(\v2!.quorumlb.speaker.v1.NodeMacsListR\x05nodes\x12\x1d\n" +
-	"\adrained\x18\a \x01(\bH\x00R\adrained\x88\x01\x01B\n" +
+	"\adrained\x18\a \x01(\bH\x00R\adrained\x88\x01\x01\x12B\n" +
+	"\rchanged_nodes\x18\b \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\fchangedNodes\x12\x1d\n" +
+	"\n" +
+	"gone_nodes\x18\t \x03(\tR\tgoneNodesB\n" +
 	"\n" +
 	"\b_drained\"C\n" +
 	"\fNodeMacsList\x123\n" +
@@ -1885,33 +1907,34 @@ var file_quorumlb_speaker_v1_speaker_proto_depIdxs = []int32{
 	12, // 9: quorumlb.speaker.v1.ViewDelta.vips:type_name -> quorumlb.speaker.v1.Vip
 	26, // 10: quorumlb.speaker.v1.ViewDelta.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
 	10, // 11: quorumlb.speaker.v1.ViewDelta.nodes:type_name -> quorumlb.speaker.v1.NodeMacsList
-	11, // 12: quorumlb.speaker.v1.NodeMacsList.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
-	27, // 13: quorumlb.speaker.v1.Vip.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	28, // 14: quorumlb.speaker.v1.Vip.reason:type_name -> quorumlb.log.v1.OwnerReason
-	14, // 15: quorumlb.speaker.v1.AttachRequest.hello:type_name -> quorumlb.speaker.v1.AttachHello
-	16, // 16: quorumlb.speaker.v1.AttachRequest.vips:type_name -> quorumlb.speaker.v1.VipStatus
-	15, // 17: quorumlb.speaker.v1.AttachRequest.links:type_name -> quorumlb.speaker.v1.LinkList
-	20, // 18: quorumlb.speaker.v1.AttachRequest.probe_answers:type_name -> quorumlb.speaker.v1.ProbeAnswer
-	25, // 19: quorumlb.speaker.v1.LinkList.links:type_name -> quorumlb.log.v1.Link
-	1,  // 20: quorumlb.speaker.v1.VipStatus.announced:type_name -> quorumlb.speaker.v1.Announced
-	18, // 21: quorumlb.speaker.v1.AttachResponse.members:type_name -> quorumlb.speaker.v1.MemberAddress
-	19, // 22: quorumlb.speaker.v1.AttachResponse.probe:type_name -> quorumlb.speaker.v1.Probe
-	21, // 23: quorumlb.speaker.v1.ProbeAnswer.hits:type_name -> quorumlb.speaker.v1.ProbeHit
-	2,  // 24: quorumlb.speaker.v1.SpeakerService.OpenSession:input_type -> quorumlb.speaker.v1.OpenSessionRequest
-	4,  // 25: quorumlb.speaker.v1.SpeakerService.Heartbeat:input_type -> quorumlb.speaker.v1.HeartbeatRequest
-	6,  // 26: quorumlb.speaker.v1.SpeakerService.Watch:input_type -> quorumlb.speaker.v1.WatchRequest
-	13, // 27: quorumlb.speaker.v1.SpeakerService.Attach:input_type -> quorumlb.speaker.v1.AttachRequest
-	22, // 28: quorumlb.speaker.v1.SpeakerService.Leave:input_type -> quorumlb.speaker.v1.LeaveRequest
-	3,  // 29: quorumlb.speaker.v1.SpeakerService.OpenSession:output_type -> quorumlb.speaker.v1.OpenSessionResponse
-	5,  // 30: quorumlb.speaker.v1.SpeakerService.Heartbeat:output_type -> quorumlb.speaker.v1.HeartbeatResponse
-	7,  // 31: quorumlb.speaker.v1.SpeakerService.Watch:output_type -> quorumlb.speaker.v1.WatchResponse
-	17, // 32: quorumlb.speaker.v1.SpeakerService.Attach:output_type -> quorumlb.speaker.v1.AttachResponse
-	23, // 33: quorumlb.speaker.v1.SpeakerService.Leave:output_type -> quorumlb.speaker.v1.LeaveResponse
-	29, // [29:34] is the sub-list for method output_type
-	24, // [24:29] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	11, // 12: quorumlb.speaker.v1.ViewDelta.changed_nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	11, // 13: quorumlb.speaker.v1.NodeMacsList.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	27, // 14: quorumlb.speaker.v1.Vip.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	28, // 15: quorumlb.speaker.v1.Vip.reason:type_name -> quorumlb.log.v1.OwnerReason
+	14, // 16: quorumlb.speaker.v1.AttachRequest.hello:type_name -> quorumlb.speaker.v1.AttachHello
+	16, // 17: quorumlb.speaker.v1.AttachRequest.vips:type_name -> quorumlb.speaker.v1.VipStatus
+	15, // 18: quorumlb.speaker.v1.AttachRequest.links:type_name -> quorumlb.speaker.v1.LinkList
+	20, // 19: quorumlb.speaker.v1.AttachRequest.probe_answers:type_name -> quorumlb.speaker.v1.ProbeAnswer
+	25, // 20: quorumlb.speaker.v1.LinkList.links:type_name -> quorumlb.log.v1.Link
+	1,  // 21: quorumlb.speaker.v1.VipStatus.announced:type_name -> quorumlb.speaker.v1.Announced
+	18, // 22: quorumlb.speaker.v1.AttachResponse.members:type_name -> quorumlb.speaker.v1.MemberAddress
+	19, // 23: quorumlb.speaker.v1.AttachResponse.probe:type_name -> quorumlb.speaker.v1.Probe
+	21, // 24: quorumlb.speaker.v1.ProbeAnswer.hits:type_name -> quorumlb.speaker.v1.ProbeHit
+	2,  // 25: quorumlb.speaker.v1.SpeakerService.OpenSession:input_type -> quorumlb.speaker.v1.OpenSessionRequest
+	4,  // 26: quorumlb.speaker.v1.SpeakerService.Heartbeat:input_type -> quorumlb.speaker.v1.HeartbeatRequest
+	6,  // 27: quorumlb.speaker.v1.SpeakerService.Watch:input_type -> quorumlb.speaker.v1.WatchRequest
+	13, // 28: quorumlb.speaker.v1.SpeakerService.Attach:input_type -> quorumlb.speaker.v1.AttachRequest
+	22, // 29: quorumlb.speaker.v1.SpeakerService.Leave:input_type -> quorumlb.speaker.v1.LeaveRequest
+	3,  // 30: quorumlb.speaker.v1.SpeakerService.OpenSession:output_type -> quorumlb.speaker.v1.OpenSessionResponse
+	5,  // 31: quorumlb.speaker.v1.SpeakerService.Heartbeat:output_type -> quorumlb.speaker.v1.HeartbeatResponse
+	7,  // 32: quorumlb.speaker.v1.SpeakerService.Watch:output_type -> quorumlb.speaker.v1.WatchResponse
+	17, // 33: quorumlb.speaker.v1.SpeakerService.Attach:output_type -> quorumlb.speaker.v1.AttachResponse
+	23, // 34: quorumlb.speaker.v1.SpeakerService.Leave:output_type -> quorumlb.speaker.v1.LeaveResponse
+	30, // [30:35] is the sub-list for method output_type
+	25, // [25:30] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_speaker_v1_speaker_proto_init() }
