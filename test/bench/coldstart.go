@@ -134,7 +134,7 @@ func fillMembers(ctx context.Context, r *recorder, c *cluster.Cluster) error {
 // haveSnapshots fails while a member has none.
 func haveSnapshots(c *cluster.Cluster) error {
 	for _, n := range c.Members() {
-		if found, _ := filepath.Glob(filepath.Join(n.DataDir(), "snapshots", "*[!p]", "meta.json")); len(found) == 0 {
+		if found, _ := filepath.Glob(filepath.Join(n.DataDir(), "snapshots", "*[^p]", "meta.json")); len(found) == 0 {
 			return errors.New(n.MemberName + " has no snapshot yet") // *.tmp is one under way
 		}
 	}

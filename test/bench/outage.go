@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/quorumlb/quorumlb/test/lab"
@@ -180,10 +181,10 @@ func play(ctx context.Context, r *recorder, e event, f field) error {
 	if during.noise > 50*time.Millisecond {
 		r.say("the machine paused everything for %v during an outage of %v", ms(during.noise), ms(during.dark))
 	}
-	if e.aim != nil && during.longer(e) > e.aim(r.detection()) {
-		path := resultFile(r.o.results, fmt.Sprintf("%s-%02d", r.Part, n)) + ".log"
+	if tails := f.tails(); tails != "" && e.aim != nil && during.longer(e) > e.aim(r.detection()) {
+		path := filepath.Join(r.o.results, fmt.Sprintf("%s-%02d.log", r.Part, n))
 		head := fmt.Sprintf("struck %s\ndark %v, unanswered %v, noise %v\n", start.Format("15:04:05.000000"), during.dark, during.asked, during.noise)
-		if err := os.WriteFile(path, []byte(head+f.tails()), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(head+tails), 0o644); err != nil {
 			return err
 		}
 	}
