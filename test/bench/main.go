@@ -93,7 +93,7 @@ func allParts(o options) []part {
 	n := time.Duration(o.repeats)
 	return append(parts,
 		part{"writes", 6 * time.Minute, benchWrites},
-		part{"fanout", 3*time.Minute + n*3*time.Second, benchFanout},
+		part{"fanout", 5*time.Minute + n*6*time.Second, benchFanout},
 		part{"leases", 5 * time.Minute, benchLeases},
 		part{"coldstart", 12*time.Minute + n*20*time.Second, benchColdStart},
 		part{"arp", 2 * time.Minute, benchARP},

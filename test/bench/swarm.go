@@ -52,6 +52,7 @@ type swarmState struct {
 	Watching              int // streams that have had their whole view
 	Heartbeats, Refusals  int64
 	Broken                int64 // streams that ended
+	Reopened              int64 // sessions that the members had closed
 	BeatsIn, BeatsOut     int64 // bytes of the heartbeats' connections
 	OthersIn, OthersOut   int64 // ... of all others
 	Latencies             []float64
@@ -73,6 +74,7 @@ type swarm struct {
 	heartbeats    atomic.Int64
 	refusals      atomic.Int64
 	broken        atomic.Int64
+	reopened      atomic.Int64
 	watchBytes    atomic.Int64
 	watchMsgs     atomic.Int64
 	round         rounds
@@ -204,7 +206,7 @@ func (s *swarm) dial(addr string, files pki.Files, m *meter) (*grpc.ClientConn, 
 
 func (s *swarm) report() swarmState {
 	st := swarmState{
-		Heartbeats: s.heartbeats.Load(), Refusals: s.refusals.Load(), Broken: s.broken.Load(),
+		Heartbeats: s.heartbeats.Load(), Refusals: s.refusals.Load(), Broken: s.broken.Load(), Reopened: s.reopened.Load(),
 		BeatsIn: s.beats.in.Load(), BeatsOut: s.beats.out.Load(), OthersIn: s.others.in.Load(), OthersOut: s.others.out.Load(),
 		WatchBytes: s.watchBytes.Load(), WatchMsgs: s.watchMsgs.Load(),
 	}

@@ -117,7 +117,7 @@ func (rig *swarmRig) waitSwarm(ctx context.Context, speakers, watches int) error
 			return err
 		}
 		if st.Confirmed != speakers || st.Watching != speakers*watches {
-			return fmt.Errorf("%d of %d confirmed, %d of %d watches; %s", st.Confirmed, speakers, st.Watching, speakers*watches, st.FirstFailure)
+			return fmt.Errorf("%d of %d confirmed, %d of %d watches, %d sessions opened again; %s", st.Confirmed, speakers, st.Watching, speakers*watches, st.Reopened, st.FirstFailure)
 		}
 		return nil
 	})
@@ -203,6 +203,7 @@ func benchLeases(ctx context.Context, r *recorder) error {
 	r.Samples["ack"] = after.Latencies
 	r.Samples["unconfirmed"] = []float64{float64(r.o.speakers - after.Confirmed)}
 	r.Samples["broken"] = []float64{float64(after.Broken - before.Broken)}
+	r.Samples["reopened"] = []float64{float64(after.Reopened - before.Reopened)}
 	r.Samples["speakers"] = []float64{float64(r.o.speakers)}
 	return r.save()
 }
@@ -213,6 +214,16 @@ const fanRounds = 25
 // benchFanout measures how long a change takes to every node.
 func benchFanout(ctx context.Context, r *recorder) error {
 	r.clear()
+	if err := ourFanout(ctx, r); err != nil {
+		return err
+	}
+	if err := etcdFanout(ctx, r); err != nil {
+		r.say("etcd: %v", err)
+	}
+	return nil
+}
+
+func ourFanout(ctx context.Context, r *recorder) error {
 	rig, err := openSwarm(ctx, r, 1)
 	if err != nil {
 		return err

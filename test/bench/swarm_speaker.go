@@ -25,18 +25,22 @@ type simSpeaker struct {
 	process [16]byte
 
 	beats, others []*grpc.ClientConn // one for each member
+	// lost is told of a session that the members do not know any more.
+	lost chan uint64
 
-	mu       sync.Mutex
-	session  uint64
-	every    time.Duration
-	seq      uint64
-	seen     uint64
-	saw      [8]sight         // the newest revisions, by their number
-	sent     [64]time.Time    // of the newest heartbeats, by their number
-	acked    uint64           // the newest acked heartbeat
-	until    time.Time        // the confirmation's end
-	changed  chan struct{}    // closed for every heartbeat
-	watching map[int]struct{} // members that have told the whole view
+	mu      sync.Mutex
+	session uint64
+	// incarnation is the members' number for this process, 0 at first.
+	incarnation uint64
+	every       time.Duration
+	seq         uint64
+	seen        uint64
+	saw         [8]sight         // the newest revisions, by their number
+	sent        [64]time.Time    // of the newest heartbeats, by their number
+	acked       uint64           // the newest acked heartbeat
+	until       time.Time        // the confirmation's end
+	changed     chan struct{}    // closed for every heartbeat
+	watching    map[int]struct{} // members that have told the whole view
 }
 
 // sight is when a revision came.
@@ -61,12 +65,18 @@ func (sp *simSpeaker) open(ctx context.Context) error {
 			*c.list = append(*c.list, conn)
 		}
 	}
+	sp.lost = make(chan uint64, 1)
+	return sp.openSession(ctx)
+}
+
+// openSession opens the first session, or another after the members have closed one.
+func (sp *simSpeaker) openSession(ctx context.Context) error {
 	mac := []byte{2, 0x52, 0, 0, byte(sp.number >> 8), byte(sp.number)}
 	return lab.Poll(ctx, 60*time.Second, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		resp, err := speakerv1.NewSpeakerServiceClient(sp.others[sp.number%len(sp.others)]).OpenSession(ctx, &speakerv1.OpenSessionRequest{
-			Node: sp.node, Process: sp.process[:], Macs: [][]byte{mac}, Version: "bench",
+			Node: sp.node, Process: sp.process[:], Incarnation: sp.incarnation, Macs: [][]byte{mac}, Version: "bench",
 			Links: []*logv1.Link{{Name: "eth0", Mac: mac, Up: true}},
 		})
 		if err != nil {
@@ -74,9 +84,11 @@ func (sp *simSpeaker) open(ctx context.Context) error {
 		}
 		sp.mu.Lock()
 		defer sp.mu.Unlock()
-		sp.session, sp.seen = resp.GetSession(), resp.GetRevision()
+		sp.session, sp.incarnation, sp.seen = resp.GetSession(), resp.GetIncarnation(), resp.GetRevision()
 		sp.every = time.Duration(resp.GetLeaseTimes().GetHeartbeatNanos())
-		sp.watching = make(map[int]struct{})
+		if sp.watching == nil {
+			sp.watching = make(map[int]struct{})
+		}
 		return nil
 	})
 }
@@ -111,6 +123,13 @@ func (sp *simSpeaker) run(ctx context.Context) {
 		sp.beat()
 		select {
 		case <-tick.C:
+		case session := <-sp.lost:
+			if session == sp.session { // only this goroutine sets it from here on
+				sp.swarm.reopened.Add(1)
+				if err := sp.openSession(ctx); err != nil {
+					sp.swarm.fail(err)
+				}
+			}
 		case <-ctx.Done():
 			return
 		}
@@ -169,6 +188,12 @@ func (sp *simSpeaker) heartbeats(ctx context.Context, member int) error {
 func (sp *simSpeaker) answered(m *speakerv1.HeartbeatResponse) {
 	if m.GetRefusal() != 0 {
 		sp.swarm.refusals.Add(1)
+		if m.GetRefusal() == speakerv1.HeartbeatRefusal_HEARTBEAT_REFUSAL_NO_SESSION {
+			select {
+			case sp.lost <- m.GetSession():
+			default:
+			}
+		}
 		return
 	}
 	now := time.Now()
@@ -192,7 +217,9 @@ func (sp *simSpeaker) attach(ctx context.Context, member int) error {
 	if err != nil {
 		return err
 	}
+	sp.mu.Lock()
 	hello := &speakerv1.AttachHello{Node: sp.node, Session: sp.session, Version: "bench"}
+	sp.mu.Unlock()
 	if err := stream.Send(&speakerv1.AttachRequest{Hello: hello}); err != nil {
 		return err
 	}

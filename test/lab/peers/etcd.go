@@ -125,3 +125,26 @@ func (rawCodec) Unmarshal(data []byte, v any) error {
 }
 
 func (rawCodec) Name() string { return "proto" }
+
+// Watch calls each for every message about the key until ctx ends: first for the
+// one that says that the watch stands, then for every change.
+func Watch(ctx context.Context, conn *grpc.ClientConn, key string, each func()) error {
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/etcdserverpb.Watch/Watch")
+	if err != nil {
+		return err
+	}
+	create := append([]byte{1<<3 | 2}, binary.AppendUvarint(nil, uint64(len(key)))...)
+	create = append(create, key...)
+	req := append([]byte{1<<3 | 2}, binary.AppendUvarint(nil, uint64(len(create)))...)
+	req = append(req, create...)
+	if err := stream.SendMsg(&req); err != nil {
+		return err
+	}
+	for {
+		var resp []byte
+		if err := stream.RecvMsg(&resp); err != nil {
+			return err
+		}
+		each()
+	}
+}
