@@ -143,14 +143,6 @@ func haveSnapshots(c *cluster.Cluster) error {
 
 // writeEntries changes services one by one until the log has so many more batches.
 func writeEntries(ctx context.Context, c *cluster.Cluster, batches uint64) error {
-	leader, err := c.Leader(ctx)
-	if err != nil {
-		return err
-	}
-	client, err := c.AdminAt(leader)
-	if err != nil {
-		return err
-	}
 	var first, newest atomic.Uint64
 	g, writing := errgroup.WithContext(ctx)
 	for w := range updaters {
@@ -158,12 +150,17 @@ func writeEntries(ctx context.Context, c *cluster.Cluster, batches uint64) error
 			svc := ledgerService(fmt.Sprintf("cold-%06d", w))
 			for port := uint32(1); ; port++ {
 				svc.GetService().Ports = []*logv1.Port{{Name: "x", Protocol: logv1.Protocol_PROTOCOL_TCP, Port: 1 + port%60_000}}
-				resp, err := client.Apply(writing, &adminv1.ApplyRequest{Resources: []*adminv1.Resource{svc}})
+				var revision uint64
+				err := c.Do(writing, func(ctx context.Context, a adminv1.AdminServiceClient) error {
+					resp, err := a.Apply(ctx, &adminv1.ApplyRequest{Resources: []*adminv1.Resource{svc}})
+					revision = resp.GetRevision()
+					return err
+				})
 				if err != nil {
 					return err
 				}
-				first.CompareAndSwap(0, resp.GetRevision())
-				newest.Store(resp.GetRevision())
+				first.CompareAndSwap(0, revision)
+				newest.Store(revision)
 				if newest.Load() >= first.Load()+batches {
 					return nil
 				}

@@ -74,10 +74,9 @@ func setupText(all results) string {
 	}
 	var b strings.Builder
 	for s, names := range bySetup {
-		slices.Sort(names)
 		which := "All parts"
 		if len(bySetup) > 1 {
-			which = strings.Join(names, ", ")
+			which = strings.Join(shortNames(names), ", ")
 		}
 		fmt.Fprintf(&b, "* %s: QuorumLB %s, %s, Linux %s, %d cores (%s), %d MB; keepalived %s, etcd %s\n",
 			which, s.Version, s.Go, s.Kernel, s.Cores, s.CPU, s.MemoryMB, dash(s.Keepalived), dash(s.Etcd))
@@ -95,6 +94,21 @@ func setupText(all results) string {
 		}
 	}
 	return text
+}
+
+// shortNames says "outage-fast" for all events of one profile.
+func shortNames(names []string) (short []string) {
+	for _, name := range names {
+		if words := strings.SplitN(name, "-", 4); words[0] == "outage" && len(words) > 2 {
+			name = "outage-" + words[1]
+			if words[1] == "keepalived" {
+				name += "-" + words[2]
+			}
+		}
+		short = append(short, "`"+name+"`")
+	}
+	slices.Sort(short)
+	return slices.Compact(short)
 }
 
 func firstLine(s string) string {
