@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/quorumlb/quorumlb/test/lab"
 	"github.com/quorumlb/quorumlb/test/lab/cluster"
 )
 
@@ -46,5 +47,7 @@ func saveProfile(ctx context.Context, n *cluster.Node, daemon, kind string, d ti
 	if err != nil {
 		return err
 	}
-	return errors.Join(n.Pprof(ctx, daemon, kind, d, f), f.Close())
+	// A daemon that has just been started does not listen yet.
+	err = lab.Poll(ctx, d+5*time.Second, func(ctx context.Context) error { return n.Pprof(ctx, daemon, kind, d, f) })
+	return errors.Join(err, f.Close())
 }
