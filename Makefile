@@ -82,7 +82,7 @@ bench: build ## every speed claim beside its peer, some hours; goes on where it 
 
 .PHONY: bench-report
 bench-report: ## docs/benchmarks.md and its plots from what is measured
-	$(GO) run ./test/bench -report
+	$(GO) run ./test/bench -report $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 20s)

@@ -49,6 +49,7 @@ type options struct {
 	dir      string // on the disk that is measured
 	results  string
 	docs     string
+	note     string
 }
 
 func (o *options) bind(flags *flag.FlagSet) {
@@ -64,6 +65,7 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.BoolVar(&o.profiles, "profiles", false, "write CPU and heap profiles of the daemons under load beside the results")
 	flags.StringVar(&o.dir, "dir", filepath.Join(".cache", "bench"), "where the logs under test are written; its disk is measured")
 	flags.StringVar(&o.results, "results", filepath.Join(".cache", "bench-results"), "directory of the results")
+	flags.StringVar(&o.note, "note", "", "what a reader of the report should know about this run")
 	flags.StringVar(&o.docs, "docs", "docs", "directory that the report is written to")
 }
 

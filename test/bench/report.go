@@ -32,7 +32,7 @@ func writeReport(o options) error {
 	if err := os.MkdirAll(plots, 0o755); err != nil {
 		return err
 	}
-	text := strings.ReplaceAll(frame, "{{SETUP}}", setupText(all))
+	text := strings.ReplaceAll(frame, "{{SETUP}}", setupText(all, o.note))
 	for _, t := range tables {
 		var b bytes.Buffer
 		if rows := t.rows(all); len(rows) > 0 {
@@ -61,7 +61,7 @@ func writeReport(o options) error {
 }
 
 // setupText says what was measured on what. Results of several builds are named.
-func setupText(all results) string {
+func setupText(all results, note string) string {
 	bySetup := map[setup][]string{}
 	var first, last string
 	for name, r := range all {
@@ -87,13 +87,27 @@ func setupText(all results) string {
 	if last != first {
 		when = "Measured from " + first + " to " + last
 	}
-	text := when + ".\n\n" + strings.Join(lines, "")
+	text := when + "."
+	if note != "" {
+		text += " " + note
+	}
+	text += "\n\n" + strings.Join(lines, "")
+	if load := highestLoad(all); load > 0 {
+		text += fmt.Sprintf("* Highest load average (1 minute) during a part: %.1f; the lab itself makes some of it\n", load)
+	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if r := all[name]; r.Error != "" {
 			text += fmt.Sprintf("* `%s` ended early: %s\n", name, strings.ReplaceAll(firstLine(r.Error), "|", "/"))
 		}
 	}
 	return text
+}
+
+func highestLoad(all results) (load float64) {
+	for _, r := range all {
+		load = max(load, r.Load)
+	}
+	return load
 }
 
 // shortNames says "outage-fast" for all events of one profile.

@@ -39,6 +39,8 @@ type result struct {
 	Ended   time.Time `json:"ended"`
 	// Want is how many samples of each kind were asked for.
 	Want int `json:"want"`
+	// Load is the highest load average (1 minute) seen.
+	Load float64 `json:"load,omitempty"`
 	// Error is why the part ended before it had them.
 	Error   string               `json:"error,omitempty"`
 	Samples map[string][]float64 `json:"samples"`
@@ -148,6 +150,7 @@ func (r *recorder) save() error {
 	if r.Started.IsZero() {
 		r.Started = time.Now().UTC().Truncate(time.Second)
 	}
+	r.Load = max(r.Load, loadAverage())
 	raw, err := json.MarshalIndent(r.result, "", " ")
 	if err != nil {
 		return err
@@ -195,6 +198,12 @@ func fieldOf(path, name string) string {
 		}
 	}
 	return ""
+}
+
+func loadAverage() (load float64) {
+	raw, _ := os.ReadFile("/proc/loadavg")
+	_, _ = fmt.Sscan(string(raw), &load)
+	return load
 }
 
 func kernel() string {

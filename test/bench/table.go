@@ -218,10 +218,18 @@ func swarmRows(all results) (rows []row) {
 		}
 		rows = append(rows, x, y, row{
 			what: "... CPU of all three members / bytes on the wire, for each change", n: len(r.get("members-cpu")),
-			ours: fmt.Sprintf("%s / %s", seconds(r.get("members-cpu").median()), kilobytes(r.get("bytes").median())),
+			ours: fmt.Sprintf("%s / %s", aboveIdle(r.get("members-cpu").median()), kilobytes(r.get("bytes").median())),
 		})
 	}
 	return rows
+}
+
+// aboveIdle words CPU time from which that of an idle group was subtracted.
+func aboveIdle(v float64) string {
+	if v <= 0 {
+		return "less than idling varies"
+	}
+	return seconds(v)
 }
 
 func footprintRows(all results) (rows []row) {
