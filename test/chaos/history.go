@@ -11,10 +11,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	"github.com/quorumlb/quorumlb/fsm"
@@ -63,6 +66,8 @@ type Op struct {
 	// told, or what a restore makes.
 	Found Entry            `json:"found"`
 	All   map[string]Entry `json:"all,omitempty"`
+	// Err is what a call without success was told, for people.
+	Err string `json:"err,omitempty"`
 }
 
 // history records operations. Its methods may be called from any goroutine.
@@ -71,7 +76,7 @@ type history struct {
 
 	mu      sync.Mutex
 	ops     []Op
-	refused int
+	refused []Op
 	failed  map[string]int // reads without an answer, and refusals, by code
 	next    uint64
 	twice   []string // addresses that two services had at once
@@ -125,7 +130,7 @@ func (h *history) client(e *Env, who int, n *cluster.Node) (adminv1.AdminService
 	if c, ok := h.clients[key]; ok {
 		return c, nil
 	}
-	conn, err := e.DialAs(n, e.AdminFiles())
+	conn, err := e.DialAs(n, e.AdminFiles(), grpc.WithStatsHandler(sentTracer{}))
 	if err != nil {
 		return nil, err
 	}
@@ -139,16 +144,21 @@ func (h *history) client(e *Env, who int, n *cluster.Node) (adminv1.AdminService
 func (h *history) do(ctx context.Context, op Op, call func(ctx context.Context, op *Op) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	sent := new(atomic.Bool)
+	ctx = context.WithValue(ctx, sentKey{}, sent)
 	op.Call = time.Since(h.began).Nanoseconds()
 	err := call(ctx, &op)
 	op.Return = time.Since(h.began).Nanoseconds()
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if err != nil {
+		op.Err = err.Error()
+	}
 	switch {
 	case err == nil:
-	case op.Verb == Read || refused(err):
+	case op.Verb == Read || !sent.Load() || refused(err):
 		h.failed[string(op.Verb)+": "+status.Code(err).String()]++
-		h.refused++
+		h.refused = append(h.refused, op)
 		return err
 	default:
 		op.Unknown = true
@@ -169,12 +179,29 @@ func refused(err error) bool {
 	switch st.Code() {
 	case codes.InvalidArgument, codes.FailedPrecondition, codes.NotFound, codes.AlreadyExists, codes.ResourceExhausted, codes.PermissionDenied:
 		return true
-	case codes.Unavailable:
-		// gRPC had no connection to send it on.
-		return strings.Contains(st.Message(), "connection error: desc")
 	}
 	return false
 }
+
+// sentTracer notes whether anything of a call has left: one of which nothing has was
+// certainly not executed.
+type sentTracer struct{}
+
+type sentKey struct{}
+
+func (sentTracer) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
+
+func (sentTracer) HandleRPC(ctx context.Context, s stats.RPCStats) {
+	if _, ok := s.(*stats.OutHeader); !ok {
+		return
+	}
+	if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
+		sent.Store(true)
+	}
+}
+
+func (sentTracer) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (sentTracer) HandleConn(context.Context, stats.ConnStats)                       {}
 
 func serviceOf(name string, value uint64) *adminv1.Resource {
 	namespace, short, _ := strings.Cut(name, "/")

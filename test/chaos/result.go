@@ -301,22 +301,25 @@ func (r *Result) end(e *Env, o Options) {
 	}
 	r.Distributions = distributions(r.gaps, injuries, o.Faults)
 	if len(r.Violations) > 0 {
-		if raw, err := json.Marshal(ops); err == nil {
-			_ = os.WriteFile(filepath.Join(o.Dir, "history.json"), raw, 0o644)
-		}
+		_ = writeJSON(filepath.Join(o.Dir, "history.json"), ops)
+		_ = writeJSON(filepath.Join(o.Dir, "refused.json"), h.refused)
 	}
 }
 
 // Write writes summary.json and report.html.
 func (r *Result) Write(dir string) error {
-	raw, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "summary.json"), append(raw, '\n'), 0o644); err != nil {
+	if err := writeJSON(filepath.Join(dir, "summary.json"), r); err != nil {
 		return err
 	}
 	return r.writeReport(filepath.Join(dir, "report.html"))
+}
+
+func writeJSON(path string, v any) error {
+	raw, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(raw, '\n'), 0o644)
 }
 
 func longest(gaps []Gap) (d time.Duration) {

@@ -39,17 +39,17 @@ func (c *Cluster) AdminAt(n *Node) (adminv1.AdminServiceClient, error) {
 }
 
 // DialAs connects the admin host to a member with any identity.
-func (c *Cluster) DialAs(n *Node, files pki.Files) (*grpc.ClientConn, error) {
+func (c *Cluster) DialAs(n *Node, files pki.Files, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	id, err := pki.NewReloader(files, c.opts.Lab.Log)
 	if err != nil {
 		return nil, err
 	}
-	return grpc.NewClient("passthrough:///"+n.MemberAddr(),
+	return grpc.NewClient("passthrough:///"+n.MemberAddr(), append(opts,
 		grpc.WithTransportCredentials(credentials.NewTLS(id.ClientTLS(pki.KindMember, "h2"))),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			return c.Admin.Dial(ctx, "tcp", addr)
 		}),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}))
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}))...)
 }
 
 // Do calls fn with the admin service of one member after the other until one
