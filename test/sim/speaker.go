@@ -18,8 +18,6 @@ type speaker struct {
 	w    *World
 	p    *proc
 	sess *session.Session
-	// old processes go on when a successor is started; they are not restarted.
-	old bool
 
 	// The rest is guarded by check.mu.
 	exited bool
