@@ -178,6 +178,10 @@ func (p *parts) pulseStatus() pulse.Status {
 // brokenDisk is called when a term or a vote cannot be written.
 func (m *Member) brokenDisk(err error) {
 	m.log.Error("the member's vote cannot be written", obs.KeyError, err)
+	select {
+	case m.broken <- err: // for who opens Raft
+	default:
+	}
 	if p := m.parts.Load(); p != nil {
 		p.node.Fail(err)
 	}

@@ -41,6 +41,8 @@ type Member struct {
 	parts    atomic.Pointer[parts]
 	caughtUp atomic.Bool
 	stopping atomic.Bool
+	// broken has what broke before there were parts to tell.
+	broken chan error
 }
 
 // New opens the data directory and the port. Run must be called to close them.
@@ -48,7 +50,7 @@ func New(cfg Config) (_ *Member, err error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	m := &Member{cfg: cfg, log: cfg.Logger, began: clock.Boottime.Now()}
+	m := &Member{cfg: cfg, log: cfg.Logger, began: clock.Boottime.Now(), broken: make(chan error, 1)}
 	if m.identity, err = pki.NewReloader(cfg.TLS, cfg.Logger); err != nil {
 		return nil, err
 	}
@@ -112,11 +114,31 @@ func (m *Member) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return ended(ctx, err)
 	}
-	p, err := m.open(id)
+	p, err := m.unlessBroken(func() (*parts, error) { return m.open(id) })
 	if err != nil {
 		return err
 	}
 	return m.runStages(ctx, port, p)
+}
+
+// unlessBroken opens Raft, which writes its term. When that fails Raft's caller never
+// goes on (see storage), so it has a goroutine that ends with the process.
+func (m *Member) unlessBroken(open func() (*parts, error)) (*parts, error) {
+	type result struct {
+		p   *parts
+		err error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		p, err := open()
+		opened <- result{p, err}
+	}()
+	select {
+	case r := <-opened:
+		return r.p, r.err
+	case err := <-m.broken:
+		return nil, fmt.Errorf("%w: %w", consensus.ErrHung, err)
+	}
 }
 
 // runStages starts the member's stages from the bottom and ends them from the top.
@@ -125,6 +147,11 @@ func (m *Member) runStages(ctx context.Context, port *stage, p *parts) error {
 	core.run("raft", p.node.Run)
 	p.subscribe()
 	m.parts.Store(p)
+	select {
+	case err := <-m.broken: // before there was a node to tell
+		p.node.Fail(err)
+	default:
+	}
 
 	deciding := newStage(ctx)
 	p.decide(deciding)

@@ -257,3 +257,20 @@ func TestNewRefusesWhatCannotWork(t *testing.T) {
 		}
 	}
 }
+
+// TestBrokenDiskAtStart: Raft writes its term when it is opened. When the disk refuses,
+// that never returns, and still the member ends, so that it can be started again.
+func TestBrokenDiskAtStart(t *testing.T) {
+	m := &Member{log: slog.New(slog.DiscardHandler), broken: make(chan error, 1)}
+	never := make(chan struct{})
+	defer close(never)
+	want := errors.New("write CurrentTerm: input/output error")
+	_, err := m.unlessBroken(func() (*parts, error) {
+		m.brokenDisk(want)
+		<-never
+		return nil, nil
+	})
+	if !errors.Is(err, want) || !errors.Is(err, consensus.ErrHung) {
+		t.Errorf("ended with %v", err)
+	}
+}
