@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -98,14 +99,14 @@ func (k *keeper) Exits() []Exit {
 	defer k.mu.Unlock()
 	var gaveUp []Exit
 	for _, x := range k.exits {
-		if strings.Contains(x.Last, "stopped") && strings.Contains(x.Last, "error") {
+		if strings.Contains(x.Last, "msg=stopped error=") {
 			gaveUp = append(gaveUp, x)
 		}
 	}
 	return gaveUp
 }
 
-// lastLine reads the end of a log file.
+// lastLine reads the last line that the daemon logged.
 func lastLine(path string) string {
 	f, err := os.Open(path)
 	if err != nil {
@@ -118,5 +119,10 @@ func lastLine(path string) string {
 	buf := make([]byte, 4096)
 	n, _ := f.Read(buf)
 	lines := bytes.Split(bytes.TrimSpace(buf[:n]), []byte("\n"))
-	return string(lines[len(lines)-1])
+	for _, line := range slices.Backward(lines) {
+		if bytes.HasPrefix(line, []byte("time=")) {
+			return string(line)
+		}
+	}
+	return ""
 }
