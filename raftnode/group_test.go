@@ -428,9 +428,13 @@ func TestRestartWithLongLog(t *testing.T) {
 		for i := range batch {
 			resources = append(resources, service(fmt.Sprintf("s%d", n+i)))
 		}
-		if _, err := client.Apply(t.Context(), &adminv1.ApplyRequest{Resources: resources}); err != nil {
-			t.Fatal(err)
-		}
+		eventually(t, "a write", func() bool {
+			_, err := client.Apply(t.Context(), &adminv1.ApplyRequest{Resources: resources})
+			if err != nil && status.Code(err) != codes.Unavailable { // a busy machine may lose its leader
+				t.Fatal(err)
+			}
+			return err == nil
+		})
 	}
 	t.Logf("%d events written in %v", events, time.Since(start).Round(time.Millisecond))
 	for _, m := range g.members {
@@ -440,7 +444,7 @@ func TestRestartWithLongLog(t *testing.T) {
 	g.start()
 	took := time.Since(start)
 	t.Logf("all three members ready %v after their start", took.Round(time.Millisecond))
-	if took > 20*time.Second {
+	if took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 	if n := len(g.get(0, "services").GetServices()); n != events/2 {

@@ -83,14 +83,13 @@ func TestChangesInARow(t *testing.T) {
 	victim.Wipe()
 	victim.Start(fresh)
 	clustertest.Eventually(t, "the new member has the state", func() bool { return victim.Node.Revision() == n.Revision() })
-	if err := n.Promote(within(t), fresh.ID); err != nil {
-		t.Fatal(err)
-	}
+	clustertest.Eventually(t, "a vote for the new member", func() bool { return c.Leader().Node.Promote(within(t), fresh.ID) == nil })
 	c.Propose(clustertest.Retention(3))
 	c.Agree()
-	if err := n.Transfer(within(t), fresh.ID); err != nil {
-		t.Fatal(err)
-	}
+	clustertest.Eventually(t, "the new member leads", func() bool {
+		leader := c.Leader()
+		return leader.ID == fresh.ID || leader.Node.Transfer(within(t), fresh.ID) == nil
+	})
 	if err := c.Leader().Node.SetAddress(within(t), c.Followers()[0].ID, "127.0.0.1:9"); err != nil {
 		t.Fatal(err)
 	}

@@ -127,14 +127,18 @@ func TestRaftCommits(t *testing.T) {
 	g.must(openSession("n1", 1))
 	_, d := g.leading()
 	var wg sync.WaitGroup
-	for i := range 300 {
-		wg.Go(func() {
-			if _, err := g.submit(d, apply(service(fmt.Sprintf("s%d", i)))); err != nil {
-				t.Error(err)
-			}
-		})
+	errs := make([]error, 300)
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = g.submit(d, apply(service(fmt.Sprintf("s%d", i)))) })
 	}
 	wg.Wait()
+	for i, err := range errs {
+		if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrUnknownOutcome) {
+			g.must(apply(service(fmt.Sprintf("s%d", i)))) // a busy machine may lose its leader
+		} else if err != nil {
+			t.Error(err)
+		}
+	}
 	g.headIs()
 	t.Logf("%d commands in %d batches", d.Stats().Commands.Load(), d.Stats().Batches.Load())
 	for _, f := range g.Followers() {
