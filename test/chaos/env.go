@@ -24,6 +24,9 @@ type Env struct {
 	ears      *ears
 	vitals    vitals
 	holds     holds
+	// machine probes the client's own address: no fault is between the two, so what it
+	// misses is this machine's doing. The stage's control probe crosses the segment.
+	machine *lab.UDPProbe
 
 	moves, movesRefused atomic.Int64
 
@@ -107,6 +110,14 @@ func open(ctx context.Context, o Options, shape Shape) (*Env, error) {
 		return nil, err
 	}
 	asker.SetAddrs(e.Addrs)
+	if _, err := e.Client.StartResponder(); err != nil {
+		_ = e.Close()
+		return nil, err
+	}
+	if e.machine, err = e.Client.ProbeUDP(e.Client.Addr(cluster.LAN, false), 20*time.Millisecond); err != nil {
+		_ = e.Close()
+		return nil, err
+	}
 	return e, nil
 }
 

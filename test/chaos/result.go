@@ -94,8 +94,8 @@ func (e *Env) judgeRound(ctx context.Context, o Options, round *Round, res *Resu
 		res.note("round %d: %v", round.Number, err)
 	}
 	round.To = time.Now()
-	round.noises = gapsOf(netip.Addr{}, e.Control.Samples(round.From, round.To), round.From, round.To.Add(-lab.Patience))
-	round.Noise = e.Control.Window(round.From, round.To.Add(-lab.Patience)).LongestGap
+	round.noises = gapsOf(netip.Addr{}, e.machine.Samples(round.From, round.To), round.From, round.To.Add(-lab.Patience))
+	round.Noise = e.machine.Window(round.From, round.To.Add(-lab.Patience)).LongestGap
 	res.Noise = max(res.Noise, round.Noise)
 
 	round.vitals = e.vitals.since(round.From)
@@ -242,6 +242,7 @@ func (e *Env) forget(before time.Time) {
 	for _, c := range append(e.ears.all(), e.AtClient, e.AtRouter) {
 		c.Forget(before)
 	}
+	e.machine.Forget(before)
 	e.Control.Forget(before)
 	for _, a := range e.Addrs {
 		e.UDP[a].Forget(before)

@@ -221,7 +221,7 @@ var errNotDone = errors.New("left out")
 
 // rest wants every address answered by its owner, and then every member well.
 func (e *Env) rest(ctx context.Context, round *Round, res *Result) error {
-	bound := settle + 4*e.Control.Window(round.From, time.Now()).LongestGap
+	bound := settle + 4*e.machine.Window(round.From, time.Now()).LongestGap
 	if err := e.WaitAnswered(ctx, bound, nil); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
