@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/raftnode/consensus/clustertest"
 	"github.com/quorumlb/quorumlb/raftnode/storage"
@@ -318,7 +320,7 @@ func TestJoinRefuses(t *testing.T) {
 	other := []byte("another cluster!")
 	for _, tt := range joinRefusals(other) {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := client.Join(within(t), tt.req)
+			_, err := client.Join(within(t), tt.req, grpc.WaitForReady(true)) // a handshake may take long on a busy machine
 			tt.check(t, explain(err))
 		})
 	}
