@@ -45,6 +45,14 @@ func (w *World) plan(ctx context.Context, o *operator, orders *orders) {
 			do(c)
 		})
 	}
+	if own := rand.New(rand.NewPCG(w.seed, attackSource)); own.IntN(100) < 40 {
+		c := &chaos{World: w, rng: own, o: o, order: order}
+		do := attacks[own.IntN(len(attacks))]
+		w.after(c.upTo(2*time.Second), func() {
+			w.Stats.Faults++
+			do(c)
+		})
+	}
 	for range 2 + w.rng.IntN(14) {
 		name, do := o.order(source())
 		w.after(w.upTo(faultTime), func() {
@@ -346,115 +354,6 @@ func (c *chaos) hang(s *speaker, d time.Duration) {
 	}
 }
 
-// unseat makes another member lead, in one of many ways.
-func (c *chaos) unseat(l *member) {
-	switch c.rng.IntN(6) {
-	case 0:
-		l.restart(c.duration())
-	case 1:
-		c.stall(l.proc, c.duration())
-	case 2:
-		for _, o := range c.members {
-			c.cut(raftClass, l.mach, o.mach, c.duration())
-			c.cut(raftClass, o.mach, l.mach, c.duration())
-		}
-	case 3:
-		l.slowApply = c.now() + c.duration()
-		fallthrough
-	default:
-		for _, m := range c.members {
-			if m != l && m.raft != nil && m.proc.stalled() == 0 && slices.Contains(m.raft.conf(), m.num) && c.chance(60) {
-				m.raft.campaign(true)
-				return
-			}
-		}
-	}
-}
-
-// staleOwner: an address leaves an owner that does not hear of it, and the leader
-// changes on the way.
-func staleOwner(c *chaos) {
-	s, l := c.speaker(), c.leaderOr()
-	c.hang(s, c.between(2*time.Second, 5*time.Second))
-	c.after(c.upTo(300*time.Millisecond), func() {
-		c.moveOf(s)
-		c.after(c.upTo(400*time.Millisecond), func() { c.unseat(l) })
-	})
-}
-
-// oldProcess: an old process goes on beside its successor, and an address moves.
-func oldProcess(c *chaos) {
-	s := c.speaker()
-	c.stall(s.p, c.between(200*time.Millisecond, 3*time.Second))
-	c.startSpeaker(s.p.mach)
-	c.after(c.between(20*time.Millisecond, 700*time.Millisecond), func() {
-		c.moveOf(s)
-		if c.chance(60) {
-			c.after(c.upTo(600*time.Millisecond), func() { c.unseat(c.leaderOr()) })
-		}
-	})
-}
-
-// cloneTwice: a clone takes a node's name, is restarted, and the leader changes.
-func cloneTwice(c *chaos) {
-	s := c.speaker()
-	if c.chance(50) {
-		c.isolate(s.p.mach, c.duration())
-	}
-	first := c.startSpeaker(c.clone(s.p.mach))
-	c.after(c.between(20*time.Millisecond, 500*time.Millisecond), func() {
-		c.kill(first)
-		c.startSpeaker(first.p.mach)
-		c.after(c.between(10*time.Millisecond, 400*time.Millisecond), func() { c.unseat(c.leaderOr()) })
-	})
-}
-
-// shrinkTimes: the lease times become shorter while leases by the longer ones run.
-func shrinkTimes(c *chaos) {
-	set := func(i int) {
-		c.order(func(ctx context.Context) {
-			_, _ = c.o.submit(ctx, 0, &decider.SetLeaseTimes{Times: leaseTimes[i], Actor: "admin:sim"})
-		})
-	}
-	set(2)
-	c.after(c.between(1700*time.Millisecond, 3*time.Second), func() {
-		s := c.speaker()
-		if c.chance(50) {
-			c.isolate(s.p.mach, c.duration())
-		} else {
-			c.hang(s, c.duration())
-		}
-		c.after(c.upTo(100*time.Millisecond), func() {
-			set(1)
-			c.moveOf(s)
-			if c.chance(60) {
-				c.after(c.upTo(600*time.Millisecond), func() { crashAll(c) })
-			}
-		})
-	})
-}
-
-// leaderAndOwner: the leader and an owner on one side, all others on the other.
-func leaderAndOwner(c *chaos) {
-	s, l := c.speaker(), c.leaderOr()
-	c.logf("fault: %s and %s cut off together", l.id, s.p.name)
-	c.partition(1<<l.mach.id|1<<s.p.mach.id, c.between(time.Second, 4*time.Second), true)
-}
-
-// heldAnswers: answers to the leader are held back over an election.
-func heldAnswers(c *chaos) {
-	s, l := c.speaker(), c.leaderOr()
-	extra := c.between(300*time.Millisecond, 2500*time.Millisecond)
-	for _, m := range c.members {
-		c.slow(pulseClass, m.mach, l.mach, extra, extra)
-		if c.chance(50) {
-			c.slow(beatClass, s.p.mach, m.mach, extra, extra)
-		}
-	}
-	c.after(c.upTo(200*time.Millisecond), func() { c.unseat(l) })
-	c.after(c.upTo(500*time.Millisecond), func() { c.isolate(s.p.mach, c.duration()) })
-}
-
 // heal ends all faults, starts what is down, and has the operator put things right.
 func (w *World) heal(ctx context.Context, o *operator) {
 	w.logf("all faults end")
@@ -482,8 +381,9 @@ func (w *World) heal(ctx context.Context, o *operator) {
 	}
 	speakers := slices.Clone(w.speakers)
 	w.check.mu.Unlock()
+	gone := w.leaveDead(speakers)
 	for _, m := range w.machines[maxMembers:] {
-		if !running[m.node] {
+		if !running[m.node] && m.node != gone {
 			running[m.node] = true
 			w.startSpeaker(m)
 		}
@@ -497,6 +397,23 @@ func (w *World) heal(ctx context.Context, o *operator) {
 	for i := range w.nodes {
 		_, _ = o.submit(ctx, 0, &decider.Undrain{Node: nodeName(i), Actor: "admin:sim"})
 	}
+}
+
+// leaveDead chooses, in some schedules, a node that does not come back: others must
+// take over. mu is held.
+func (w *World) leaveDead(speakers []*speaker) (node string) {
+	own := rand.New(rand.NewPCG(w.seed, 0xdead))
+	if own.IntN(100) >= 40 {
+		return ""
+	}
+	node = nodeName(own.IntN(w.nodes))
+	w.logf("%s does not come back", node)
+	for _, s := range speakers {
+		if s.p.mach.node == node {
+			s.p.kill()
+		}
+	}
+	return node
 }
 
 func (w *World) anyStalled() bool {

@@ -57,7 +57,7 @@ type Options struct {
 
 // Stats count what a schedule did.
 type Stats struct {
-	Events, Batches, Leaders, Acks, Moves, Faults, Acked, Unknown, Refused int
+	Events, Batches, Leaders, Acks, Faults, Acked, Unknown, Refused int
 	// Settled is how long after the last fault everything was well.
 	Settled time.Duration
 }
