@@ -171,7 +171,8 @@ func (l *Leader) answer(u unacked) Ack {
 	}
 	switch a.Refusal {
 	case NotRefused:
-		a.Seq, a.Fence, a.First = hb.Seq, l.fence(), !n.acked
+		a.Seq, a.First = hb.Seq, !n.acked
+		a.Fence, a.Detection = l.granted()
 		n.acked = true
 		if need := max(n.facts.GivenAt, l.timesAt); hb.Seen < need {
 			a.Need = need

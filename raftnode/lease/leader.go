@@ -26,7 +26,7 @@ type Leader struct {
 
 	times    Times // as decided
 	timesAt  uint64
-	changing []changedFence // decided, not applied yet
+	changing []changedTimes // decided, not applied yet
 	nodes    map[string]*node
 	members  map[string]*member
 	queue    queue
@@ -41,10 +41,10 @@ type Head struct {
 	Nodes    iter.Seq2[string, Facts]
 }
 
-// changedFence is a change of F that is in flight.
-type changedFence struct {
+// changedTimes is a change of the lease times that is in flight.
+type changedTimes struct {
 	revision uint64
-	fence    time.Duration
+	times    fsm.LeaseTimes
 }
 
 // node is what the leader knows of one node.
@@ -174,7 +174,7 @@ func (l *Leader) Decided(now time.Duration, revision uint64, times fsm.LeaseTime
 	if times != l.times.cur {
 		l.times.set(l.own.now, times)
 		l.timesAt = revision
-		l.changing = append(l.changing, changedFence{revision, times.Fence()})
+		l.changing = append(l.changing, changedTimes{revision, times})
 	}
 }
 
@@ -243,23 +243,23 @@ func (l *Leader) longest() fsm.LeaseTimes {
 	return l.times.longest(l.own.now)
 }
 
-// fence returns the F that acks name: the shortest of the one that is applied and
-// all that are decided since. A later leader knows at least the applied one, and may
-// know none of the others.
-func (l *Leader) fence() time.Duration {
-	f := l.times.cur.Fence()
+// granted returns the F and the D that acks name: the shortest of the one that is
+// applied and all that are decided since. A later leader knows at least the applied
+// one, and may know none of the others.
+func (l *Leader) granted() (fence, detection time.Duration) {
+	fence, detection = l.times.cur.Fence(), l.times.cur.Detection
 	if l.cfg.rules.eagerFence {
-		return f
+		return fence, detection
 	}
 	kept := l.changing[:0]
 	for _, c := range l.changing {
 		if c.revision > l.own.revision {
 			kept = append(kept, c)
-			f = min(f, c.fence)
+			fence, detection = min(fence, c.times.Fence()), min(detection, c.times.Detection)
 		}
 	}
 	l.changing = kept
-	return min(f, l.own.times.cur.Fence())
+	return min(fence, l.own.times.cur.Fence()), min(detection, l.own.times.cur.Detection)
 }
 
 // Poll numbers a poll that is about to be sent to a member; now is read before the

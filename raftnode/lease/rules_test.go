@@ -150,7 +150,8 @@ var ruleTests = []struct {
 		g.lead.Decided(g.now, 11, fsm.LeaseTimes{Detection: 3 * time.Second, Heartbeat: 600 * ms})
 		g.beat("n1", 10)
 		g.answer("b", Report{Term: term})
-		return g.acks()[0].Fence != testF
+		a := g.acks()[0]
+		return a.Fence != testF || a.Detection != testTimes.Detection
 	}},
 	{"section 7: a released address waits", rules{releaseNoWait: true}, func(g *rig) bool {
 		g.elect().up(3 * time.Second)

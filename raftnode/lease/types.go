@@ -75,6 +75,9 @@ type Ack struct {
 	Seq uint64
 	// Fence is F: the confirmation lasts from the sending of that heartbeat for F(1-ρ).
 	Fence time.Duration
+	// Detection is D: the node is not taken for dead before D after the receipt of that
+	// heartbeat, whatever the speaker knows of the lease times.
+	Detection time.Duration
 	// Refusal is not NotRefused when the heartbeat does not count.
 	Refusal Refusal
 	// Need is a revision that the node has to see and has not seen: with Behind, one that

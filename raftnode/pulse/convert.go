@@ -13,14 +13,15 @@ var _ = [1]struct{}{}[lease.Predecessor-lease.Refusal(speakerv1.HeartbeatRefusal
 
 func ackTo(a lease.Ack) *memberv1.SpeakerAck {
 	return &memberv1.SpeakerAck{
-		Node: a.Node, Session: a.Session, AckedSeq: a.Seq, FenceNanos: int64(a.Fence),
+		Node: a.Node, Session: a.Session, AckedSeq: a.Seq, FenceNanos: int64(a.Fence), DetectionNanos: int64(a.Detection),
 		Refusal: int32(a.Refusal), NeedRevision: a.Need,
 	}
 }
 
 func ackFrom(a *memberv1.SpeakerAck) lease.Ack {
 	return lease.Ack{
-		Node: a.GetNode(), Session: a.GetSession(), Seq: a.GetAckedSeq(), Fence: time.Duration(a.GetFenceNanos()),
+		Node: a.GetNode(), Session: a.GetSession(), Seq: a.GetAckedSeq(),
+		Fence: time.Duration(a.GetFenceNanos()), Detection: time.Duration(a.GetDetectionNanos()),
 		Refusal: lease.Refusal(a.GetRefusal()), Need: a.GetNeedRevision(),
 	}
 }

@@ -111,7 +111,8 @@ var refusals = map[lease.Refusal]speakerv1.HeartbeatRefusal{
 
 func ackMessage(a lease.Ack) *speakerv1.HeartbeatResponse {
 	return &speakerv1.HeartbeatResponse{
-		AckedSeq: a.Seq, FenceNanos: int64(a.Fence), Refusal: refusals[a.Refusal], NeedRevision: a.Need, Session: a.Session,
+		AckedSeq: a.Seq, FenceNanos: int64(a.Fence), DetectionNanos: int64(a.Detection),
+		Refusal: refusals[a.Refusal], NeedRevision: a.Need, Session: a.Session,
 	}
 }
 

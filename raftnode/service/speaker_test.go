@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
@@ -147,7 +148,8 @@ func TestHeartbeatStream(t *testing.T) {
 		ack  lease.Ack
 		want *speakerv1.HeartbeatResponse
 	}{
-		{lease.Ack{Node: "n1", Session: 5, Seq: 3, Fence: time.Second}, &speakerv1.HeartbeatResponse{AckedSeq: 3, FenceNanos: int64(time.Second), Session: 5}},
+		{lease.Ack{Node: "n1", Session: 5, Seq: 3, Fence: time.Second, Detection: time.Millisecond},
+			&speakerv1.HeartbeatResponse{AckedSeq: 3, FenceNanos: int64(time.Second), DetectionNanos: int64(time.Millisecond), Session: 5}},
 		{lease.Ack{Node: "n1", Session: 5, Refusal: lease.Behind, Need: 12},
 			&speakerv1.HeartbeatResponse{Session: 5, Refusal: speakerv1.HeartbeatRefusal_HEARTBEAT_REFUSAL_BEHIND, NeedRevision: 12}},
 		{lease.Ack{Node: "n1", Session: 5, Refusal: lease.Replaced},
@@ -155,8 +157,7 @@ func TestHeartbeatStream(t *testing.T) {
 	} {
 		s.acks <- tc.ack
 		got, err := stream.Recv()
-		if err != nil || got.GetAckedSeq() != tc.want.GetAckedSeq() || got.GetRefusal() != tc.want.GetRefusal() ||
-			got.GetNeedRevision() != tc.want.GetNeedRevision() || got.GetFenceNanos() != tc.want.GetFenceNanos() || got.GetSession() != 5 {
+		if err != nil || !proto.Equal(got, tc.want) {
 			t.Errorf("%v, %v; want %v", got, err, tc.want)
 		}
 	}

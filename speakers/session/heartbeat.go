@@ -153,8 +153,8 @@ func (l *live) acked(resp *speakerv1.HeartbeatResponse) {
 	l.lastAck.Store(int64(l.s.cfg.Clock.Now()))
 	until := l.holder.Deadline()
 	sent := until - leasetime.Shorten(fence)
-	// F is at least twice D, so D is never taken for longer than F allows.
-	detection := min(l.s.times.Load().detection, fence/2)
+	// D as the ack names it: this view may not know yet that it has become shorter.
+	detection := time.Duration(resp.GetDetectionNanos())
 	l.s.node.Confirm(Confirmation{Sent: sent, Until: until, Fresh: sent + fresh(detection)})
 	l.s.counters.acks.Add(1)
 	if !l.s.confirmedOnce.Swap(true) {

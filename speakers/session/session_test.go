@@ -219,6 +219,21 @@ func TestBehindRotatesTheWatch(t *testing.T) {
 	eventually(t, "confirmed again", n.confirmed)
 }
 
+// D has become shorter, and no watch has told the node so.
+func TestFreshByTheAck(t *testing.T) {
+	g := newGroup()
+	g.Times.DetectionNanos = int64(time.Minute)
+	members := three(t, g)
+	n := newNode()
+	startSession(t, config(t, members...), n)
+	eventually(t, "confirmed", n.confirmed)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if got, want := n.conf.Fresh-n.conf.Sent, fresh(membertest.Detection); got != want {
+		t.Errorf("fresh for %v, want %v", got, want)
+	}
+}
+
 // A speaker whose clock is 1 % slow must not count as fresh any more when a member
 // whose clock is 1 % fast takes it for dead.
 func TestFreshEndsBeforeDetection(t *testing.T) {

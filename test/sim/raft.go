@@ -239,8 +239,11 @@ func (r *raft) stepDown() {
 }
 
 // campaign asks for votes: first whether it would get them, unless leadership was
-// handed to it.
+// handed to it. A leader does not.
 func (r *raft) campaign(transfer bool) {
+	if r.role == leading {
+		return
+	}
 	r.prevote = !transfer
 	r.role, r.leader = candidate, -1
 	r.votes = map[int]bool{r.m.num: true}

@@ -246,7 +246,7 @@ func (r *raft) handOver(id int) {
 	}
 	r.transfer = r.w.now() + 500*time.Millisecond
 	r.w.datagram(r.p, to.p, func() {
-		if to.role != leading && slices.Contains(to.conf(), id) {
+		if slices.Contains(to.conf(), id) {
 			to.campaign(true)
 		}
 	})

@@ -129,7 +129,8 @@ func (s *server) Heartbeat(stream grpc.BidiStreamingServer[speakerv1.HeartbeatRe
 				return nil
 			case a := <-acks:
 				if err := stream.Send(&speakerv1.HeartbeatResponse{
-					AckedSeq: a.Seq, FenceNanos: int64(a.Fence), Refusal: refusals[a.Refusal], NeedRevision: a.Need, Session: a.Session,
+					AckedSeq: a.Seq, FenceNanos: int64(a.Fence), DetectionNanos: int64(a.Detection),
+					Refusal: refusals[a.Refusal], NeedRevision: a.Need, Session: a.Session,
 				}); err != nil {
 					return err
 				}

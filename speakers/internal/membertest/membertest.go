@@ -239,7 +239,7 @@ func (m *Member) Heartbeat(stream grpc.BidiStreamingServer[speakerv1.HeartbeatRe
 		case hb.GetSeen() < m.g.Taken:
 			resp.Refusal, resp.NeedRevision = speakerv1.HeartbeatRefusal_HEARTBEAT_REFUSAL_BEHIND, m.g.Taken
 		default:
-			resp.AckedSeq, resp.FenceNanos = hb.GetSeq(), int64(m.g.Fence)
+			resp.AckedSeq, resp.FenceNanos, resp.DetectionNanos = hb.GetSeq(), int64(m.g.Fence), int64(Detection)
 			m.g.Acked = max(m.g.Acked, hb.GetSeq())
 		}
 		m.g.Unlock()

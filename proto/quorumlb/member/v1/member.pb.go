@@ -371,10 +371,11 @@ type SpeakerAck struct {
 	AckedSeq   uint64                 `protobuf:"varint,3,opt,name=acked_seq,json=ackedSeq,proto3" json:"acked_seq,omitempty"`
 	FenceNanos int64                  `protobuf:"varint,4,opt,name=fence_nanos,json=fenceNanos,proto3" json:"fence_nanos,omitempty"`
 	// speaker.v1.HeartbeatRefusal
-	Refusal       int32  `protobuf:"varint,5,opt,name=refusal,proto3" json:"refusal,omitempty"`
-	NeedRevision  uint64 `protobuf:"varint,6,opt,name=need_revision,json=needRevision,proto3" json:"need_revision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Refusal        int32  `protobuf:"varint,5,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	NeedRevision   uint64 `protobuf:"varint,6,opt,name=need_revision,json=needRevision,proto3" json:"need_revision,omitempty"`
+	DetectionNanos int64  `protobuf:"varint,7,opt,name=detection_nanos,json=detectionNanos,proto3" json:"detection_nanos,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SpeakerAck) Reset() {
@@ -445,6 +446,13 @@ func (x *SpeakerAck) GetRefusal() int32 {
 func (x *SpeakerAck) GetNeedRevision() uint64 {
 	if x != nil {
 		return x.NeedRevision
+	}
+	return 0
+}
+
+func (x *SpeakerAck) GetDetectionNanos() int64 {
+	if x != nil {
+		return x.DetectionNanos
 	}
 	return 0
 }
@@ -1126,7 +1134,7 @@ const file_quorumlb_member_v1_member_proto_rawDesc = "" +
 	"\fPulseRequest\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x12\n" +
 	"\x04poll\x18\x02 \x01(\x04R\x04poll\x122\n" +
-	"\x04acks\x18\x03 \x03(\v2\x1e.quorumlb.member.v1.SpeakerAckR\x04acks\"\xb7\x01\n" +
+	"\x04acks\x18\x03 \x03(\v2\x1e.quorumlb.member.v1.SpeakerAckR\x04acks\"\xe0\x01\n" +
 	"\n" +
 	"SpeakerAck\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
@@ -1135,7 +1143,8 @@ const file_quorumlb_member_v1_member_proto_rawDesc = "" +
 	"\vfence_nanos\x18\x04 \x01(\x03R\n" +
 	"fenceNanos\x12\x18\n" +
 	"\arefusal\x18\x05 \x01(\x05R\arefusal\x12#\n" +
-	"\rneed_revision\x18\x06 \x01(\x04R\fneedRevision\"\x92\x03\n" +
+	"\rneed_revision\x18\x06 \x01(\x04R\fneedRevision\x12'\n" +
+	"\x0fdetection_nanos\x18\a \x01(\x03R\x0edetectionNanos\"\x92\x03\n" +
 	"\rPulseResponse\x12\x12\n" +
 	"\x04poll\x18\x01 \x01(\x04R\x04poll\x12!\n" +
 	"\fcurrent_term\x18\x02 \x01(\x04R\vcurrentTerm\x12/\n" +

@@ -408,9 +408,12 @@ type HeartbeatResponse struct {
 	// than the heartbeat interval attaches its watch to another member.
 	NeedRevision uint64 `protobuf:"varint,4,opt,name=need_revision,json=needRevision,proto3" json:"need_revision,omitempty"`
 	// The session that this is about: acked_seq counts in it.
-	Session       uint64 `protobuf:"varint,5,opt,name=session,proto3" json:"session,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Session uint64 `protobuf:"varint,5,opt,name=session,proto3" json:"session,omitempty"`
+	// D: the members do not take the node for dead before D after they received
+	// that heartbeat. The speaker's view may not know yet that D has become shorter.
+	DetectionNanos int64 `protobuf:"varint,6,opt,name=detection_nanos,json=detectionNanos,proto3" json:"detection_nanos,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HeartbeatResponse) Reset() {
@@ -474,6 +477,13 @@ func (x *HeartbeatResponse) GetNeedRevision() uint64 {
 func (x *HeartbeatResponse) GetSession() uint64 {
 	if x != nil {
 		return x.Session
+	}
+	return 0
+}
+
+func (x *HeartbeatResponse) GetDetectionNanos() int64 {
+	if x != nil {
+		return x.DetectionNanos
 	}
 	return 0
 }
@@ -1726,14 +1736,15 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x12\x12\n" +
-	"\x04seen\x18\x04 \x01(\x04R\x04seen\"\xd1\x01\n" +
+	"\x04seen\x18\x04 \x01(\x04R\x04seen\"\xfa\x01\n" +
 	"\x11HeartbeatResponse\x12\x1b\n" +
 	"\tacked_seq\x18\x01 \x01(\x04R\backedSeq\x12\x1f\n" +
 	"\vfence_nanos\x18\x02 \x01(\x03R\n" +
 	"fenceNanos\x12?\n" +
 	"\arefusal\x18\x03 \x01(\x0e2%.quorumlb.speaker.v1.HeartbeatRefusalR\arefusal\x12#\n" +
 	"\rneed_revision\x18\x04 \x01(\x04R\fneedRevision\x12\x18\n" +
-	"\asession\x18\x05 \x01(\x04R\asession\"_\n" +
+	"\asession\x18\x05 \x01(\x04R\asession\x12'\n" +
+	"\x0fdetection_nanos\x18\x06 \x01(\x03R\x0edetectionNanos\"_\n" +
 	"\fWatchRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12!\n" +
