@@ -47,7 +47,7 @@ func TestChaos(t *testing.T) {
 // options come from the environment, as make chaos sets it.
 func options(t *testing.T) Options {
 	t.Helper()
-	o := Options{Seed: uint64(time.Now().UnixNano()), Time: 2 * time.Minute, Progress: t.Logf}
+	o := Options{Seed: uint64(time.Now().UnixNano()), Time: 3 * time.Minute, Progress: t.Logf}
 	var err error
 	if s := os.Getenv("QUORUMLB_CHAOS_SEED"); s != "" {
 		if o.Seed, err = strconv.ParseUint(s, 10, 64); err != nil {

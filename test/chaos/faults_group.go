@@ -59,7 +59,7 @@ func groupFaults() []Fault {
 		}, {
 			Name: "lease times changed", Notice: "nothing", Weight: 1, Min: 4 * time.Second, Max: 15 * time.Second,
 			Aim: func(r *rand.Rand, _ Shape) Target {
-				return Target{Delay: time.Duration(300+r.IntN(2000)) * time.Millisecond, Holds: alone("times")}
+				return Target{Delay: shortestDetection + time.Duration(r.Int64N(int64(longestDetection-shortestDetection))), Holds: alone("times")}
 			},
 			Begin: changeTimes,
 		},
@@ -158,6 +158,12 @@ func removeMember(ctx context.Context, e *Env, t Target) (func(context.Context) 
 	})
 	return end, refusalOK(err)
 }
+
+// D is between these, whatever the faults.
+const (
+	shortestDetection = 300 * time.Millisecond
+	longestDetection  = 2300 * time.Millisecond
+)
 
 // changeTimes sets D to the target's delay, and back.
 func changeTimes(ctx context.Context, e *Env, t Target) (func(context.Context) error, error) {

@@ -144,6 +144,7 @@ func (e *Env) judgeClaims(round *Round, res *Result) {
 				return time.Time{}, false
 			},
 			noise: round.noiseAt, late: round.lateAt, pausedUntil: round.pausedUntil,
+			deposed: func(at time.Time) bool { return deposed(round.vitals, at, longestDetection) },
 		}
 		round.owners[addr] = ev.changes
 		for _, x := range judge(addr, list, ev) {

@@ -67,6 +67,22 @@ func (v *vitals) since(from time.Time) (list []Vital) {
 	return list
 }
 
+// deposed says whether another leader came within so much time before a moment, or may
+// have: members are looked at every second only.
+func deposed(list []Vital, at time.Time, within time.Duration) bool {
+	var term float64
+	for _, v := range list {
+		if v.Silent || v.At.Before(at.Add(-within-2*vitalsEvery)) || v.At.After(at.Add(2*vitalsEvery)) {
+			continue
+		}
+		if term != 0 && v.Term != term {
+			return true
+		}
+		term = v.Term
+	}
+	return false
+}
+
 // wordsOf says what the members did in a span: who led, who held expiries back, who stood
 // still and for how long.
 func wordsOf(list []Vital, from, to time.Time) string {

@@ -34,6 +34,8 @@ type evidence struct {
 	noise func(time.Time) time.Duration
 	// late is how long a node's line delayed its frames at a moment.
 	late func(node string, at time.Time) time.Duration
+	// deposed says whether the members' leader had changed shortly before a moment.
+	deposed func(time.Time) bool
 	// pausedUntil is when a node's speaker that was stopped at a moment went on.
 	pausedUntil func(node string, at time.Time) time.Time
 }
@@ -149,6 +151,11 @@ func (ev evidence) mayHold(node string, lost, at time.Time, slack time.Duration)
 	}
 	if at.Sub(heard) <= yield+slack {
 		return "yields"
+	}
+	// Its last heartbeat was perhaps heard by the former leader only. It cannot know,
+	// and stands its ground for D after that heartbeat.
+	if at.Sub(lost) <= longestDetection+slack && ev.deposed(lost) {
+		return "was heard by a leader that has lost its office"
 	}
 	return ""
 }

@@ -37,6 +37,7 @@ func TestJudge(t *testing.T) {
 		expiries []Expiry
 		heard    int // when n1's line carries n2's claim; 0: never
 		noise    time.Duration
+		deposed  bool
 		bad      bool
 	}{
 		{name: "one after the other", claims: claims("n1", 0, 1000)},
@@ -48,6 +49,7 @@ func TestJudge(t *testing.T) {
 		{name: "expired, Hold, deaf", claims: claims("n1", 0, 3000), hold: true, expiries: expired},
 		{name: "expired, Hold, yields", claims: claims("n1", 0, 2090), hold: true, expiries: expired, heard: 2000},
 		{name: "expired, Hold, does not yield", claims: claims("n1", 0, 2300), hold: true, expiries: expired, heard: 2000, bad: true},
+		{name: "expired by the next leader, Hold", claims: claims("n1", 0, 2090), hold: true, expiries: expired, heard: 1200, deposed: true},
 		{name: "moved, Hold", claims: claims("n1", 0, 1100), hold: true, bad: true},
 		{name: "never had it", claims: claims("n1", 0, 100), changes: []Change{{At: ms(0), Node: "n2"}}, bad: true},
 		{
@@ -69,6 +71,7 @@ func TestJudge(t *testing.T) {
 				heard: func(_ string, after time.Time) (time.Time, bool) {
 					return ms(tt.heard), tt.heard > 0 && !ms(tt.heard).Before(after)
 				},
+				deposed:     func(time.Time) bool { return tt.deposed },
 				noise:       func(time.Time) time.Duration { return tt.noise },
 				late:        func(string, time.Time) time.Duration { return 0 },
 				pausedUntil: func(_ string, at time.Time) time.Time { return at },

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -29,11 +30,13 @@ type checker struct {
 
 // revision is what the group agreed on at one revision.
 type revision struct {
-	chain  fsm.Hash
-	batch  *logv1.Batch
-	raw    []byte
-	digest [32]byte
-	owners map[netip.Addr]ownership
+	chain fsm.Hash
+	batch *logv1.Batch
+	raw   []byte
+	// elected is when the leader that decided it was elected.
+	elected time.Duration
+	digest  [32]byte
+	owners  map[netip.Addr]ownership
 }
 
 type ownership struct {
@@ -92,6 +95,7 @@ func (c *checker) confirmed(s *speaker, conf session.Confirmation) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.until, s.fresh = conf.Until, conf.Fresh
+	s.sent = c.w.now() - s.p.mach.span(s.p.Now()-conf.Sent)
 	c.w.Stats.Acks++
 	c.look()
 }
@@ -116,13 +120,29 @@ func (c *checker) look() {
 			if !s.claims(vip, now) {
 				continue
 			}
-			if o := c.by[addr]; o != nil && o.p.mach != s.p.mach {
+			if o := c.by[addr]; o != nil && o.p.mach != s.p.mach && !c.deposed(addr, o, s) {
 				c.fail("two answer for %v: %s (epoch %d, revision %d) and %s (epoch %d, revision %d)", addr,
 					o.p.name, o.vips[addr].Epoch, o.revision, s.p.name, vip.Epoch, s.revision)
 			}
 			c.by[addr] = s
 		}
 	}
+}
+
+// deposed tells whether the older of two owners under Hold was heard by a leader that
+// has lost its office since, and perhaps by nobody else. Its successor may take the
+// node for dead at once.
+func (c *checker) deposed(addr netip.Addr, a, b *speaker) bool {
+	if a.vips[addr].Epoch > b.vips[addr].Epoch {
+		a, b = b, a
+	}
+	if a.vips[addr].OnControlLoss == logv1.ControlLoss_CONTROL_LOSS_RELEASE {
+		return false
+	}
+	c.histMu.Lock()
+	defer c.histMu.Unlock()
+	epoch := b.vips[addr].Epoch
+	return epoch < uint64(len(c.history)) && a.sent < c.history[epoch].elected
 }
 
 // viewIsTrue holds a view against what the log says at its revision. The hub may
@@ -169,8 +189,11 @@ func differs(owners map[netip.Addr]ownership, node string, v session.View) strin
 }
 
 // applied takes a batch that a member has folded.
-func (c *checker) applied(b *brain, batch *logv1.Batch, ch fsm.Changes, raw []byte) {
+func (c *checker) applied(b *brain, batch *logv1.Batch, ch fsm.Changes, e *entry) {
 	s := b.state
+	c.w.mu.Lock()
+	elected := c.w.elected[e.term]
+	c.w.mu.Unlock()
 	c.histMu.Lock()
 	defer c.histMu.Unlock()
 	if c.w.opt.Unchecked {
@@ -183,7 +206,8 @@ func (c *checker) applied(b *brain, batch *logv1.Batch, ch fsm.Changes, raw []by
 	case s.Revision > n:
 		c.fail("%s is at revision %d, and nobody was at %d", b.m.id, s.Revision, n)
 	case s.Revision == n:
-		c.history = append(c.history, c.record(s, batch, ch, raw))
+		c.history = append(c.history, c.record(s, batch, ch, e.raw))
+		c.history[n].elected = elected
 	default:
 		c.compare(b.m.id, s)
 	}

@@ -33,6 +33,11 @@ func (c *drifting) at(t time.Duration) time.Duration {
 	return c.offset + t + time.Duration(int64(t)*c.ppm/1_000_000)
 }
 
+// span is how much true time passes in d of the clock's.
+func (c *drifting) span(d time.Duration) time.Duration {
+	return time.Duration(int64(d) * 1_000_000 / (1_000_000 + c.ppm))
+}
+
 func (w *World) newMachine(node string, ppm int64) *machine {
 	m := &machine{id: len(w.machines), node: node}
 	m.drifting = drifting{w: w, offset: time.Hour + w.upTo(time.Hour), ppm: ppm}

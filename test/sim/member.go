@@ -247,7 +247,7 @@ func (b *brain) apply(index uint64, e *entry) {
 			w.check.fail("%s would stop at entry %d: %v", b.m.id, index, err)
 			response = err
 		default:
-			w.check.applied(b, batch, ch, e.raw)
+			w.check.applied(b, batch, ch, e)
 			b.tell(batch, ch)
 		}
 	}

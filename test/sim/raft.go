@@ -319,6 +319,7 @@ func (r *raft) countVotes() {
 	}
 	r.w.logf("%s leads term %d", r.m.id, r.disk.term)
 	r.w.Stats.Leaders++
+	r.w.elected[r.disk.term] = r.w.now()
 	r.role, r.leader = leading, r.m.num
 	r.match = [maxMembers]uint64{}
 	for i := range r.next {

@@ -26,9 +26,11 @@ type speaker struct {
 	vips         map[netip.Addr]session.Vip
 	revision     uint64
 	until, fresh time.Duration
-	epochs       map[netip.Addr]uint64
-	linkDown     bool
-	linkChanged  chan struct{}
+	// sent is the true time at which the newest acked heartbeat was sent.
+	sent        time.Duration
+	epochs      map[netip.Addr]uint64
+	linkDown    bool
+	linkChanged chan struct{}
 }
 
 // startSpeaker starts a process on a machine. World.mu is held.

@@ -25,6 +25,8 @@ type World struct {
 	seq    uint64
 	kick   chan struct{}
 	links  map[linkKey]*link
+	// elected is when the leader of each term was.
+	elected map[uint64]time.Duration
 	// sent counts the bytes of streams.
 	sent [classes]int
 
@@ -66,10 +68,11 @@ type Stats struct {
 func NewWorld(seed uint64, opt Options) *World {
 	w := &World{
 		seed: seed, opt: opt, began: time.Now(),
-		rng:   rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)),
-		kick:  make(chan struct{}, 1),
-		links: make(map[linkKey]*link),
-		stop:  make(chan struct{}),
+		rng:     rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)),
+		kick:    make(chan struct{}, 1),
+		links:   make(map[linkKey]*link),
+		elected: make(map[uint64]time.Duration),
+		stop:    make(chan struct{}),
 	}
 	if opt.Trace {
 		w.trace = &tracer{}
