@@ -81,7 +81,7 @@ func (c *conn) open(ctx context.Context, method string, forwarded bool) (*half, 
 	case c.p.dead.Load():
 		w.mu.Unlock()
 		return nil, status.Error(codes.Unavailable, "this process is dead")
-	case target == nil || target.dead.Load():
+	case target == nil || target.dead.Load() || c.to.services == nil: // nobody listens (yet)
 		wait = leaves + out.delay(leaves) + in.delay(leaves)
 	case leaves < cut:
 		wait = leaves + connectPatience
