@@ -132,10 +132,16 @@ func (d *disk) compact(index uint64, snapshot []byte, trailing uint64) {
 	}
 }
 
-// install replaces everything by another member's snapshot.
+// install replaces everything by another member's snapshot, but for entries that follow
+// it: the snapshot may have been overtaken by them.
 func (d *disk) install(s snapshot) {
+	var rest []entry
+	if term, ok := d.termAt(s.index); ok && term == s.term {
+		rest = slices.Clone(d.from(s.index + 1))
+	}
 	d.base, d.baseTerm, d.baseConf = s.index, s.term, s.conf
-	d.log, d.synced = nil, s.index
+	d.log = rest
+	d.synced = min(max(d.synced, s.index), d.last())
 	d.snapshot, d.snapIndex, d.snapTerm, d.snapConf = s.data, s.index, s.term, s.conf
 }
 
