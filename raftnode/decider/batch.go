@@ -75,7 +75,7 @@ func (r *reign) decideAll(g *group, tickets []*ticket) (*tx, error) {
 	now, jump := r.d.stamp.now(r.head.Time)
 	t := &tx{
 		s: r.head, rev: r.head.Revision + 1, now: now,
-		work: r.work, targets: r.d.targets, heard: r.d.leases.HeardLately, self: "member:" + r.d.cfg.Self,
+		work: r.work, targets: r.d.targets, heard: r.d.leases.HeardLately, silent: r.d.leases.StillSilent, self: "member:" + r.d.cfg.Self,
 		changing: func() time.Duration { return r.d.leases.LeaseChange() - r.d.cfg.Clock.Now() },
 	}
 	t.draft = r.head.Begin(now)

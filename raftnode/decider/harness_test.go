@@ -31,8 +31,9 @@ type fakeLeases struct {
 	decided uint64
 	leads   int
 	// over are releases whose wait is over, by node; fence nodes whose fence time
-	// has passed; silent nodes that are not heard.
-	over, fence, silent map[string]bool
+	// has passed; silent nodes that are not heard; back those that were heard again
+	// after an expiry was proposed.
+	over, fence, silent, back map[string]bool
 	// waited are the releases that were allowed to end.
 	waited   map[Release]bool
 	changing time.Duration // answer of LeaseChange
@@ -47,7 +48,7 @@ type fakeLeases struct {
 func newFakeLeases(clock bubbleClock) *fakeLeases {
 	return &fakeLeases{
 		clock: clock,
-		over:  map[string]bool{}, fence: map[string]bool{}, silent: map[string]bool{},
+		over:  map[string]bool{}, fence: map[string]bool{}, silent: map[string]bool{}, back: map[string]bool{},
 		waited: map[Release]bool{}, sawAt: map[Release]time.Duration{}, endsAt: map[string]time.Duration{},
 	}
 }
@@ -111,6 +112,12 @@ func (l *fakeLeases) HeardLately(node string) bool {
 		panic("test")
 	}
 	return !l.silent[node]
+}
+
+func (l *fakeLeases) StillSilent(node string, _ uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.back[node]
 }
 
 func (l *fakeLeases) LeaseChange() time.Duration {

@@ -209,6 +209,15 @@ func TestExpiryOfAnOldSessionIsPassedOver(t *testing.T) {
 	})
 }
 
+// A recovery may hold the command up, and the node may be heard again meanwhile.
+func TestExpiryOfANodeThatIsBackIsPassedOver(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		oneVip(h)
+		h.leases.set(func(l *fakeLeases) { l.back["n1"] = true })
+		h.then(h.when(func() { h.must(h.expire("n1", "n2")) }), "SessionExpired n2")
+	})
+}
+
 func TestSilentNodesComeLast(t *testing.T) {
 	inBubble(t, func(h *harness) {
 		oneVip(h)

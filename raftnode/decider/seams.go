@@ -69,6 +69,9 @@ type Leases interface {
 	FencePassed(node string) (passed bool, again time.Duration)
 	// HeardLately tells whether the node was heard within 2h.
 	HeardLately(node string) bool
+	// StillSilent tells whether the session is the node's open one and was not heard
+	// for the detection time.
+	StillSilent(node string, session uint64) bool
 	// LeaseChange tells until which boot time waits still count with lease times
 	// older than those in force; 0 when they do not.
 	LeaseChange() (until time.Duration)

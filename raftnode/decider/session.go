@@ -157,7 +157,8 @@ type SessionID struct {
 }
 
 // ExpireNodes reports nodes that nobody heard for the detection time. Those
-// whose session is no longer the open one are passed over.
+// whose session is no longer the open one, or that were heard while the command
+// waited, are passed over.
 type ExpireNodes struct {
 	Sessions []SessionID
 }
@@ -170,7 +171,7 @@ func (c *ExpireNodes) urgent()       {}
 func (c *ExpireNodes) decide(t *tx) (answer, error) {
 	for _, id := range c.Sessions {
 		node := t.s.Nodes[id.Node]
-		if node == nil || node.Session != id.Session || node.SessionState != fsm.SessionOpen {
+		if node == nil || node.Session != id.Session || node.SessionState != fsm.SessionOpen || !t.silent(id.Node, id.Session) {
 			continue
 		}
 		t.emit(&logv1.Event{Fact: &logv1.Event_SessionExpired{

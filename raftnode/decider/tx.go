@@ -24,6 +24,7 @@ type tx struct {
 	work    *work
 	targets *targets
 	heard   func(node string) bool
+	silent  func(node string, session uint64) bool
 	// changing is for how long yet waits count with older lease times.
 	changing func() time.Duration
 	self     string // actor of this member

@@ -229,19 +229,17 @@ func (k *Keeper) submitUntil(ctx context.Context) {
 	}
 }
 
-// submit has the sessions expired that are still silent.
+// submit has the sessions expired, if they are still silent when it comes to that.
 func (k *Keeper) submit(ctx context.Context, expired []lease.Expiry) {
 	cmd := &decider.ExpireNodes{}
 	k.mu.Lock()
 	d := k.decider
-	for _, e := range expired {
-		if k.lead != nil && k.lead.StillSilent(k.clock.Now(), e) {
-			cmd.Sessions = append(cmd.Sessions, decider.SessionID{Node: e.Node, Session: e.Session})
-		}
-	}
 	k.mu.Unlock()
-	if len(cmd.Sessions) == 0 || d == nil {
+	if d == nil {
 		return
+	}
+	for _, e := range expired {
+		cmd.Sessions = append(cmd.Sessions, decider.SessionID{Node: e.Node, Session: e.Session})
 	}
 	ctx, cancel := context.WithTimeout(ctx, submitPatience)
 	defer cancel()

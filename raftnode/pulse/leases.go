@@ -136,6 +136,14 @@ func (k *Keeper) HeardLately(node string) bool {
 	return k.lead != nil && k.lead.HeardLately(k.clock.Now(), node)
 }
 
+// StillSilent tells whether the session is the node's open one in head, and no member
+// has heard it for the detection time.
+func (k *Keeper) StillSilent(node string, session uint64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.lead != nil && k.lead.StillSilent(k.clock.Now(), lease.Expiry{Node: node, Session: session})
+}
+
 // LeaseChange tells until which boot time waits still count with lease times older
 // than those in force; 0 when they do not.
 func (k *Keeper) LeaseChange() (until time.Duration) {

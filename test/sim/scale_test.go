@@ -108,6 +108,7 @@ func (easyLeases) Follow()                                           {}
 func (easyLeases) ReleaseWait(decider.Release) (bool, time.Duration) { return true, 0 }
 func (easyLeases) FencePassed(string) (bool, time.Duration)          { return true, 0 }
 func (easyLeases) HeardLately(string) bool                           { return true }
+func (easyLeases) StillSilent(string, uint64) bool                   { return true }
 func (easyLeases) LeaseChange() time.Duration                        { return 0 }
 
 // watchers read the views of all nodes, one watch each; a speaker has two.
