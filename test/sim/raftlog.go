@@ -34,14 +34,14 @@ func (r *raft) replicate() {
 	r.round++
 	conf := r.conf()
 	for _, id := range conf {
-		if id != r.m.num && r.w.members[id].raft != nil {
+		if id != r.m.num {
 			r.replicateTo(id)
 		}
 	}
 	// A member that is being removed has to learn of it.
 	if prev := r.disk.confAt(r.confIndex() - 1); r.confIndex() > r.commit {
 		for _, id := range prev {
-			if id != r.m.num && !slices.Contains(conf, id) && r.w.members[id].raft != nil {
+			if id != r.m.num && !slices.Contains(conf, id) {
 				r.replicateTo(id)
 			}
 		}
@@ -69,6 +69,10 @@ type appendRequest struct {
 }
 
 func (r *raft) replicateTo(id int) {
+	to := r.w.members[id].raft
+	if to == nil {
+		return // it does not run
+	}
 	q := appendRequest{from: r, term: r.disk.term, commit: r.commit, round: r.round, prev: r.next[id] - 1}
 	if term, ok := r.disk.termAt(q.prev); ok {
 		q.prevTerm = term
@@ -76,7 +80,6 @@ func (r *raft) replicateTo(id int) {
 	} else {
 		q.snapshot = &snapshot{r.disk.snapIndex, r.disk.snapTerm, r.disk.snapConf, r.disk.snapshot}
 	}
-	to := r.w.members[id].raft
 	r.w.datagram(r.p, to.p, func() { to.onAppend(q) })
 }
 
