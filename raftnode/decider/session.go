@@ -41,7 +41,7 @@ func (c *OpenSession) decide(t *tx) (answer, error) {
 	}
 	if node != nil && node.Process == c.Process && node.SessionState == fsm.SessionOpen {
 		c.refresh(t, node)
-		return c.answer, nil
+		return sessionAnswer(node.Session, incarnation), nil
 	}
 	if node != nil && node.Session == t.rev {
 		// A session's id is its revision, so a batch opens one per node.
@@ -55,7 +55,7 @@ func (c *OpenSession) decide(t *tx) (answer, error) {
 		Node: c.Node, Process: bytes.Clone(c.Process[:]), Incarnation: incarnation, Macs: macs,
 		Labels: c.Labels, Links: c.Links, Version: c.Version,
 	}}})
-	return c.answer, nil
+	return sessionAnswer(t.rev, incarnation), nil
 }
 
 // admit gives the incarnation of the asking process, or says why it may not come in.
@@ -89,11 +89,11 @@ func (c *OpenSession) refresh(t *tx, node *fsm.Node) {
 	}
 }
 
-func (c *OpenSession) answer(head *fsm.State, r *Result) {
-	node := head.Nodes[c.Node]
-	r.Session = &SessionResult{
-		Session: node.Session, Incarnation: node.Incarnation,
-		ClusterID: head.ClusterID, Lease: head.Lease,
+// sessionAnswer names the session that the command found or opened. The node may
+// have another one at the end of the batch, of another process.
+func sessionAnswer(session, incarnation uint64) answer {
+	return func(head *fsm.State, r *Result) {
+		r.Session = &SessionResult{Session: session, Incarnation: incarnation, ClusterID: head.ClusterID, Lease: head.Lease}
 	}
 }
 

@@ -1,6 +1,7 @@
 package decider
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/quorumlb/quorumlb/fsm"
@@ -68,12 +69,34 @@ func TestTwoProcessesAtOnceTakeTwoBatches(t *testing.T) {
 		a.wg.Wait()
 		seen := map[uint64]bool{}
 		for i, r := range a.res {
-			if a.errs[i] != nil || seen[r.Session.Session] && r.Session.Incarnation != 70 {
+			if a.errs[i] != nil || seen[r.Session.Session] {
 				t.Fatalf("process %d: %+v, %v", i, r.Session, a.errs[i])
 			}
 			seen[r.Session.Session] = true
 		}
 		h.checkHead()
+	})
+}
+
+// A process that repeats its request in the very batch that admits its successor is
+// told its own session, never the other's.
+func TestARepeatedOpenBesideASuccessor(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		first := h.must(openSession("n1", 1))
+		h.log.set(func(l *memLog) { l.stalled = true })
+		var fill []Command // the pipe, so that what follows is decided together
+		for i := range 64 {
+			fill = append(fill, openSession(fmt.Sprintf("f%d", i), 1))
+		}
+		a := h.send(fill...)
+		b := h.send(openSession("n1", 1), openSession("n1", 2))
+		h.log.set(func(l *memLog) { l.stalled = false })
+		a.wg.Wait()
+		b.wg.Wait()
+		again, second := b.res[0].Session, b.res[1].Session
+		if b.errs[0] != nil || b.errs[1] != nil || *again != *first.Session || second.Session == first.Session.Session || second.Incarnation != 2 {
+			t.Errorf("repeated: %+v, %v; successor: %+v, %v; first: %+v", again, b.errs[0], second, b.errs[1], first.Session)
+		}
 	})
 }
 
