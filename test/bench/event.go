@@ -72,7 +72,7 @@ var events = []event{
 		strike: powerOff, mend: boot, aim: withinDetection,
 	}, {
 		name: "poweroff-leader", text: "power-off of the owner that is Raft leader too", whom: theLeader,
-		strike: powerOff, mend: boot, ours: true,
+		strike: powerOff, mend: boot, ours: true, aim: withinDetection,
 	}, {
 		name: "poweroff-two", text: "power-off of two owners of five nodes at once", whom: twoOwners,
 		strike: powerOff, mend: boot, aim: withinDetection,

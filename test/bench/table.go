@@ -124,13 +124,7 @@ func outageRows(all results) (rows []row) {
 }
 
 func (x *row) judgeOutage(e event, p profile, s, peer samples) {
-	switch {
-	case e.whom == theLeader:
-		x.aim, x.met = "p50 below 0.8 s", s.median() < 0.8
-		if p.name == "patient" { // an election is four times as long
-			x.aim, x.met = "p50 below D + 60 ms", s.median() < withinDetection(p.detect).Seconds()
-		}
-	case e.aim != nil:
+	if e.aim != nil {
 		limit := e.aim(p.detect)
 		x.aim, x.met = fmt.Sprintf("max <= %v", limit), s.max() <= limit.Seconds()
 	}
