@@ -19,7 +19,7 @@ func TestAckNamesTheNewestHeartbeatAndF(t *testing.T) {
 	g.now += ms
 	uncovered := g.beat("n2", 10) // received after the poll
 	acks := g.acks()
-	want := Ack{Node: "n1", Session: 1, Seq: last.Seq, Fence: testF, First: true}
+	want := Ack{Node: "n1", Session: 1, Seq: last.Seq, Fence: testF, Detection: testTimes.Detection, First: true}
 	if len(acks) != 1 || acks[0] != want {
 		t.Fatalf("acks %+v, want %+v", acks, want)
 	}
@@ -79,8 +79,8 @@ func TestRefusals(t *testing.T) {
 		{"older session of the same process", Heartbeat{"n3", 3, 1, 10}, Ack{Node: "n3", Session: 3, Refusal: NoSession}},
 		{"older session of another process", Heartbeat{"n4", 4, 1, 10}, Ack{Node: "n4", Session: 4, Refusal: Replaced}},
 		{"behind a loss", Heartbeat{"n1", 1, 1, 10}, Ack{Node: "n1", Session: 1, Refusal: Behind, Need: 11}},
-		{"behind a gain", Heartbeat{"n1", 1, 1, 11}, Ack{Node: "n1", Session: 1, Seq: 1, Fence: testF, Need: 12, First: true}},
-		{"level", Heartbeat{"n1", 1, 1, 12}, Ack{Node: "n1", Session: 1, Seq: 1, Fence: testF, First: true}},
+		{"behind a gain", Heartbeat{"n1", 1, 1, 11}, Ack{Node: "n1", Session: 1, Seq: 1, Fence: testF, Detection: testTimes.Detection, Need: 12, First: true}},
+		{"level", Heartbeat{"n1", 1, 1, 12}, Ack{Node: "n1", Session: 1, Seq: 1, Fence: testF, Detection: testTimes.Detection, First: true}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			g := newRig(t, rules{}).elect()

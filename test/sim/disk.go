@@ -108,10 +108,14 @@ func (d *disk) syncTime(now time.Duration) time.Duration {
 	return t
 }
 
-// crash loses some of what was not synced.
+// crash loses some of what was not synced. A leader with a slow disk may have committed
+// entries that others had synced, and made a snapshot of them: then the log begins there.
 func (d *disk) crash() {
 	if n := d.last() - d.synced; n > 0 {
 		d.truncate(d.synced + 1 + d.rng.Uint64N(n+1))
+	}
+	if d.last() < d.snapIndex {
+		d.base, d.baseTerm, d.baseConf, d.log = d.snapIndex, d.snapTerm, d.snapConf, nil
 	}
 	d.synced = d.last()
 }
