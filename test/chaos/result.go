@@ -131,7 +131,7 @@ func (e *Env) judgeClaims(round *Round, res *Result) {
 	heard := e.ears.heard(e.Nodes, round.From.Add(-2*time.Second), round.To, e.Addrs)
 	expiries := e.chronicle.expired()
 	for addr, list := range byAddr(claims) {
-		list = distinct(list)
+		list = lab.Distinct(list)
 		res.Frames += len(list)
 		ev := evidence{
 			changes: e.chronicle.of(addr), expiries: expiries, hold: isHold(addr), nameOf: e.NameOf,

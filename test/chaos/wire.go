@@ -174,21 +174,6 @@ func (ev evidence) takenForDead(node string, lost time.Time) bool {
 	})
 }
 
-// distinct drops the second sight of a frame that two captures saw.
-func distinct(claims []lab.Claim) (list []lab.Claim) {
-	for _, c := range claims {
-		i := len(list) - 1
-		for i >= 0 && c.At.Sub(list[i].At) < time.Millisecond && (list[i].MAC != c.MAC || list[i].Kind != c.Kind) {
-			i--
-		}
-		if i >= 0 && c.At.Sub(list[i].At) < time.Millisecond {
-			continue
-		}
-		list = append(list, c)
-	}
-	return list
-}
-
 // byAddr sorts claims under their addresses.
 func byAddr(claims []lab.Claim) map[netip.Addr][]lab.Claim {
 	out := map[netip.Addr][]lab.Claim{}

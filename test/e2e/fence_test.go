@@ -77,8 +77,12 @@ func TestReleaseOnASplitSegment(t *testing.T) {
 	}
 }
 
+// inHand is how many frames a speaker that was stopped may still send: two sockets are
+// answered on, and announcements are sent besides; each may just have compared the deadline.
+const inHand = 3
+
 // TestPausedSpeaker stops an owner's speaker for 10 s. Its queue is then full of
-// questions that it must no longer answer: it sends at most the frame that it had
+// questions that it must no longer answer: it sends at most the frames that it had
 // in hand.
 func TestPausedSpeaker(t *testing.T) {
 	for name, config := range map[string]string{"Hold": scenario.Config, "Release": releasing} {
@@ -95,7 +99,7 @@ func TestPausedSpeaker(t *testing.T) {
 			ok(t, n.Speaker().Resume())
 			ok(t, s.WaitNodes(ctx, 15*time.Second))
 			ok(t, lab.Wait(ctx, time.Second))
-			if claims := by(s, n, owned, resumed); len(claims) > 1 {
+			if claims := by(s, n, owned, resumed); len(claims) > inHand {
 				t.Errorf("%d frames after the pause, the last %v after it", len(claims), claims[len(claims)-1].At.Sub(resumed))
 			}
 			for _, x := range s.Overlong(lab.Overlaps(lab.Claims(paused, resumed, s.Addrs, s.AtClient, s.AtRouter)), 0) {
@@ -113,7 +117,7 @@ func TestPausedSpeaker(t *testing.T) {
 
 // TestTwoSpeakersOfOneNode starts a second speaker beside the first. The first
 // one ends; when it is paused meanwhile and knows nothing of a move, it sends at
-// most the frame that it had in hand.
+// most the frames that it had in hand.
 func TestTwoSpeakersOfOneNode(t *testing.T) {
 	s := open(t, scenario.Options{})
 	n, _ := ownerWithoutMember(t, s)
@@ -149,7 +153,7 @@ func TestTwoSpeakersOfOneNode(t *testing.T) {
 	ok(t, second.Resume())
 	ok(t, ended(ctx, second))
 	ok(t, lab.Wait(ctx, time.Second))
-	if claims := by(s, n, owned, resumed); len(claims) > 1 {
+	if claims := by(s, n, owned, resumed); len(claims) > inHand {
 		t.Errorf("the old process sent %d frames, the last %v after it resumed", len(claims), claims[len(claims)-1].At.Sub(resumed))
 	}
 }

@@ -118,7 +118,7 @@ func movedFrom(s *scenario.Stage, n *cluster.Node, addrs []netip.Addr) func(cont
 
 // by picks a node's claims for the addresses since a moment.
 func by(s *scenario.Stage, n *cluster.Node, addrs []netip.Addr, since time.Time) (claims []lab.Claim) {
-	for _, c := range lab.Claims(since, time.Time{}, addrs, s.AtClient, s.AtRouter) {
+	for _, c := range lab.Distinct(lab.Claims(since, time.Time{}, addrs, s.AtClient, s.AtRouter)) {
 		if c.MAC == n.Host.MAC(cluster.LAN) {
 			claims = append(claims, c)
 		}

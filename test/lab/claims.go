@@ -32,6 +32,22 @@ func Claims(from, to time.Time, addrs []netip.Addr, captures ...*Capture) []Clai
 	return claims
 }
 
+// Distinct drops the second sight of a frame that two captures saw. The claims are in
+// order of time.
+func Distinct(claims []Claim) (list []Claim) {
+	same := func(a, b Claim) bool { return a.Addr == b.Addr && a.MAC == b.MAC && a.Kind == b.Kind }
+	for _, c := range claims {
+		i := len(list) - 1
+		for i >= 0 && c.At.Sub(list[i].At) < time.Millisecond && !same(list[i], c) {
+			i--
+		}
+		if i < 0 || c.At.Sub(list[i].At) >= time.Millisecond {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
 // Tenure is a time in which one MAC claimed an address and no other did.
 type Tenure struct {
 	Addr     netip.Addr
