@@ -133,6 +133,7 @@ func (d *disk) compact(index uint64, snapshot []byte, trailing uint64) {
 		term, _ := d.termAt(base)
 		d.log = slices.Clone(d.from(base + 1))
 		d.base, d.baseTerm, d.baseConf = base, term, conf
+		d.synced = max(d.synced, base) // the snapshot has them
 	}
 }
 
