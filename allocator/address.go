@@ -46,10 +46,14 @@ func (p Plan) New() []Choice {
 //     outranks the time for which an address is kept for another service.
 //   - Otherwise, in this order: the address kept for this service (or for its
 //     sharing key), an address of its sharing key that it can join, and then of
-//     the pools by name, those only on request left out, the lowest address that was
+//     the pools, those only on request left out, the lowest address that was
 //     never used, or the one given up longest ago that is kept for nobody.
+//   - A pool with a serviceAllocation gives only to the services that it selects,
+//     requests included. Such pools are tried first, by priority and name, and
+//     then those for everybody, by name.
 //   - Two families come from one pool. PreferDualStack takes a pool with both
-//     first, then one of the first family, then one of the second.
+//     first, then one of the first family, then one of the second; pools for
+//     certain services before those for everybody.
 func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error) {
 	c := chooser{s: s, spec: spec, now: now, key: fsm.KeyOf(spec.GetNamespace(), spec.GetName())}
 	c.want()

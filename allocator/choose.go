@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -60,6 +61,8 @@ func (c *chooser) request(a netip.Addr) (Choice, *Refusal) {
 		no.Why = InNoPool
 	case c.spec.GetPool() != "" && pool != c.spec.GetPool():
 		no.Why = InOtherPool
+	case !c.selects(pool):
+		no.Why = NotSelected
 	case fsm.Buggy(a) && c.s.Pools[pool].Spec.GetAvoidBuggyIps():
 		no.Why = BuggyAddress
 	case rec != nil:
@@ -87,15 +90,24 @@ func (c *chooser) one(f family) *Refusal {
 		return nil
 	}
 	no := &Refusal{Family: f.String()}
-	for _, pool := range c.pools(no) {
+	if c.oneOf(c.pools(no), f, no) {
+		return nil
+	}
+	return no
+}
+
+// oneOf takes an address of the first of the pools that has one; no says why
+// each has none.
+func (c *chooser) oneOf(pools []string, f family, no *Refusal) bool {
+	for _, pool := range pools {
 		choice, why := c.fromPool(pool, f)
 		if why == WhyInvalid {
 			c.take(choice)
-			return nil
+			return true
 		}
 		no.Pools = append(no.Pools, PoolRefusal{pool, why})
 	}
-	return no
+	return false
 }
 
 // chooseSecond adds the second family from the pool that the first came from.
@@ -127,23 +139,43 @@ func (c *chooser) chooseBoth() *Refusal {
 	if choice, ok := c.again(c.first, ""); ok && c.pairIn(choice) {
 		return nil
 	}
-	for _, pool := range c.pools(no) {
-		choice, why := c.fromPool(pool, c.first)
-		if why == WhyInvalid && c.pairIn(choice) {
+	for _, class := range c.classes(c.pools(no)) {
+		for _, pool := range class {
+			choice, why := c.fromPool(pool, c.first)
+			if why == WhyInvalid && c.pairIn(choice) {
+				return nil
+			}
+			if why == WhyInvalid {
+				_, why = c.fromPool(pool, c.first.other())
+			}
+			no.Pools = append(no.Pools, PoolRefusal{pool, why})
+		}
+		if !c.required && (c.single(class, c.first) || c.single(class, c.first.other())) {
 			return nil
 		}
-		if why == WhyInvalid {
-			_, why = c.fromPool(pool, c.first.other())
-		}
-		no.Pools = append(no.Pools, PoolRefusal{pool, why})
-	}
-	if c.required {
-		return no
-	}
-	if c.one(c.first) == nil || c.one(c.first.other()) == nil {
-		return nil
 	}
 	return no
+}
+
+// single takes one address of the family from one of the pools.
+func (c *chooser) single(pools []string, f family) bool {
+	if choice, ok := c.again(f, ""); ok && slices.Contains(pools, choice.Pool) {
+		c.take(choice)
+		return true
+	}
+	return c.oneOf(pools, f, new(Refusal))
+}
+
+// classes parts the pools into those for certain services and those for all.
+func (c *chooser) classes(pools []string) [2][]string {
+	at := slices.IndexFunc(pools, func(pool string) bool {
+		def := c.s.Pools[pool]
+		return def == nil || def.Spec.GetServiceAllocation() == nil
+	})
+	if at < 0 {
+		at = len(pools)
+	}
+	return [2][]string{pools[:at], pools[at:]}
 }
 
 // pairIn takes the choice and one of the other family from its pool, or nothing.
@@ -169,7 +201,7 @@ func (c *chooser) pools(no *Refusal) []string {
 	if len(c.s.PoolNames()) == 0 {
 		no.Why = NoPools
 	}
-	return c.s.PoolNames()
+	return c.s.TryOrder()
 }
 
 // admits tells whether the service may take from a pool; WhyInvalid when it may.
@@ -182,9 +214,14 @@ func (c *chooser) admits(pool string) Why {
 		return InOtherPool
 	case def.Spec.GetManualOnly() && c.spec.GetPool() != pool:
 		return ManualOnly
+	case !c.selects(pool):
+		return NotSelected
 	}
 	return WhyInvalid
 }
+
+// selects tells whether the pool is for the service.
+func (c *chooser) selects(pool string) bool { return c.s.PoolSelects(c.s.Pools[pool].Spec, c.spec) }
 
 func (c *chooser) anyPoolHas(f family) bool {
 	for _, pool := range c.pools(new(Refusal)) {

@@ -38,6 +38,8 @@ const (
 	NoSuchPool
 	// ManualOnly: the pool gives addresses only to those who ask for it.
 	ManualOnly
+	// NotSelected: the pool's serviceAllocation is not for the service.
+	NotSelected
 	// NoFamily: the pool has no addresses of the family.
 	NoFamily
 	// Full: all addresses of the family are in use.
@@ -59,6 +61,7 @@ var whyTexts = [...]string{
 	NoPools:         "no pool is defined",
 	NoSuchPool:      "no such pool",
 	ManualOnly:      "only on request",
+	NotSelected:     "not for this service",
 	NoFamily:        "has none",
 	Full:            "full",
 	Kept:            "full but for addresses kept for deleted services",

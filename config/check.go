@@ -45,6 +45,8 @@ func (c *checker) finish(r *adminv1.Resource) {
 		faults = fsm.ValidateAdvertisement(k.L2Advertisement)
 	case *adminv1.Resource_Service:
 		faults = fsm.ValidateService(k.Service)
+	case *adminv1.Resource_Namespace:
+		faults = fsm.ValidateNamespace(k.Namespace)
 	}
 	for _, f := range faults {
 		if slices.ContainsFunc(known, func(e *Error) bool { return within(f.Path, e.Path) }) {
@@ -64,7 +66,22 @@ func (c *checker) pool(s *IPAddressPoolSpec) *adminv1.Resource {
 	return &adminv1.Resource{Kind: &adminv1.Resource_Pool{Pool: &logv1.Pool{
 		Name: c.meta.Name, Labels: c.meta.Labels, Addresses: s.Addresses,
 		ManualOnly: !s.AutoAssign, AvoidBuggyIps: s.AvoidBuggyIPs,
+		ServiceAllocation: toAllocation(s.ServiceAllocation),
 	}}}
+}
+
+func toAllocation(a *ServiceAllocation) *logv1.ServiceAllocation {
+	if a == nil {
+		return nil
+	}
+	return &logv1.ServiceAllocation{
+		Priority: a.Priority, Namespaces: a.Namespaces,
+		NamespaceSelectors: toSelectors(a.NamespaceSelectors), ServiceSelectors: toSelectors(a.ServiceSelectors),
+	}
+}
+
+func (c *checker) declaredNamespace() *adminv1.Resource {
+	return &adminv1.Resource{Kind: &adminv1.Resource_Namespace{Namespace: &logv1.Namespace{Name: c.meta.Name, Labels: c.meta.Labels}}}
 }
 
 func (c *checker) advertisement(s *L2AdvertisementSpec) *adminv1.Resource {

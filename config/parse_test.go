@@ -100,6 +100,13 @@ func TestDefaults(t *testing.T) {
 			`pool: {name: "p" addresses: "192.0.2.0/24"}`},
 		{"pool by hand", pool("  addresses: [192.0.2.0/24]\n  autoAssign: false\n  avoidBuggyIPs: true"),
 			`pool: {name: "p" addresses: "192.0.2.0/24" manual_only: true avoid_buggy_ips: true}`},
+		{"pool for some", pool("  addresses: [192.0.2.0/24]\n  serviceAllocation: {priority: 4, namespaces: [a], serviceSelectors: [{matchLabels: {b: c}}]}"),
+			`pool: {name: "p" addresses: "192.0.2.0/24" service_allocation: {priority: 4 namespaces: "a"
+			 service_selectors: {match_labels: {key: "b" value: "c"}}}}`},
+		{"pool with an empty serviceAllocation", pool("  addresses: [192.0.2.0/24]\n  serviceAllocation: {}"),
+			`pool: {name: "p" addresses: "192.0.2.0/24" service_allocation: {}}`},
+		{"namespace", head + "Namespace\nmetadata: {name: a, labels: {b: c}}",
+			`namespace: {name: "a" labels: {key: "b" value: "c"}}`},
 		{"advertisement", head + "L2Advertisement\nmetadata: {name: a}",
 			`l2_advertisement: {name: "a" on_control_loss: CONTROL_LOSS_HOLD placement: PLACEMENT_STICKY}`},
 		{"service", svc("  ports: [{port: 80}]"),

@@ -10,6 +10,7 @@ const (
 	KindIPAddressPool   = "IPAddressPool"
 	KindL2Advertisement = "L2Advertisement"
 	KindVirtualService  = "VirtualService"
+	KindNamespace       = "Namespace"
 	KindList            = "List"
 )
 
@@ -22,7 +23,7 @@ type Object struct {
 	APIVersion string   `json:"apiVersion"`
 	Kind       string   `json:"kind"`
 	Metadata   Metadata `json:"metadata"`
-	Spec       any      `json:"spec"`
+	Spec       any      `json:"spec,omitempty"`
 	// Status is what the group found; it is ignored when the document is applied.
 	Status any `json:"status,omitempty"`
 }
@@ -44,7 +45,26 @@ type IPAddressPoolSpec struct {
 	AutoAssign bool `json:"autoAssign"`
 	// AvoidBuggyIPs (default false) skips IPv4 addresses that end in .0 or .255.
 	AvoidBuggyIPs bool `json:"avoidBuggyIPs"`
+	// ServiceAllocation says for which services the pool is; not given: for all,
+	// after the pools that are for certain ones.
+	ServiceAllocation *ServiceAllocation `json:"serviceAllocation,omitempty"`
 }
+
+// ServiceAllocation chooses the services that a pool is for: those of the
+// namespaces (all when neither names nor selectors are given) that one of the
+// service selectors matches (all when there is none).
+type ServiceAllocation struct {
+	// Priority: pools of a lower number are tried first; 0 (default) comes last.
+	Priority uint32 `json:"priority,omitempty"`
+	// Namespaces and NamespaceSelectors choose namespaces, by name or by label.
+	Namespaces         []string        `json:"namespaces,omitempty"`
+	NamespaceSelectors []LabelSelector `json:"namespaceSelectors,omitempty"`
+	// ServiceSelectors choose services by label.
+	ServiceSelectors []LabelSelector `json:"serviceSelectors,omitempty"`
+}
+
+// NamespaceSpec is empty: a Namespace is its name and labels.
+type NamespaceSpec struct{}
 
 // L2AdvertisementSpec says for which pools, from which nodes and on which
 // interfaces addresses are announced in layer 2.
@@ -112,11 +132,8 @@ type LabelRequirement struct {
 
 const notYet = "is a field of MetalLB that QuorumLB does not support yet"
 
-func (IPAddressPoolSpec) fieldNote(name string) string {
-	if name == "serviceAllocation" {
-		return notYet
-	}
-	return ""
+func (NamespaceSpec) fieldNote(string) string {
+	return "a Namespace has metadata only: its name and labels"
 }
 
 func (L2AdvertisementSpec) fieldNote(name string) string {

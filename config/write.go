@@ -27,6 +27,8 @@ func FromResource(r *adminv1.Resource) (*Object, error) {
 		return FromAdvertisement(k.L2Advertisement)
 	case *adminv1.Resource_Service:
 		return FromService(k.Service)
+	case *adminv1.Resource_Namespace:
+		return FromNamespace(k.Namespace), nil
 	}
 	return nil, fmt.Errorf("%w: kind %T", ErrUnknownResource, r.GetKind())
 }
@@ -36,8 +38,26 @@ func FromPool(p *logv1.Pool) *Object {
 	return &Object{
 		APIVersion: APIVersion, Kind: KindIPAddressPool,
 		Metadata: Metadata{Name: p.GetName(), Labels: p.GetLabels()},
-		Spec:     IPAddressPoolSpec{Addresses: p.GetAddresses(), AutoAssign: !p.GetManualOnly(), AvoidBuggyIPs: p.GetAvoidBuggyIps()},
+		Spec: IPAddressPoolSpec{
+			Addresses: p.GetAddresses(), AutoAssign: !p.GetManualOnly(), AvoidBuggyIPs: p.GetAvoidBuggyIps(),
+			ServiceAllocation: fromAllocation(p.GetServiceAllocation()),
+		},
 	}
+}
+
+func fromAllocation(a *logv1.ServiceAllocation) *ServiceAllocation {
+	if a == nil {
+		return nil
+	}
+	return &ServiceAllocation{
+		Priority: a.GetPriority(), Namespaces: a.GetNamespaces(),
+		NamespaceSelectors: fromSelectors(a.GetNamespaceSelectors()), ServiceSelectors: fromSelectors(a.GetServiceSelectors()),
+	}
+}
+
+// FromNamespace is FromResource of a namespace.
+func FromNamespace(n *logv1.Namespace) *Object {
+	return &Object{APIVersion: APIVersion, Kind: KindNamespace, Metadata: Metadata{Name: n.GetName(), Labels: n.GetLabels()}}
 }
 
 // FromAdvertisement is FromResource of an advertisement.

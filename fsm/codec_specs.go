@@ -13,6 +13,7 @@ func (e *encoder) pool(p *logv1.Pool) {
 	e.strs(p.GetAddresses())
 	e.bool(p.GetManualOnly())
 	e.bool(p.GetAvoidBuggyIps())
+	e.serviceAllocation(p.GetServiceAllocation())
 }
 
 func (d *decoder) pool() *logv1.Pool {
@@ -22,6 +23,8 @@ func (d *decoder) pool() *logv1.Pool {
 		Addresses:     d.strs(),
 		ManualOnly:    d.bool(),
 		AvoidBuggyIps: d.bool(),
+
+		ServiceAllocation: d.serviceAllocation(),
 	}
 }
 

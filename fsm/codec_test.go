@@ -53,12 +53,15 @@ func TestEveryFieldOfARecordSurvives(t *testing.T) {
 		"address":       {&Address{}, roundOf(encodeAddress, decodeAddress)},
 		"free":          {&Free{}, roundOf(encodeFree, decodeFree)},
 		"node":          {&Node{}, roundOf(encodeNode, decodeNode)},
+		"namespace":     {&Namespace{}, roundOf(encodeNamespace, decodeNamespace)},
 	} {
 		n := 0
 		fillRecord(reflect.ValueOf(c.record).Elem(), &n)
 		switch r := c.record.(type) { // what is derived from the spec
 		case *Pool:
 			r.Ranges, r.Spec.Addresses = []Range{{keyOf4(1), keyOf4(9)}}, []string{"0.0.0.1-0.0.0.9"}
+		case *Namespace:
+			*r = *newNamespace(r.Spec, r.DefinedAt)
 		case *Service:
 			r.Key = KeyOf(r.Spec.Namespace, r.Spec.Name)
 		}

@@ -21,8 +21,9 @@ func (s *State) Dump(w io.Writer) error {
 		timesText(s.Lease), timesText(s.PriorLease), s.Retention, s.PolicyAt)
 	for _, k := range slices.Sorted(maps.Keys(s.Pools)) {
 		p := s.Pools[k]
-		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s at=%d\n",
-			k, p.Spec.GetAddresses(), p.Spec.GetManualOnly(), p.Spec.GetAvoidBuggyIps(), labelText(p.Spec.GetLabels()), p.DefinedAt)
+		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s for=%s at=%d\n",
+			k, p.Spec.GetAddresses(), p.Spec.GetManualOnly(), p.Spec.GetAvoidBuggyIps(), labelText(p.Spec.GetLabels()),
+			allocationText(p.Spec.GetServiceAllocation()), p.DefinedAt)
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Ads)) {
 		a := s.Ads[k]
@@ -43,6 +44,10 @@ func (s *State) Dump(w io.Writer) error {
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Nodes)) {
 		s.Nodes[k].dump(b)
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Namespaces)) {
+		n := s.Namespaces[k]
+		fmt.Fprintf(b, "namespace %s labels=%s at=%d\n", k, labelText(n.Spec.GetLabels()), n.DefinedAt)
 	}
 	return b.Flush()
 }
@@ -88,6 +93,14 @@ func priorText(node string, at, session, epoch uint64) string {
 		return "-"
 	}
 	return fmt.Sprintf("%s@%d/%d/%d", node, at, session, epoch)
+}
+
+func allocationText(a *logv1.ServiceAllocation) string {
+	if a == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%d/%v/%s/%s", a.GetPriority(), a.GetNamespaces(),
+		selectorText(a.GetNamespaceSelectors()), selectorText(a.GetServiceSelectors()))
 }
 
 func labelText(labels map[string]string) string {

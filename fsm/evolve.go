@@ -53,6 +53,8 @@ var handlers = [...]handler{
 	23: on("AdvertisementDeleted", (*logv1.Event).GetAdvertisementDeleted, (*folding).advertisementDeleted),
 	24: on("ServiceDeclared", (*logv1.Event).GetServiceDeclared, (*folding).serviceDeclared),
 	25: on("ServiceDeleted", (*logv1.Event).GetServiceDeleted, (*folding).serviceDeleted),
+	26: on("NamespaceDefined", (*logv1.Event).GetNamespaceDefined, (*folding).namespaceDefined),
+	27: on("NamespaceDeleted", (*logv1.Event).GetNamespaceDeleted, (*folding).namespaceDeleted),
 	30: on("AddressAllocated", (*logv1.Event).GetAddressAllocated, (*folding).addressAllocated),
 	31: on("AddressReleased", (*logv1.Event).GetAddressReleased, (*folding).addressReleased),
 	32: on("AllocationRefused", (*logv1.Event).GetAllocationRefused, (*folding).allocationRefused),

@@ -35,6 +35,9 @@ func (s *State) CheckIndexes() error {
 	if !slices.Equal(have.poolOrder, want.poolOrder) {
 		return fmt.Errorf("poolOrder: %v, rebuilt %v", have.poolOrder, want.poolOrder)
 	}
+	if !slices.Equal(have.tryOrder, want.tryOrder) {
+		return fmt.Errorf("tryOrder: %v, rebuilt %v", have.tryOrder, want.tryOrder)
+	}
 	if len(have.overlapping) > 0 {
 		return fmt.Errorf("overlapping: %v", have.overlapping)
 	}

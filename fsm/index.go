@@ -36,6 +36,8 @@ type indexes struct {
 	pools  map[string]*poolIndex
 	// poolOrder are the names of the pools, sorted. The slice is replaced, never changed.
 	poolOrder []string
+	// tryOrder are the same in the order of TryOrder; replaced, never changed.
+	tryOrder []string
 	// overlapping are pools that share addresses with another. That may be while
 	// a batch redefines several, and no longer at its end.
 	overlapping []string
@@ -135,6 +137,7 @@ func (x *indexes) clone() indexes {
 		ranges:      x.ranges.Copy(),
 		pools:       make(map[string]*poolIndex, len(x.pools)),
 		poolOrder:   x.poolOrder,
+		tryOrder:    x.tryOrder,
 		overlapping: slices.Clone(x.overlapping),
 	}
 	for node, t := range x.owners { // order-free: fills a map
@@ -169,6 +172,7 @@ func (s *State) rebuild() {
 	for _, p := range s.Pools { // order-free: fills an ordered tree and a map
 		x.addPool(s, p)
 	}
+	x.settleOrder(s)
 }
 
 func (x *indexes) ownerSet(node string) *btree.BTreeG[addrKey] {

@@ -31,6 +31,7 @@ var rowTypes = [...]rowType{
 	5: table("address", addressesOf, netip.Addr.Compare, encodeAddress, decodeAddress),
 	6: table("free", freeOf, netip.Addr.Compare, encodeFree, decodeFree),
 	7: table("node", nodesOf, cmp.Compare[string], encodeNode, decodeNode),
+	8: table("namespace", namespacesOf, cmp.Compare[string], encodeNamespace, decodeNamespace),
 }
 
 func poolsOf(s *State) map[string]*Pool            { return s.Pools }

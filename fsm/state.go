@@ -53,6 +53,8 @@ type State struct {
 	// Free remembers addresses that were used before and are free now.
 	Free  map[netip.Addr]*Free
 	Nodes map[string]*Node
+	// Namespaces are those that were declared, for their labels.
+	Namespaces map[string]*Namespace
 
 	// Indexes, derived from the maps above and rebuilt by a restore.
 	idx indexes

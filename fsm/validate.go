@@ -50,6 +50,9 @@ func ValidatePool(p *logv1.Pool) []FieldError {
 		}
 		ranges = append(ranges, r)
 	}
+	if a := p.GetServiceAllocation(); a != nil {
+		f.serviceAllocation("spec.serviceAllocation", a)
+	}
 	return f
 }
 

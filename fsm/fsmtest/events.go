@@ -171,3 +171,14 @@ func ConflictCleared(addr netip.Addr) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_AddressConflictCleared{AddressConflictCleared: &logv1.AddressConflictCleared{
 		Address: fsm.FromAddr(addr)}}}
 }
+
+// NamespaceDefined declares a namespace.
+func NamespaceDefined(name string, labels map[string]string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_NamespaceDefined{NamespaceDefined: &logv1.NamespaceDefined{
+		Namespace: &logv1.Namespace{Name: name, Labels: labels}}}}
+}
+
+// NamespaceDeleted deletes a namespace.
+func NamespaceDeleted(name string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_NamespaceDeleted{NamespaceDeleted: &logv1.NamespaceDeleted{Name: name}}}
+}

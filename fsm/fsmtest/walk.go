@@ -70,7 +70,7 @@ func (w *Walk) service() *logv1.Service {
 // change makes the events of one random change to the state, none when there
 // is nothing to change.
 func (w *Walk) change() []*logv1.Event {
-	switch w.pick(16) {
+	switch w.pick(17) {
 	case 0:
 		return w.definePool()
 	case 1:
@@ -99,6 +99,12 @@ func (w *Walk) change() []*logv1.Event {
 		return w.own()
 	case 15:
 		return w.report()
+	case 16:
+		name := fmt.Sprintf("ns%d", w.pick(3))
+		if w.S.Namespaces[name] != nil && w.pick(2) == 0 {
+			return []*logv1.Event{NamespaceDeleted(name)}
+		}
+		return []*logv1.Event{NamespaceDefined(name, map[string]string{"tier": walkKeys[w.pick(len(walkKeys))]})}
 	}
 	return nil
 }
@@ -116,6 +122,9 @@ func any1[K comparable, V any](pick Pick, m map[K]V, compare func(a, b K) int) (
 func (w *Walk) definePool() []*logv1.Event {
 	n := w.pick(3)
 	p := &logv1.Pool{Name: fmt.Sprintf("p%d", n), AvoidBuggyIps: w.pick(3) == 0}
+	if w.pick(3) == 0 {
+		p.ServiceAllocation = &logv1.ServiceAllocation{Priority: uint32(w.pick(3)), Namespaces: [][]string{nil, {"default"}, {"x"}}[w.pick(3)]}
+	}
 	for i, r := range walkRanges {
 		if i%3 == n && w.pick(3) > 0 {
 			p.Addresses = append(p.Addresses, r)

@@ -1,7 +1,11 @@
 package decider
 
 import (
+	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/quorumlb/quorumlb/allocator"
@@ -73,6 +77,8 @@ type shape struct {
 	pool   string
 	policy logv1.IPFamilyPolicy
 	first  logv1.IPFamily
+	// namespace and labels decide which pools are for it.
+	namespace, labels string
 }
 
 // shapeOf gives the service's shape; false when it is one of its kind.
@@ -84,11 +90,23 @@ func shapeOf(s *fsm.State, svc *fsm.Service) (shape, bool) {
 	for range s.KeptFor(svc.Key) {
 		return shape{}, false
 	}
-	sh := shape{pool: spec.GetPool(), policy: spec.GetIpFamilyPolicy()}
+	sh := shape{pool: spec.GetPool(), policy: spec.GetIpFamilyPolicy(), namespace: svc.Key.Namespace, labels: labelText(spec.GetLabels())}
 	if f := spec.GetIpFamilies(); len(f) > 0 {
 		sh.first = f[0]
 	}
 	return sh, true
+}
+
+// labelText is the same for the same labels, and only then.
+func labelText(labels map[string]string) string {
+	if len(labels) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		fmt.Fprintf(&b, "%q=%q,", k, labels[k])
+	}
+	return b.String()
 }
 
 // allocatePending tries the pending services, the longest waiting first. Of

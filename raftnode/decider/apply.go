@@ -15,9 +15,10 @@ import (
 
 // Kinds of resources, as in the admin API.
 const (
-	KindPool    = "IPAddressPool"
-	KindAd      = "L2Advertisement"
-	KindService = "VirtualService"
+	KindPool      = "IPAddressPool"
+	KindAd        = "L2Advertisement"
+	KindService   = "VirtualService"
+	KindNamespace = "Namespace"
 )
 
 // DefaultSource declares what names no source.
@@ -66,6 +67,7 @@ func (c *Apply) decide(t *tx) (answer, error) {
 	if err := a.checkRequests(); err != nil {
 		return nil, err
 	}
+	a.declareNamespaces()
 	a.declarePools()
 	a.declareAds()
 	if err := a.declareServices(); err != nil {
@@ -105,6 +107,10 @@ func (a *applying) compare() error {
 		case res.GetL2Advertisement() != nil:
 			outcome = compare(a.t.s.Ads[res.GetL2Advertisement().GetName()] != nil, func() bool {
 				return proto.Equal(a.t.s.Ads[res.GetL2Advertisement().GetName()].Spec, res.GetL2Advertisement())
+			})
+		case res.GetNamespace() != nil:
+			outcome = compare(a.t.s.Namespaces[res.GetNamespace().GetName()] != nil, func() bool {
+				return proto.Equal(a.t.s.Namespaces[res.GetNamespace().GetName()].Spec, res.GetNamespace())
 			})
 		default:
 			svc := a.t.s.Services[keyOf(res.GetService())]
@@ -150,11 +156,11 @@ func (a *applying) source() string {
 }
 
 // checkRequests refuses requested addresses that cannot be had, as far as that
-// shows before anything is declared: a refusal here costs nothing. With new pools it
-// shows only afterwards.
+// shows before anything is declared: a refusal here costs nothing. With new pools or
+// namespaces it shows only afterwards.
 func (a *applying) checkRequests() error {
 	for i, res := range a.Resources {
-		if res.GetPool() != nil && a.changed[i] {
+		if (res.GetPool() != nil || res.GetNamespace() != nil) && a.changed[i] {
 			return nil
 		}
 	}
@@ -183,6 +189,14 @@ func (a *applying) checkRequest(f *faults, i int, spec *logv1.Service) {
 		}
 	}
 	f.add(fmt.Sprintf("resources[%d].spec.addresses", i), "%s", r.Error())
+}
+
+func (a *applying) declareNamespaces() {
+	for i, res := range a.Resources {
+		if res.GetNamespace() != nil && a.changed[i] {
+			a.t.emit(namespaceDefined(res.GetNamespace()))
+		}
+	}
 }
 
 func (a *applying) declarePools() {
@@ -253,6 +267,8 @@ func resourceKind(r *adminv1.Resource) string {
 		return KindAd
 	case r.GetService() != nil:
 		return KindService
+	case r.GetNamespace() != nil:
+		return KindNamespace
 	}
 	return ""
 }
@@ -265,6 +281,8 @@ func resourceName(r *adminv1.Resource) string {
 		return r.GetL2Advertisement().GetName()
 	case r.GetService() != nil:
 		return keyOf(r.GetService()).String()
+	case r.GetNamespace() != nil:
+		return r.GetNamespace().GetName()
 	}
 	return ""
 }

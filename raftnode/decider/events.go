@@ -59,6 +59,14 @@ func poolDeleted(name string) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_PoolDeleted{PoolDeleted: &logv1.PoolDeleted{Name: name}}}
 }
 
+func namespaceDefined(spec *logv1.Namespace) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_NamespaceDefined{NamespaceDefined: &logv1.NamespaceDefined{Namespace: spec}}}
+}
+
+func namespaceDeleted(name string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_NamespaceDeleted{NamespaceDeleted: &logv1.NamespaceDeleted{Name: name}}}
+}
+
 func adDefined(spec *logv1.L2Advertisement) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_AdvertisementDefined{
 		AdvertisementDefined: &logv1.AdvertisementDefined{Advertisement: spec},

@@ -231,6 +231,12 @@ func (c *randomClient) command() Command {
 	case 8:
 		return &AnnounceFailed{Node: node, Address: addr, Epoch: epoch, Reason: "random"}
 	case 9:
+		switch c.rng.IntN(4) {
+		case 0:
+			return apply(namespace("default", map[string]string{"tier": []string{"gold", "silver"}[c.rng.IntN(2)]}))
+		case 1:
+			return apply(poolWith("gold", "10.0.3.0/30", forGold))
+		}
 		cmd := apply(pool("q", fmt.Sprintf("10.0.1.0/%d", 27+c.rng.IntN(3))))
 		cmd.Force = c.rng.IntN(2) == 0
 		return cmd

@@ -159,6 +159,8 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 	switch f := ev.GetFact().(type) {
 	case *logv1.Event_PoolDefined, *logv1.Event_PoolDeleted:
 		w.retry, w.sweepAll, w.chooser = true, true, nil
+	case *logv1.Event_NamespaceDefined, *logv1.Event_NamespaceDeleted:
+		w.retry = true
 	case *logv1.Event_AdvertisementDefined, *logv1.Event_AdvertisementDeleted:
 		w.sweepAll, w.chooser = true, nil
 	case *logv1.Event_ServiceDeclared:

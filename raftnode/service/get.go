@@ -14,6 +14,7 @@ import (
 	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 )
 
@@ -26,6 +27,7 @@ var getters = map[string]func(*view, *adminv1.GetResponse){
 	"pools":            (*view).pools,
 	"l2advertisements": (*view).advertisements,
 	"services":         (*view).services,
+	"namespaces":       (*view).namespaces,
 	"vips":             (*view).vips,
 	"nodes":            (*view).nodes,
 }
@@ -122,6 +124,33 @@ func (v *view) services(resp *adminv1.GetResponse) {
 			st.Addresses = append(st.Addresses, a.String())
 		}
 		resp.Services = append(resp.Services, st)
+	}
+}
+
+// namespaces are those that are declared or have services.
+func (v *view) namespaces(resp *adminv1.GetResponse) {
+	found := map[string]*adminv1.NamespaceStatus{}
+	get := func(name string) *adminv1.NamespaceStatus {
+		if found[name] == nil {
+			found[name] = &adminv1.NamespaceStatus{Namespace: &logv1.Namespace{Name: name}}
+			if n := v.s.Namespaces[name]; n != nil {
+				found[name] = &adminv1.NamespaceStatus{Namespace: n.Spec, Defined: true}
+			}
+		}
+		return found[name]
+	}
+	for name := range v.s.Namespaces {
+		get(name)
+	}
+	for key, svc := range v.s.Services {
+		st := get(key.Namespace)
+		st.Services++
+		st.Addresses += uint32(len(svc.Addresses))
+	}
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if v.wants(name) {
+			resp.Namespaces = append(resp.Namespaces, found[name])
+		}
 	}
 }
 

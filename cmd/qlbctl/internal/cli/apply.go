@@ -36,7 +36,7 @@ func (a *app) applyCmd() *cobra.Command {
 	var dryRun, force bool
 	cmd := command(&cobra.Command{
 		Use:   "apply -f FILE|-|DIR",
-		Short: "Declare pools, l2advertisements and services from files",
+		Short: "Declare pools, l2advertisements, services and namespaces from files",
 		Long: `Declare what is in YAML or JSON files: all of it, or nothing when anything is wrong.
 
 A directory means its files *.yaml, *.yml and *.json. Documents have
@@ -46,6 +46,8 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     addresses               CIDRs and first-last ranges, IPv4 and IPv6 (required)
     autoAssign              false: only for services that name it (default true)
     avoidBuggyIPs           skip .0 and .255 (default false)
+    serviceAllocation       {priority, namespaces, namespaceSelectors, serviceSelectors}:
+                            only for these services, and for them before other pools
 
   kind: L2Advertisement     metadata: name, labels
     ipAddressPools, ipAddressPoolSelectors   which pools (default all)
@@ -64,6 +66,9 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     sharingKey              services with one key may share an address
     nodeSelectors           which nodes may own (default all)
     delivery                None (default) | Host
+
+  kind: Namespace           metadata: name, labels (for namespaceSelectors; every namespace
+                            has the label kubernetes.io/metadata.name by itself)
 
 What "get -o yaml" prints can be applied; a status in it is ignored.
 

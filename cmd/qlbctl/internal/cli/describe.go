@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/words"
 	"github.com/quorumlb/quorumlb/config"
+	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -22,7 +24,8 @@ func (a *app) describeCmd() *cobra.Command {
 	cmd := command(&cobra.Command{
 		Use:   "describe KIND NAME | describe KIND/NAME",
 		Short: "Tell everything about one thing, with reasons and history",
-		Long: `Tell everything about one pool, l2advertisement, service, vip, node or member: what is
+		Long: `Tell everything about one pool, l2advertisement, service, namespace, vip, node or
+member: what is
 wanted, what is so, why, and what happened to it lately.
 
 For a vip that is every node's answer to "may it own this address?".`,
@@ -69,6 +72,11 @@ func (a *app) describe(ctx context.Context, t target, most int) error {
 			return missing
 		}
 		return a.describeAdvertisement(w, got.GetL2Advertisements()[0])
+	case "namespaces":
+		if len(got.GetNamespaces()) != 1 {
+			return missing
+		}
+		return a.describeNamespace(w, got.GetNamespaces()[0])
 	case "members":
 		if len(got.GetMembers()) != 1 {
 			return missing
@@ -113,8 +121,24 @@ func (a *app) describePool(w io.Writer, p *adminv1.PoolStatus) error {
 	}
 	f.add("Auto-assign", yesNo(!spec.GetManualOnly()))
 	f.add("Avoid buggy IPs", yesNo(spec.GetAvoidBuggyIps()))
+	f.add("For services", allocation(spec.GetServiceAllocation()))
 	f.add("IPv4", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv4()), number(p.GetAvailableIpv4())))
 	f.add("IPv6", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv6()), number(p.GetAvailableIpv6())))
+	return f.write(w)
+}
+
+func (a *app) describeNamespace(w io.Writer, n *adminv1.NamespaceStatus) error {
+	var f fields
+	f.add("Name", n.GetNamespace().GetName())
+	labels := maps.Clone(n.GetNamespace().GetLabels())
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[fsm.LabelNamespaceName] = n.GetNamespace().GetName() // every namespace has it
+	f.add("Labels", words.Labels(labels))
+	f.add("Declared", yesNo(n.GetDefined()))
+	f.add("Services", number(uint64(n.GetServices())))
+	f.add("Addresses", number(uint64(n.GetAddresses())))
 	return f.write(w)
 }
 

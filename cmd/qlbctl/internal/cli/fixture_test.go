@@ -26,7 +26,7 @@ func mac(last byte) []byte { return []byte{2, 0, 0, 0, 0, last} }
 // healthyGroup has nothing to complain about.
 func healthyGroup() *fakeGroup {
 	g := &fakeGroup{
-		get:    &adminv1.GetResponse{Revision: 1234, Pools: fixturePools(), L2Advertisements: fixtureAds(), Services: fixtureServices(), Nodes: fixtureNodes()},
+		get:    &adminv1.GetResponse{Revision: 1234, Pools: fixturePools(), L2Advertisements: fixtureAds(), Services: fixtureServices(), Namespaces: fixtureNamespaces(), Nodes: fixtureNodes()},
 		events: fixtureEvents(),
 	}
 	for i, id := range []string{"m1", "m2", "m3"} {
@@ -69,11 +69,19 @@ func healthyGroup() *fakeGroup {
 
 func fixturePools() []*adminv1.PoolStatus {
 	return []*adminv1.PoolStatus{
-		{Pool: &logv1.Pool{Name: "reserved", Addresses: []string{"203.0.113.0/28"}, ManualOnly: true, AvoidBuggyIps: true}, AvailableIpv4: 15},
+		{Pool: &logv1.Pool{Name: "reserved", Addresses: []string{"203.0.113.0/28"}, ManualOnly: true, AvoidBuggyIps: true,
+			ServiceAllocation: &logv1.ServiceAllocation{Priority: 3, Namespaces: []string{"shop"}, NamespaceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "gold"}}}}}, AvailableIpv4: 15},
 		{
 			Pool:         &logv1.Pool{Name: "public", Labels: map[string]string{"zone": "edge"}, Addresses: []string{"192.0.2.10-192.0.2.99", "198.51.100.0/28", "2001:db8:0:1::/64"}},
 			AssignedIpv4: 1, AvailableIpv4: 105, AssignedIpv6: 1, AvailableIpv6: 1<<63 - 1,
 		},
+	}
+}
+
+func fixtureNamespaces() []*adminv1.NamespaceStatus {
+	return []*adminv1.NamespaceStatus{
+		{Namespace: &logv1.Namespace{Name: "default"}, Services: 2, Addresses: 2},
+		{Namespace: &logv1.Namespace{Name: "shop", Labels: map[string]string{"tier": "gold"}}, Defined: true, Services: 1, Addresses: 2},
 	}
 }
 

@@ -50,6 +50,18 @@ func poolObject(p *adminv1.PoolStatus) object {
 	return object{o}
 }
 
+type namespaceStatus struct {
+	Declared  bool   `json:"declared"`
+	Services  uint32 `json:"services"`
+	Addresses uint32 `json:"addresses"`
+}
+
+func namespaceObject(n *adminv1.NamespaceStatus) object {
+	o := config.FromNamespace(n.GetNamespace())
+	o.Status = namespaceStatus{n.GetDefined(), n.GetServices(), n.GetAddresses()}
+	return object{o}
+}
+
 // serviceStatus has Kubernetes' form.
 type serviceStatus struct {
 	LoadBalancer struct {

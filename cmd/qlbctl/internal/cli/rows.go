@@ -33,7 +33,7 @@ func cells(t *table, wide bool, narrow []string, more ...string) {
 
 func (a *app) poolRows(s *section, pools []*adminv1.PoolStatus) {
 	s.found = len(pools)
-	s.header = columns("NAME ADDRESSES AUTO-ASSIGN USED-IPV4 FREE-IPV4 USED-IPV6 FREE-IPV6", "AVOID-BUGGY LABELS")
+	s.header = columns("NAME ADDRESSES AUTO-ASSIGN USED-IPV4 FREE-IPV4 USED-IPV6 FREE-IPV6", "FOR AVOID-BUGGY LABELS")
 	slices.SortStableFunc(pools, func(x, y *adminv1.PoolStatus) int { return byName(x.GetPool().GetName(), y.GetPool().GetName()) })
 	for _, p := range pools {
 		spec := p.GetPool()
@@ -45,7 +45,52 @@ func (a *app) poolRows(s *section, pools []*adminv1.PoolStatus) {
 			cells(t, wide, []string{
 				spec.GetName(), words.Some(spec.GetAddresses(), most), yesNo(!spec.GetManualOnly()),
 				number(p.GetAssignedIpv4()), number(p.GetAvailableIpv4()), number(p.GetAssignedIpv6()), number(p.GetAvailableIpv6()),
-			}, yesNo(spec.GetAvoidBuggyIps()), words.Labels(spec.GetLabels()))
+			}, allocation(spec.GetServiceAllocation()), yesNo(spec.GetAvoidBuggyIps()), words.Labels(spec.GetLabels()))
+		})
+	}
+}
+
+// allocation says for which services a pool is.
+func allocation(a *logv1.ServiceAllocation) string {
+	if a == nil {
+		return "all"
+	}
+	var parts []string
+	if namespaces := namespacesOf(a); namespaces != "" {
+		parts = append(parts, "namespaces "+namespaces)
+	}
+	if len(a.GetServiceSelectors()) > 0 {
+		parts = append(parts, "services "+selectors(a.GetServiceSelectors()))
+	}
+	if len(parts) == 0 {
+		parts = append(parts, "all")
+	}
+	if a.GetPriority() > 0 {
+		parts = append(parts, fmt.Sprintf("priority %d", a.GetPriority()))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func namespacesOf(a *logv1.ServiceAllocation) string {
+	parts := slices.Clone(a.GetNamespaces())
+	for _, sel := range a.GetNamespaceSelectors() {
+		parts = append(parts, "{"+selector(sel)+"}")
+	}
+	return strings.Join(parts, " or ")
+}
+
+func (a *app) namespaceRows(s *section, namespaces []*adminv1.NamespaceStatus) {
+	s.found = len(namespaces)
+	s.header = columns("NAME DECLARED SERVICES ADDRESSES LABELS", "")
+	slices.SortStableFunc(namespaces, func(x, y *adminv1.NamespaceStatus) int {
+		return byName(x.GetNamespace().GetName(), y.GetNamespace().GetName())
+	})
+	for _, n := range namespaces {
+		s.add(namespaceObject(n), func(t *table, wide bool) {
+			cells(t, wide, []string{
+				n.GetNamespace().GetName(), yesNo(n.GetDefined()), number(uint64(n.GetServices())), number(uint64(n.GetAddresses())),
+				words.Labels(n.GetNamespace().GetLabels()),
+			})
 		})
 	}
 }

@@ -113,6 +113,11 @@ func intentEvent(ev *logv1.Event) (string, string) {
 		return service(s.GetNamespace(), s.GetName()), fmt.Sprintf("declared by %s: ports %s", OrNone(f.ServiceDeclared.GetSource()), Ports(s.GetPorts()))
 	case *logv1.Event_ServiceDeleted:
 		return service(f.ServiceDeleted.GetNamespace(), f.ServiceDeleted.GetName()), "deleted"
+	case *logv1.Event_NamespaceDefined:
+		n := f.NamespaceDefined.GetNamespace()
+		return "namespace " + n.GetName(), "declared: labels " + Labels(n.GetLabels())
+	case *logv1.Event_NamespaceDeleted:
+		return "namespace " + f.NamespaceDeleted.GetName(), "its labels deleted"
 	case *logv1.Event_RestoreBegun:
 		e := f.RestoreBegun
 		return "group", fmt.Sprintf("reverts to revision %d of group %s", e.GetFromRevision(), Hex(e.GetFromClusterId(), 4))

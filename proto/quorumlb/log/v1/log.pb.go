@@ -316,6 +316,8 @@ type Event struct {
 	//	*Event_AdvertisementDeleted
 	//	*Event_ServiceDeclared
 	//	*Event_ServiceDeleted
+	//	*Event_NamespaceDefined
+	//	*Event_NamespaceDeleted
 	//	*Event_AddressAllocated
 	//	*Event_AddressReleased
 	//	*Event_AllocationRefused
@@ -467,6 +469,24 @@ func (x *Event) GetServiceDeleted() *ServiceDeleted {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_ServiceDeleted); ok {
 			return x.ServiceDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetNamespaceDefined() *NamespaceDefined {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_NamespaceDefined); ok {
+			return x.NamespaceDefined
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetNamespaceDeleted() *NamespaceDeleted {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_NamespaceDeleted); ok {
+			return x.NamespaceDeleted
 		}
 	}
 	return nil
@@ -669,6 +689,14 @@ type Event_ServiceDeleted struct {
 	ServiceDeleted *ServiceDeleted `protobuf:"bytes,25,opt,name=service_deleted,json=serviceDeleted,proto3,oneof"`
 }
 
+type Event_NamespaceDefined struct {
+	NamespaceDefined *NamespaceDefined `protobuf:"bytes,26,opt,name=namespace_defined,json=namespaceDefined,proto3,oneof"`
+}
+
+type Event_NamespaceDeleted struct {
+	NamespaceDeleted *NamespaceDeleted `protobuf:"bytes,27,opt,name=namespace_deleted,json=namespaceDeleted,proto3,oneof"`
+}
+
 type Event_AddressAllocated struct {
 	AddressAllocated *AddressAllocated `protobuf:"bytes,30,opt,name=address_allocated,json=addressAllocated,proto3,oneof"`
 }
@@ -756,6 +784,10 @@ func (*Event_AdvertisementDeleted) isEvent_Fact() {}
 func (*Event_ServiceDeclared) isEvent_Fact() {}
 
 func (*Event_ServiceDeleted) isEvent_Fact() {}
+
+func (*Event_NamespaceDefined) isEvent_Fact() {}
+
+func (*Event_NamespaceDeleted) isEvent_Fact() {}
 
 func (*Event_AddressAllocated) isEvent_Fact() {}
 
@@ -1334,6 +1366,94 @@ func (x *ServiceDeleted) GetName() string {
 	return ""
 }
 
+type NamespaceDefined struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     *Namespace             `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceDefined) Reset() {
+	*x = NamespaceDefined{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceDefined) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceDefined) ProtoMessage() {}
+
+func (x *NamespaceDefined) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceDefined.ProtoReflect.Descriptor instead.
+func (*NamespaceDefined) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *NamespaceDefined) GetNamespace() *Namespace {
+	if x != nil {
+		return x.Namespace
+	}
+	return nil
+}
+
+type NamespaceDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceDeleted) Reset() {
+	*x = NamespaceDeleted{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceDeleted) ProtoMessage() {}
+
+func (x *NamespaceDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceDeleted.ProtoReflect.Descriptor instead.
+func (*NamespaceDeleted) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *NamespaceDeleted) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // The service has the address from now on. Several services may share one.
 type AddressAllocated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1349,7 +1469,7 @@ type AddressAllocated struct {
 
 func (x *AddressAllocated) Reset() {
 	*x = AddressAllocated{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[13]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1481,7 @@ func (x *AddressAllocated) String() string {
 func (*AddressAllocated) ProtoMessage() {}
 
 func (x *AddressAllocated) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[13]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1494,7 @@ func (x *AddressAllocated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressAllocated.ProtoReflect.Descriptor instead.
 func (*AddressAllocated) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddressAllocated) GetAddress() []byte {
@@ -1426,7 +1546,7 @@ type AddressReleased struct {
 
 func (x *AddressReleased) Reset() {
 	*x = AddressReleased{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[14]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1558,7 @@ func (x *AddressReleased) String() string {
 func (*AddressReleased) ProtoMessage() {}
 
 func (x *AddressReleased) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[14]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1571,7 @@ func (x *AddressReleased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressReleased.ProtoReflect.Descriptor instead.
 func (*AddressReleased) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AddressReleased) GetAddress() []byte {
@@ -1495,7 +1615,7 @@ type AllocationRefused struct {
 
 func (x *AllocationRefused) Reset() {
 	*x = AllocationRefused{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1627,7 @@ func (x *AllocationRefused) String() string {
 func (*AllocationRefused) ProtoMessage() {}
 
 func (x *AllocationRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1640,7 @@ func (x *AllocationRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocationRefused.ProtoReflect.Descriptor instead.
 func (*AllocationRefused) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AllocationRefused) GetNamespace() string {
@@ -1566,7 +1686,7 @@ type SessionOpened struct {
 
 func (x *SessionOpened) Reset() {
 	*x = SessionOpened{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1698,7 @@ func (x *SessionOpened) String() string {
 func (*SessionOpened) ProtoMessage() {}
 
 func (x *SessionOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1711,7 @@ func (x *SessionOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOpened.ProtoReflect.Descriptor instead.
 func (*SessionOpened) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SessionOpened) GetNode() string {
@@ -1654,7 +1774,7 @@ type SessionClosed struct {
 
 func (x *SessionClosed) Reset() {
 	*x = SessionClosed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +1786,7 @@ func (x *SessionClosed) String() string {
 func (*SessionClosed) ProtoMessage() {}
 
 func (x *SessionClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +1799,7 @@ func (x *SessionClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClosed.ProtoReflect.Descriptor instead.
 func (*SessionClosed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SessionClosed) GetNode() string {
@@ -1707,7 +1827,7 @@ type SessionExpired struct {
 
 func (x *SessionExpired) Reset() {
 	*x = SessionExpired{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1839,7 @@ func (x *SessionExpired) String() string {
 func (*SessionExpired) ProtoMessage() {}
 
 func (x *SessionExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1852,7 @@ func (x *SessionExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionExpired.ProtoReflect.Descriptor instead.
 func (*SessionExpired) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SessionExpired) GetNode() string {
@@ -1763,7 +1883,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1895,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1908,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Link) GetName() string {
@@ -1829,7 +1949,7 @@ type NodeLinksChanged struct {
 
 func (x *NodeLinksChanged) Reset() {
 	*x = NodeLinksChanged{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +1961,7 @@ func (x *NodeLinksChanged) String() string {
 func (*NodeLinksChanged) ProtoMessage() {}
 
 func (x *NodeLinksChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +1974,7 @@ func (x *NodeLinksChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLinksChanged.ProtoReflect.Descriptor instead.
 func (*NodeLinksChanged) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeLinksChanged) GetNode() string {
@@ -1882,7 +2002,7 @@ type NodeDrained struct {
 
 func (x *NodeDrained) Reset() {
 	*x = NodeDrained{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +2014,7 @@ func (x *NodeDrained) String() string {
 func (*NodeDrained) ProtoMessage() {}
 
 func (x *NodeDrained) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2027,7 @@ func (x *NodeDrained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDrained.ProtoReflect.Descriptor instead.
 func (*NodeDrained) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeDrained) GetNode() string {
@@ -1933,7 +2053,7 @@ type NodeUndrained struct {
 
 func (x *NodeUndrained) Reset() {
 	*x = NodeUndrained{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2065,7 @@ func (x *NodeUndrained) String() string {
 func (*NodeUndrained) ProtoMessage() {}
 
 func (x *NodeUndrained) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2078,7 @@ func (x *NodeUndrained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUndrained.ProtoReflect.Descriptor instead.
 func (*NodeUndrained) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NodeUndrained) GetNode() string {
@@ -1978,7 +2098,7 @@ type NodeForgotten struct {
 
 func (x *NodeForgotten) Reset() {
 	*x = NodeForgotten{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2110,7 @@ func (x *NodeForgotten) String() string {
 func (*NodeForgotten) ProtoMessage() {}
 
 func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2123,7 @@ func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeForgotten.ProtoReflect.Descriptor instead.
 func (*NodeForgotten) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NodeForgotten) GetNode() string {
@@ -2027,7 +2147,7 @@ type OwnerReleased struct {
 
 func (x *OwnerReleased) Reset() {
 	*x = OwnerReleased{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2159,7 @@ func (x *OwnerReleased) String() string {
 func (*OwnerReleased) ProtoMessage() {}
 
 func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2172,7 @@ func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerReleased.ProtoReflect.Descriptor instead.
 func (*OwnerReleased) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *OwnerReleased) GetAddress() []byte {
@@ -2097,7 +2217,7 @@ type OwnerAssigned struct {
 
 func (x *OwnerAssigned) Reset() {
 	*x = OwnerAssigned{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2229,7 @@ func (x *OwnerAssigned) String() string {
 func (*OwnerAssigned) ProtoMessage() {}
 
 func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2242,7 @@ func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerAssigned.ProtoReflect.Descriptor instead.
 func (*OwnerAssigned) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OwnerAssigned) GetAddress() []byte {
@@ -2159,7 +2279,7 @@ type AnnounceFailed struct {
 
 func (x *AnnounceFailed) Reset() {
 	*x = AnnounceFailed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2291,7 @@ func (x *AnnounceFailed) String() string {
 func (*AnnounceFailed) ProtoMessage() {}
 
 func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2304,7 @@ func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceFailed.ProtoReflect.Descriptor instead.
 func (*AnnounceFailed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AnnounceFailed) GetAddress() []byte {
@@ -2225,7 +2345,7 @@ type AnnounceRecovered struct {
 
 func (x *AnnounceRecovered) Reset() {
 	*x = AnnounceRecovered{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2357,7 @@ func (x *AnnounceRecovered) String() string {
 func (*AnnounceRecovered) ProtoMessage() {}
 
 func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2370,7 @@ func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRecovered.ProtoReflect.Descriptor instead.
 func (*AnnounceRecovered) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AnnounceRecovered) GetAddress() []byte {
@@ -2279,7 +2399,7 @@ type AddressConflictObserved struct {
 
 func (x *AddressConflictObserved) Reset() {
 	*x = AddressConflictObserved{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2411,7 @@ func (x *AddressConflictObserved) String() string {
 func (*AddressConflictObserved) ProtoMessage() {}
 
 func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2424,7 @@ func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictObserved.ProtoReflect.Descriptor instead.
 func (*AddressConflictObserved) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AddressConflictObserved) GetAddress() []byte {
@@ -2337,7 +2457,7 @@ type AddressConflictCleared struct {
 
 func (x *AddressConflictCleared) Reset() {
 	*x = AddressConflictCleared{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2469,7 @@ func (x *AddressConflictCleared) String() string {
 func (*AddressConflictCleared) ProtoMessage() {}
 
 func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2482,7 @@ func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictCleared.ProtoReflect.Descriptor instead.
 func (*AddressConflictCleared) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AddressConflictCleared) GetAddress() []byte {
@@ -2384,7 +2504,7 @@ type RestoreBegun struct {
 
 func (x *RestoreBegun) Reset() {
 	*x = RestoreBegun{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2516,7 @@ func (x *RestoreBegun) String() string {
 func (*RestoreBegun) ProtoMessage() {}
 
 func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2529,7 @@ func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegun.ProtoReflect.Descriptor instead.
 func (*RestoreBegun) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RestoreBegun) GetFromRevision() uint64 {
@@ -2436,7 +2556,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04prev\x18\x02 \x01(\fR\x04prev\x12$\n" +
 	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06actors\x18\x04 \x03(\tR\x06actors\x12.\n" +
-	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xff\x10\n" +
+	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xa3\x12\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\rR\x05actor\x12J\n" +
 	"\x0fcluster_founded\x18\n" +
@@ -2450,6 +2570,8 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x15advertisement_deleted\x18\x17 \x01(\v2%.quorumlb.log.v1.AdvertisementDeletedH\x00R\x14advertisementDeleted\x12M\n" +
 	"\x10service_declared\x18\x18 \x01(\v2 .quorumlb.log.v1.ServiceDeclaredH\x00R\x0fserviceDeclared\x12J\n" +
 	"\x0fservice_deleted\x18\x19 \x01(\v2\x1f.quorumlb.log.v1.ServiceDeletedH\x00R\x0eserviceDeleted\x12P\n" +
+	"\x11namespace_defined\x18\x1a \x01(\v2!.quorumlb.log.v1.NamespaceDefinedH\x00R\x10namespaceDefined\x12P\n" +
+	"\x11namespace_deleted\x18\x1b \x01(\v2!.quorumlb.log.v1.NamespaceDeletedH\x00R\x10namespaceDeleted\x12P\n" +
 	"\x11address_allocated\x18\x1e \x01(\v2!.quorumlb.log.v1.AddressAllocatedH\x00R\x10addressAllocated\x12M\n" +
 	"\x10address_released\x18\x1f \x01(\v2 .quorumlb.log.v1.AddressReleasedH\x00R\x0faddressReleased\x12S\n" +
 	"\x12allocation_refused\x18  \x01(\v2\".quorumlb.log.v1.AllocationRefusedH\x00R\x11allocationRefused\x12G\n" +
@@ -2499,7 +2621,11 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"generation\"B\n" +
 	"\x0eServiceDeleted\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xad\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"L\n" +
+	"\x10NamespaceDefined\x128\n" +
+	"\tnamespace\x18\x01 \x01(\v2\x1a.quorumlb.log.v1.NamespaceR\tnamespace\"&\n" +
+	"\x10NamespaceDeleted\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xad\x01\n" +
 	"\x10AddressAllocated\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -2612,7 +2738,7 @@ func file_quorumlb_log_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(AllocationReason)(0),           // 0: quorumlb.log.v1.AllocationReason
 	(DrainReason)(0),                // 1: quorumlb.log.v1.DrainReason
@@ -2630,28 +2756,31 @@ var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(*AdvertisementDeleted)(nil),    // 13: quorumlb.log.v1.AdvertisementDeleted
 	(*ServiceDeclared)(nil),         // 14: quorumlb.log.v1.ServiceDeclared
 	(*ServiceDeleted)(nil),          // 15: quorumlb.log.v1.ServiceDeleted
-	(*AddressAllocated)(nil),        // 16: quorumlb.log.v1.AddressAllocated
-	(*AddressReleased)(nil),         // 17: quorumlb.log.v1.AddressReleased
-	(*AllocationRefused)(nil),       // 18: quorumlb.log.v1.AllocationRefused
-	(*SessionOpened)(nil),           // 19: quorumlb.log.v1.SessionOpened
-	(*SessionClosed)(nil),           // 20: quorumlb.log.v1.SessionClosed
-	(*SessionExpired)(nil),          // 21: quorumlb.log.v1.SessionExpired
-	(*Link)(nil),                    // 22: quorumlb.log.v1.Link
-	(*NodeLinksChanged)(nil),        // 23: quorumlb.log.v1.NodeLinksChanged
-	(*NodeDrained)(nil),             // 24: quorumlb.log.v1.NodeDrained
-	(*NodeUndrained)(nil),           // 25: quorumlb.log.v1.NodeUndrained
-	(*NodeForgotten)(nil),           // 26: quorumlb.log.v1.NodeForgotten
-	(*OwnerReleased)(nil),           // 27: quorumlb.log.v1.OwnerReleased
-	(*OwnerAssigned)(nil),           // 28: quorumlb.log.v1.OwnerAssigned
-	(*AnnounceFailed)(nil),          // 29: quorumlb.log.v1.AnnounceFailed
-	(*AnnounceRecovered)(nil),       // 30: quorumlb.log.v1.AnnounceRecovered
-	(*AddressConflictObserved)(nil), // 31: quorumlb.log.v1.AddressConflictObserved
-	(*AddressConflictCleared)(nil),  // 32: quorumlb.log.v1.AddressConflictCleared
-	(*RestoreBegun)(nil),            // 33: quorumlb.log.v1.RestoreBegun
-	nil,                             // 34: quorumlb.log.v1.SessionOpened.LabelsEntry
-	(*Pool)(nil),                    // 35: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),         // 36: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),                 // 37: quorumlb.log.v1.Service
+	(*NamespaceDefined)(nil),        // 16: quorumlb.log.v1.NamespaceDefined
+	(*NamespaceDeleted)(nil),        // 17: quorumlb.log.v1.NamespaceDeleted
+	(*AddressAllocated)(nil),        // 18: quorumlb.log.v1.AddressAllocated
+	(*AddressReleased)(nil),         // 19: quorumlb.log.v1.AddressReleased
+	(*AllocationRefused)(nil),       // 20: quorumlb.log.v1.AllocationRefused
+	(*SessionOpened)(nil),           // 21: quorumlb.log.v1.SessionOpened
+	(*SessionClosed)(nil),           // 22: quorumlb.log.v1.SessionClosed
+	(*SessionExpired)(nil),          // 23: quorumlb.log.v1.SessionExpired
+	(*Link)(nil),                    // 24: quorumlb.log.v1.Link
+	(*NodeLinksChanged)(nil),        // 25: quorumlb.log.v1.NodeLinksChanged
+	(*NodeDrained)(nil),             // 26: quorumlb.log.v1.NodeDrained
+	(*NodeUndrained)(nil),           // 27: quorumlb.log.v1.NodeUndrained
+	(*NodeForgotten)(nil),           // 28: quorumlb.log.v1.NodeForgotten
+	(*OwnerReleased)(nil),           // 29: quorumlb.log.v1.OwnerReleased
+	(*OwnerAssigned)(nil),           // 30: quorumlb.log.v1.OwnerAssigned
+	(*AnnounceFailed)(nil),          // 31: quorumlb.log.v1.AnnounceFailed
+	(*AnnounceRecovered)(nil),       // 32: quorumlb.log.v1.AnnounceRecovered
+	(*AddressConflictObserved)(nil), // 33: quorumlb.log.v1.AddressConflictObserved
+	(*AddressConflictCleared)(nil),  // 34: quorumlb.log.v1.AddressConflictCleared
+	(*RestoreBegun)(nil),            // 35: quorumlb.log.v1.RestoreBegun
+	nil,                             // 36: quorumlb.log.v1.SessionOpened.LabelsEntry
+	(*Pool)(nil),                    // 37: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),         // 38: quorumlb.log.v1.L2Advertisement
+	(*Service)(nil),                 // 39: quorumlb.log.v1.Service
+	(*Namespace)(nil),               // 40: quorumlb.log.v1.Namespace
 }
 var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
 	4,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
@@ -2665,39 +2794,42 @@ var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
 	13, // 8: quorumlb.log.v1.Event.advertisement_deleted:type_name -> quorumlb.log.v1.AdvertisementDeleted
 	14, // 9: quorumlb.log.v1.Event.service_declared:type_name -> quorumlb.log.v1.ServiceDeclared
 	15, // 10: quorumlb.log.v1.Event.service_deleted:type_name -> quorumlb.log.v1.ServiceDeleted
-	16, // 11: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
-	17, // 12: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
-	18, // 13: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
-	19, // 14: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
-	20, // 15: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
-	21, // 16: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
-	23, // 17: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
-	24, // 18: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
-	25, // 19: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
-	26, // 20: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
-	27, // 21: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
-	28, // 22: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
-	29, // 23: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
-	30, // 24: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
-	31, // 25: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
-	32, // 26: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
-	33, // 27: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
-	7,  // 28: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
-	35, // 29: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
-	36, // 30: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	37, // 31: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
-	0,  // 32: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
-	34, // 33: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
-	22, // 34: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
-	22, // 35: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
-	1,  // 36: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
-	2,  // 37: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
-	2,  // 38: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	16, // 11: quorumlb.log.v1.Event.namespace_defined:type_name -> quorumlb.log.v1.NamespaceDefined
+	17, // 12: quorumlb.log.v1.Event.namespace_deleted:type_name -> quorumlb.log.v1.NamespaceDeleted
+	18, // 13: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
+	19, // 14: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
+	20, // 15: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
+	21, // 16: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
+	22, // 17: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
+	23, // 18: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
+	25, // 19: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
+	26, // 20: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
+	27, // 21: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
+	28, // 22: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
+	29, // 23: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
+	30, // 24: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
+	31, // 25: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
+	32, // 26: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
+	33, // 27: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
+	34, // 28: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
+	35, // 29: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
+	7,  // 30: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
+	37, // 31: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
+	38, // 32: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	39, // 33: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
+	40, // 34: quorumlb.log.v1.NamespaceDefined.namespace:type_name -> quorumlb.log.v1.Namespace
+	0,  // 35: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
+	36, // 36: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
+	24, // 37: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
+	24, // 38: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
+	1,  // 39: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
+	2,  // 40: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
+	2,  // 41: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_log_proto_init() }
@@ -2717,6 +2849,8 @@ func file_quorumlb_log_v1_log_proto_init() {
 		(*Event_AdvertisementDeleted)(nil),
 		(*Event_ServiceDeclared)(nil),
 		(*Event_ServiceDeleted)(nil),
+		(*Event_NamespaceDefined)(nil),
+		(*Event_NamespaceDeleted)(nil),
 		(*Event_AddressAllocated)(nil),
 		(*Event_AddressReleased)(nil),
 		(*Event_AllocationRefused)(nil),
@@ -2741,7 +2875,7 @@ func file_quorumlb_log_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_log_proto_rawDesc), len(file_quorumlb_log_v1_log_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
