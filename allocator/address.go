@@ -25,6 +25,9 @@ type Plan struct {
 	Choices []Choice
 	// Releases are addresses that it has and must not keep.
 	Releases []Release
+	// Wish says why it lacks an address that it would take but does not need: the
+	// second of PreferDualStack. Nil when there is none.
+	Wish *Refusal
 }
 
 // New gives the choices that the service does not have yet.
@@ -85,6 +88,13 @@ func familyOf(a netip.Addr) family {
 		return ipv4
 	}
 	return ipv6
+}
+
+func (f family) proto() logv1.IPFamily {
+	if f == ipv4 {
+		return logv1.IPFamily_IP_FAMILY_IPV4
+	}
+	return logv1.IPFamily_IP_FAMILY_IPV6
 }
 
 func (f family) other() family { return 1 - f }

@@ -165,7 +165,7 @@ func TestChooseAddresses(t *testing.T) {
 			{svc("5", pool("others")), "!no IPv4 address: pool others: not for this service"},
 			{svc("5", addresses("203.0.113.3")), "!requested address 203.0.113.3: not for this service"},
 			{svc("5", pool("b")), "+192.0.2.1 fresh"},
-			{svc("6"), "!no IPv4 address: pool others: not for this service; pool first: not for this service; pool second: not for this service; pool late: full; pool a: full; pool b: full"},
+			{svc("6"), "!no IPv4 address: pool late: full; pool a: full; pool b: full; pool others: not for this service; pool first: not for this service; pool second: not for this service"},
 			{svc("1"), "=203.0.113.2"}, // the label is gone, the address stays
 		}},
 		"a namespace's labels": {[]*logv1.Event{

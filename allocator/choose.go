@@ -105,7 +105,7 @@ func (c *chooser) oneOf(pools []string, f family, no *Refusal) bool {
 			c.take(choice)
 			return true
 		}
-		no.Pools = append(no.Pools, PoolRefusal{pool, why})
+		no.Pools = append(no.Pools, PoolRefusal{pool, why, f})
 	}
 	return false
 }
@@ -119,10 +119,12 @@ func (c *chooser) chooseSecond() *Refusal {
 	if !ok {
 		var why Why
 		if choice, why = c.fromPool(have.Pool, f); why != WhyInvalid {
+			no := &Refusal{Family: f.String(), Pools: []PoolRefusal{{have.Pool, why, f}}}
 			if !c.required {
+				c.plan.Wish = no
 				return nil
 			}
-			return &Refusal{Family: f.String(), Pools: []PoolRefusal{{have.Pool, why}}}
+			return no
 		}
 	}
 	c.take(choice)
@@ -145,13 +147,20 @@ func (c *chooser) chooseBoth() *Refusal {
 			if why == WhyInvalid && c.pairIn(choice) {
 				return nil
 			}
+			lacks := c.first
 			if why == WhyInvalid {
-				_, why = c.fromPool(pool, c.first.other())
+				lacks = c.first.other()
+				_, why = c.fromPool(pool, lacks)
 			}
-			no.Pools = append(no.Pools, PoolRefusal{pool, why})
+			no.Pools = append(no.Pools, PoolRefusal{pool, why, lacks})
+			if !c.required && lacks == c.first {
+				// Either would do.
+				_, why = c.fromPool(pool, lacks.other())
+				no.Pools = append(no.Pools, PoolRefusal{pool, why, lacks.other()})
+			}
 		}
 		if !c.required && (c.single(class, c.first) || c.single(class, c.first.other())) {
-			return nil
+			return c.chooseSecond() // in vain, but it says why
 		}
 	}
 	return no

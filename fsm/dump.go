@@ -58,8 +58,12 @@ func (s *Service) dump(w io.Writer) {
 	for _, p := range spec.GetPorts() {
 		ports = append(ports, fmt.Sprintf("%s:%d/%d", p.GetName(), p.GetProtocol(), p.GetPort()))
 	}
-	fmt.Fprintf(w, "service %s addresses=%v pending=%q ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d labels=%s source=%s/%d created=%d declared=%d/%d\n",
-		s.Key, s.Addresses, s.Pending, ports, spec.GetAddresses(), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
+	var refusals []string
+	for _, r := range s.Refusals {
+		refusals = append(refusals, fmt.Sprintf("%s/%s:%d/%d", r.Pool, addrText(r.Addr), r.Family, r.Reason))
+	}
+	fmt.Fprintf(w, "service %s addresses=%v pending=%q refusals=%v ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d labels=%s source=%s/%d created=%d declared=%d/%d\n",
+		s.Key, s.Addresses, s.Pending, refusals, ports, spec.GetAddresses(), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
 		spec.GetExternalTrafficPolicy(), spec.GetSharingKey(), selectorText(spec.GetNodeSelectors()), spec.GetDelivery(),
 		labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime)
 }
@@ -93,6 +97,13 @@ func priorText(node string, at, session, epoch uint64) string {
 		return "-"
 	}
 	return fmt.Sprintf("%s@%d/%d/%d", node, at, session, epoch)
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return "-"
+	}
+	return a.String()
 }
 
 func allocationText(a *logv1.ServiceAllocation) string {

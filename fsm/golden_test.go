@@ -116,7 +116,9 @@ func recordRelease(t *testing.T, dir string) {
 		fsmtest.Opened("n8", 1, map[string]string{"zone": "n8", "rack": "1"}), fsmtest.Opened("n9", 4, nil),
 		fsmtest.AllocatedFor(shop, a4, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED),
 		fsmtest.AllocatedFor(shop, a6, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED))
-	w.Apply(fsmtest.OwnerAssigned(a4, "n8"), fsmtest.OwnerAssigned(a6, "n9"), fsmtest.Refused(shop, "for the record"),
+	w.Apply(fsmtest.OwnerAssigned(a4, "n8"), fsmtest.OwnerAssigned(a6, "n9"), fsmtest.Refused(shop, "for the record",
+		&logv1.Refusal{Pool: "gold", Reason: logv1.RefusalReason_REFUSAL_REASON_FULL, Family: logv1.IPFamily_IP_FAMILY_IPV6},
+		&logv1.Refusal{Address: fsm.FromAddr(spare), Reason: logv1.RefusalReason_REFUSAL_REASON_IN_USE}),
 		fsmtest.Released(fsm.KeyOf("default", "spare"), spare, w.Now+1))
 	w.Apply(fsmtest.OwnerReleased(a4, "n8", w.S.Revision), fsmtest.AnnounceFailed(a4, "n8", "no carrier"),
 		fsmtest.Conflict(a6, "n9", fsm.MAC{2, 1, 1, 1, 1, 1}), fsmtest.Drained("n9", logv1.DrainReason_DRAIN_REASON_ADMIN))

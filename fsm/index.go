@@ -29,8 +29,15 @@ type indexes struct {
 	kept        *btree.BTreeG[timeAddr]
 	keptKey     *btree.BTreeG[serviceAddr]
 	keptSharing *btree.BTreeG[textAddr]
-	// pending holds the services that wait for an address, oldest first.
-	pending *btree.BTreeG[ageKey]
+	// pending holds the services that wait for an address, oldest first; waiting
+	// those and the ones that would take one more. Of the latter, waitPool holds
+	// what they wait for in each pool, waitAddr the addresses that they ask for,
+	// and waitKey those that have a sharing key.
+	pending  *btree.BTreeG[ageKey]
+	waiting  *btree.BTreeG[ageKey]
+	waitPool *btree.BTreeG[poolWait]
+	waitAddr *btree.BTreeG[addrWait]
+	waitKey  *btree.BTreeG[textWait]
 	// ranges holds the ranges of all pools by first address.
 	ranges *btree.BTreeG[poolRange]
 	pools  map[string]*poolIndex
@@ -117,6 +124,10 @@ func newIndexes() indexes {
 		keptSharing: newTree(lessText),
 		kept:        newTree(lessTime),
 		pending:     newTree(lessAge),
+		waiting:     newTree(lessAge),
+		waitPool:    newTree(lessPoolWait),
+		waitAddr:    newTree(lessAddrWait),
+		waitKey:     newTree(lessTextWait),
 		ranges:      newTree(lessRange),
 		pools:       map[string]*poolIndex{},
 	}
@@ -134,6 +145,10 @@ func (x *indexes) clone() indexes {
 		keptSharing: x.keptSharing.Copy(),
 		kept:        x.kept.Copy(),
 		pending:     x.pending.Copy(),
+		waiting:     x.waiting.Copy(),
+		waitPool:    x.waitPool.Copy(),
+		waitAddr:    x.waitAddr.Copy(),
+		waitKey:     x.waitKey.Copy(),
 		ranges:      x.ranges.Copy(),
 		pools:       make(map[string]*poolIndex, len(x.pools)),
 		poolOrder:   x.poolOrder,
@@ -164,10 +179,8 @@ func (s *State) rebuild() {
 		x.touched.Set(keyOf(a))
 		x.remember(s, free)
 	}
-	for _, svc := range s.Services { // order-free: fills an ordered tree
-		if svc.Pending != "" {
-			x.pending.Set(ageKey{svc.CreatedAt, svc.Key})
-		}
+	for _, svc := range s.Services { // order-free: fills ordered trees
+		x.wait(svc)
 	}
 	for _, p := range s.Pools { // order-free: fills an ordered tree and a map
 		x.addPool(s, p)

@@ -131,6 +131,7 @@ func encodeService(e *encoder, s *Service) {
 	e.int(s.DeclaredTime)
 	encodeList(e, s.Addresses, (*encoder).addr)
 	e.str(s.Pending)
+	encodeList(e, s.Refusals, (*encoder).refusal)
 }
 
 func decodeService(d *decoder) (ServiceKey, *Service) {
@@ -143,6 +144,7 @@ func decodeService(d *decoder) (ServiceKey, *Service) {
 		DeclaredTime: d.int(),
 		Addresses:    decodeList(d, (*decoder).addr),
 		Pending:      d.name(),
+		Refusals:     decodeList(d, (*decoder).refusal),
 	}
 	s.Key = KeyOf(s.Spec.GetNamespace(), s.Spec.GetName())
 	return s.Key, s

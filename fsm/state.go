@@ -113,6 +113,18 @@ type Service struct {
 	Addresses []netip.Addr
 	// Pending says why it has fewer than it asks for; empty when it has all.
 	Pending string
+	// Refusals say the same pool by pool, or what it would take as well.
+	Refusals []Refusal
+}
+
+// Refusal is why a pool gives nothing to a service, or why an address that it
+// asks for cannot be had.
+type Refusal struct {
+	Pool   string
+	Reason logv1.RefusalReason
+	Family logv1.IPFamily
+	// Addr is the address asked for; invalid when it is about a pool.
+	Addr netip.Addr
 }
 
 // Address is an address in use.

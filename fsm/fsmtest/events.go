@@ -78,9 +78,9 @@ func Released(key fsm.ServiceKey, addr netip.Addr, keptUntil int64) *logv1.Event
 }
 
 // Refused says why a service has no address.
-func Refused(key fsm.ServiceKey, reason string) *logv1.Event {
+func Refused(key fsm.ServiceKey, reason string, refusals ...*logv1.Refusal) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_AllocationRefused{AllocationRefused: &logv1.AllocationRefused{
-		Namespace: key.Namespace, Name: key.Name, Reason: reason}}}
+		Namespace: key.Namespace, Name: key.Name, Reason: reason, Refusals: refusals}}}
 }
 
 // Opened opens a session with one link, "eth0", that is up.

@@ -209,7 +209,20 @@ func (w *Walk) release() []*logv1.Event {
 		events = append(events, OwnerReleased(a, rec.Owner, rec.Epoch))
 	}
 	key := rec.Services[w.pick(len(rec.Services))]
-	return append(events, Released(key, a, w.S.Time+int64(w.pick(200))*int64(time.Second)), Refused(key, "taken"))
+	return append(events, Released(key, a, w.S.Time+int64(w.pick(200))*int64(time.Second)), w.refused(key, a))
+}
+
+// refused says anything about why a service lacks an address.
+func (w *Walk) refused(key fsm.ServiceKey, a netip.Addr) *logv1.Event {
+	var list []*logv1.Refusal
+	for range w.pick(4) {
+		r := &logv1.Refusal{Pool: fmt.Sprintf("p%d", w.pick(3)), Reason: logv1.RefusalReason(1 + w.pick(15)), Family: logv1.IPFamily(w.pick(3))}
+		if w.pick(3) == 0 {
+			r = &logv1.Refusal{Address: fsm.FromAddr(a), Reason: logv1.RefusalReason_REFUSAL_REASON_IN_USE}
+		}
+		list = append(list, r)
+	}
+	return Refused(key, []string{"", "taken"}[w.pick(2)], list...)
 }
 
 func (w *Walk) deleteService() []*logv1.Event {

@@ -250,7 +250,7 @@ func (a *applying) answer(head *fsm.State, r *Result) {
 			// A later command of the same batch may have deleted it.
 			if svc := head.Services[keyOf(spec)]; svc != nil {
 				out.Addresses = append([]netip.Addr(nil), svc.Addresses...)
-				out.Pending = svc.Pending
+				out.Pending, out.Refusals = svc.Pending, svc.Refusals
 			}
 		}
 		r.Resources = append(r.Resources, out)

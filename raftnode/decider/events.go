@@ -33,10 +33,12 @@ func addressReleased(addr netip.Addr, key fsm.ServiceKey, keptUntil int64) *logv
 	}}}
 }
 
-func allocationRefused(key fsm.ServiceKey, reason string) *logv1.Event {
-	return &logv1.Event{Fact: &logv1.Event_AllocationRefused{AllocationRefused: &logv1.AllocationRefused{
-		Namespace: key.Namespace, Name: key.Name, Reason: reason,
-	}}}
+func allocationRefused(key fsm.ServiceKey, reason string, refusals []fsm.Refusal) *logv1.Event {
+	e := &logv1.AllocationRefused{Namespace: key.Namespace, Name: key.Name, Reason: reason}
+	for _, r := range refusals {
+		e.Refusals = append(e.Refusals, r.Proto())
+	}
+	return &logv1.Event{Fact: &logv1.Event_AllocationRefused{AllocationRefused: e}}
 }
 
 func serviceDeclared(spec *logv1.Service, source string, generation uint64) *logv1.Event {

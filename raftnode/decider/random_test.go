@@ -81,6 +81,7 @@ func randomRun(t *testing.T, seed uint64) {
 	// A leader in between that nobody noticed shows with the next write only.
 	h.must(&SetRetention{Retention: time.Hour + time.Duration(seed), Actor: "admin:test"})
 	h.checkHead()
+	h.nothingMissed()
 	h.stop()
 	for _, c := range clients {
 		c.check(t)

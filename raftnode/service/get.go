@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -118,13 +119,31 @@ func (v *view) services(resp *adminv1.GetResponse) {
 		}
 		svc := v.s.Services[key]
 		st := &adminv1.ServiceStatus{
-			Service: svc.Spec, Pending: svc.Pending, DeclaredRevision: svc.DeclaredAt, DeclaredUnixNano: svc.DeclaredTime,
+			Service: svc.Spec, DeclaredRevision: svc.DeclaredAt, DeclaredUnixNano: svc.DeclaredTime,
+		}
+		var refusals []fsm.Refusal
+		st.Pending, refusals = v.pending(svc)
+		for _, r := range refusals {
+			st.Refusals = append(st.Refusals, r.Proto())
 		}
 		for _, a := range svc.Addresses {
 			st.Addresses = append(st.Addresses, a.String())
 		}
 		resp.Services = append(resp.Services, st)
 	}
+}
+
+// pending says why a service lacks an address, by what is so now: the log says
+// what was so when it was tried.
+func (v *view) pending(svc *fsm.Service) (why string, refusals []fsm.Refusal) {
+	if svc.Pending == "" {
+		return "", svc.Refusals
+	}
+	_, err := allocator.ChooseAddresses(v.s, svc.Spec, v.s.Time)
+	if no := (*allocator.Refusal)(nil); errors.As(err, &no) {
+		return no.Error(), no.Refusals()
+	}
+	return svc.Pending, svc.Refusals // it has its turn in a moment
 }
 
 // namespaces are those that are declared or have services.

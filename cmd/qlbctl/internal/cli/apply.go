@@ -22,11 +22,12 @@ import (
 
 // applyResult is what became of one document, for programs.
 type applyResult struct {
-	Kind      string   `json:"kind"`
-	Name      string   `json:"name"`
-	Result    string   `json:"result"`
-	Addresses []string `json:"addresses,omitempty"`
-	Pending   string   `json:"pending,omitempty"`
+	Kind      string          `json:"kind"`
+	Name      string          `json:"name"`
+	Result    string          `json:"result"`
+	Addresses []string        `json:"addresses,omitempty"`
+	Pending   string          `json:"pending,omitempty"`
+	Refusals  []refusalStatus `json:"refusals,omitempty"`
 }
 
 func (r applyResult) id() string { return strings.ToLower(r.Kind) + "/" + r.Name }
@@ -102,7 +103,7 @@ func (a *app) apply(ctx context.Context, docs []*config.Document, dryRun, force 
 	}
 	var objects []any
 	for _, r := range resp.GetResults() {
-		objects = append(objects, applyResult{r.GetKind(), r.GetName(), r.GetResult(), r.GetAddresses(), r.GetPending()})
+		objects = append(objects, applyResult{r.GetKind(), r.GetName(), r.GetResult(), r.GetAddresses(), r.GetPending(), refusalsOf(r.GetRefusals())})
 	}
 	return a.print(objects, func(w io.Writer, _ bool) error {
 		suffix := ""

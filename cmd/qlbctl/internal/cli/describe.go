@@ -199,7 +199,31 @@ func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.Serv
 	if err := f.write(w); err != nil {
 		return err
 	}
+	if err := refusalsTable(w, sv); err != nil {
+		return err
+	}
 	return a.vipsTable(ctx, w, func(vip *adminv1.VipStatus) bool { return slices.Contains(sv.GetAddresses(), vip.GetAddress()) })
+}
+
+// refusalsTable says why a service waits, pool by pool.
+func refusalsTable(w io.Writer, sv *adminv1.ServiceStatus) error {
+	if len(sv.GetRefusals()) == 0 {
+		return nil
+	}
+	title := "Waits for:"
+	if sv.GetPending() == "" {
+		title = "Would take as well:"
+	}
+	fmt.Fprintln(w, "\n"+title)
+	t := newTable("POOL", "ADDRESS", "FAMILY", "WHY-NOT")
+	for _, r := range sv.GetRefusals() {
+		addr := ""
+		if len(r.GetAddress()) > 0 {
+			addr = words.Addr(r.GetAddress())
+		}
+		t.row(r.GetPool(), addr, words.Family(r.GetFamily()), words.RefusalReason(r.GetReason()))
+	}
+	return t.write(w, "  ")
 }
 
 // vipsTable adds the table of those vips that keep chooses.

@@ -170,6 +170,10 @@ func brokenGroup() *fakeGroup {
 		OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE,
 	})
 	g.get.Services[1].Addresses, g.get.Services[1].Pending = nil, "pool reserved: no free IPv4 address"
+	g.get.Services[1].Refusals = []*logv1.Refusal{
+		{Pool: "reserved", Reason: logv1.RefusalReason_REFUSAL_REASON_FULL, Family: logv1.IPFamily_IP_FAMILY_IPV4},
+		{Pool: "public", Reason: logv1.RefusalReason_REFUSAL_REASON_NOT_SELECTED, Family: logv1.IPFamily_IP_FAMILY_IPV4},
+	}
 	g.get.Nodes[0].State, g.get.Nodes[0].UnheardNanos = "Expired", int64(12*time.Minute)
 	g.get.Nodes[1].State, g.get.Nodes[1].Drained, g.get.Nodes[1].DrainReason = "Drained", true, logv1.DrainReason_DRAIN_REASON_ADMIN
 	m3 := g.get.Members[2]

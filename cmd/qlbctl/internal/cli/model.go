@@ -67,9 +67,30 @@ type serviceStatus struct {
 	LoadBalancer struct {
 		Ingress []ingress `json:"ingress,omitempty"`
 	} `json:"loadBalancer"`
-	Pending          string `json:"pending,omitempty"`
-	DeclaredAt       string `json:"declaredAt,omitempty"`
-	DeclaredRevision uint64 `json:"declaredRevision,omitempty"`
+	Pending string `json:"pending,omitempty"`
+	// Refusals say why it waits, pool by pool.
+	Refusals         []refusalStatus `json:"refusals,omitempty"`
+	DeclaredAt       string          `json:"declaredAt,omitempty"`
+	DeclaredRevision uint64          `json:"declaredRevision,omitempty"`
+}
+
+// refusalStatus has the reason's name of the API without its prefix: "FULL".
+type refusalStatus struct {
+	Pool    string `json:"pool,omitempty"`
+	Address string `json:"address,omitempty"`
+	Family  string `json:"family,omitempty"`
+	Reason  string `json:"reason"`
+}
+
+func refusalsOf(list []*logv1.Refusal) (out []refusalStatus) {
+	for _, r := range list {
+		st := refusalStatus{Pool: r.GetPool(), Family: unset(words.Family(r.GetFamily())), Reason: strings.TrimPrefix(r.GetReason().String(), "REFUSAL_REASON_")}
+		if len(r.GetAddress()) > 0 {
+			st.Address = words.Addr(r.GetAddress())
+		}
+		out = append(out, st)
+	}
+	return out
 }
 
 type ingress struct {
@@ -82,6 +103,7 @@ func serviceObject(s *adminv1.ServiceStatus) (object, error) {
 		return object{}, err
 	}
 	st := serviceStatus{Pending: s.GetPending(), DeclaredAt: moment(s.GetDeclaredUnixNano()), DeclaredRevision: s.GetDeclaredRevision()}
+	st.Refusals = refusalsOf(s.GetRefusals())
 	for _, a := range s.GetAddresses() {
 		st.LoadBalancer.Ingress = append(st.LoadBalancer.Ingress, ingress{a})
 	}

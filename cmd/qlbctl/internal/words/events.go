@@ -88,7 +88,10 @@ func addressEvent(ev *logv1.Event) (string, string) {
 		return Addr(e.GetAddress()), fmt.Sprintf("taken from service %s/%s%s", e.GetNamespace(), e.GetName(), kept)
 	case *logv1.Event_AllocationRefused:
 		e := f.AllocationRefused
-		if e.GetReason() == "" {
+		switch {
+		case e.GetReason() == "" && len(e.GetRefusals()) > 0:
+			return service(e.GetNamespace(), e.GetName()), "has what it needs and would take one more address: " + Refusal(e.GetRefusals()[0])
+		case e.GetReason() == "":
 			return service(e.GetNamespace(), e.GetName()), "has all addresses that it asks for"
 		}
 		return service(e.GetNamespace(), e.GetName()), "waits for an address: " + e.GetReason()

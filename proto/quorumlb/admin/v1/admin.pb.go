@@ -282,7 +282,9 @@ type ApplyResult struct {
 	// Addresses of a service, after the decision.
 	Addresses []string `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// Why it has fewer than it asks for.
-	Pending       string `protobuf:"bytes,5,opt,name=pending,proto3" json:"pending,omitempty"`
+	Pending string `protobuf:"bytes,5,opt,name=pending,proto3" json:"pending,omitempty"`
+	// The same for programs, pool by pool.
+	Refusals      []*v1.Refusal `protobuf:"bytes,10,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -350,6 +352,13 @@ func (x *ApplyResult) GetPending() string {
 		return x.Pending
 	}
 	return ""
+}
+
+func (x *ApplyResult) GetRefusals() []*v1.Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
 }
 
 type DeleteRequest struct {
@@ -857,8 +866,10 @@ type ServiceStatus struct {
 	Pending          string `protobuf:"bytes,3,opt,name=pending,proto3" json:"pending,omitempty"`
 	DeclaredRevision uint64 `protobuf:"varint,4,opt,name=declared_revision,json=declaredRevision,proto3" json:"declared_revision,omitempty"`
 	DeclaredUnixNano int64  `protobuf:"varint,5,opt,name=declared_unix_nano,json=declaredUnixNano,proto3" json:"declared_unix_nano,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The same for programs, pool by pool.
+	Refusals      []*v1.Refusal `protobuf:"bytes,10,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceStatus) Reset() {
@@ -924,6 +935,13 @@ func (x *ServiceStatus) GetDeclaredUnixNano() int64 {
 		return x.DeclaredUnixNano
 	}
 	return 0
+}
+
+func (x *ServiceStatus) GetRefusals() []*v1.Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
 }
 
 type VipStatus struct {
@@ -3217,13 +3235,15 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"generation\"e\n" +
 	"\rApplyResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x128\n" +
-	"\aresults\x18\x02 \x03(\v2\x1e.quorumlb.admin.v1.ApplyResultR\aresults\"\x85\x01\n" +
+	"\aresults\x18\x02 \x03(\v2\x1e.quorumlb.admin.v1.ApplyResultR\aresults\"\xbb\x01\n" +
 	"\vApplyResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06result\x18\x03 \x01(\tR\x06result\x12\x1c\n" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x18\n" +
-	"\apending\x18\x05 \x01(\tR\apending\"\\\n" +
+	"\apending\x18\x05 \x01(\tR\apending\x124\n" +
+	"\brefusals\x18\n" +
+	" \x03(\v2\x18.quorumlb.log.v1.RefusalR\brefusals\"\\\n" +
 	"\rDeleteRequest\x125\n" +
 	"\x05names\x18\x01 \x03(\v2\x1f.quorumlb.admin.v1.ResourceNameR\x05names\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"T\n" +
@@ -3266,13 +3286,15 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\rassigned_ipv4\x18\x02 \x01(\x04R\fassignedIpv4\x12%\n" +
 	"\x0eavailable_ipv4\x18\x03 \x01(\x04R\ravailableIpv4\x12#\n" +
 	"\rassigned_ipv6\x18\x04 \x01(\x04R\fassignedIpv6\x12%\n" +
-	"\x0eavailable_ipv6\x18\x05 \x01(\x04R\ravailableIpv6\"\xd6\x01\n" +
+	"\x0eavailable_ipv6\x18\x05 \x01(\x04R\ravailableIpv6\"\x8c\x02\n" +
 	"\rServiceStatus\x122\n" +
 	"\aservice\x18\x01 \x01(\v2\x18.quorumlb.log.v1.ServiceR\aservice\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x18\n" +
 	"\apending\x18\x03 \x01(\tR\apending\x12+\n" +
 	"\x11declared_revision\x18\x04 \x01(\x04R\x10declaredRevision\x12,\n" +
-	"\x12declared_unix_nano\x18\x05 \x01(\x03R\x10declaredUnixNano\"\xf6\x03\n" +
+	"\x12declared_unix_nano\x18\x05 \x01(\x03R\x10declaredUnixNano\x124\n" +
+	"\brefusals\x18\n" +
+	" \x03(\v2\x18.quorumlb.log.v1.RefusalR\brefusals\"\xf6\x03\n" +
 	"\tVipStatus\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x1a\n" +
@@ -3529,13 +3551,14 @@ var file_quorumlb_admin_v1_admin_proto_goTypes = []any{
 	(*v1.L2Advertisement)(nil),         // 51: quorumlb.log.v1.L2Advertisement
 	(*v1.Service)(nil),                 // 52: quorumlb.log.v1.Service
 	(*v1.Namespace)(nil),               // 53: quorumlb.log.v1.Namespace
-	(v1.OwnerReason)(0),                // 54: quorumlb.log.v1.OwnerReason
-	(v1.ControlLoss)(0),                // 55: quorumlb.log.v1.ControlLoss
-	(*v11.VipStatus)(nil),              // 56: quorumlb.speaker.v1.VipStatus
-	(*v1.Link)(nil),                    // 57: quorumlb.log.v1.Link
-	(v1.DrainReason)(0),                // 58: quorumlb.log.v1.DrainReason
-	(*v1.LeaseTimes)(nil),              // 59: quorumlb.log.v1.LeaseTimes
-	(*v1.Event)(nil),                   // 60: quorumlb.log.v1.Event
+	(*v1.Refusal)(nil),                 // 54: quorumlb.log.v1.Refusal
+	(v1.OwnerReason)(0),                // 55: quorumlb.log.v1.OwnerReason
+	(v1.ControlLoss)(0),                // 56: quorumlb.log.v1.ControlLoss
+	(*v11.VipStatus)(nil),              // 57: quorumlb.speaker.v1.VipStatus
+	(*v1.Link)(nil),                    // 58: quorumlb.log.v1.Link
+	(v1.DrainReason)(0),                // 59: quorumlb.log.v1.DrainReason
+	(*v1.LeaseTimes)(nil),              // 60: quorumlb.log.v1.LeaseTimes
+	(*v1.Event)(nil),                   // 61: quorumlb.log.v1.Event
 }
 var file_quorumlb_admin_v1_admin_proto_depIdxs = []int32{
 	50, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
@@ -3544,72 +3567,74 @@ var file_quorumlb_admin_v1_admin_proto_depIdxs = []int32{
 	53, // 3: quorumlb.admin.v1.Resource.namespace:type_name -> quorumlb.log.v1.Namespace
 	0,  // 4: quorumlb.admin.v1.ApplyRequest.resources:type_name -> quorumlb.admin.v1.Resource
 	3,  // 5: quorumlb.admin.v1.ApplyResponse.results:type_name -> quorumlb.admin.v1.ApplyResult
-	5,  // 6: quorumlb.admin.v1.DeleteRequest.names:type_name -> quorumlb.admin.v1.ResourceName
-	10, // 7: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
-	51, // 8: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
-	11, // 9: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
-	12, // 10: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
-	15, // 11: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
-	16, // 12: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	9,  // 13: quorumlb.admin.v1.GetResponse.namespaces:type_name -> quorumlb.admin.v1.NamespaceStatus
-	53, // 14: quorumlb.admin.v1.NamespaceStatus.namespace:type_name -> quorumlb.log.v1.Namespace
-	50, // 15: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
-	52, // 16: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
-	54, // 17: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
-	13, // 18: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
-	55, // 19: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	14, // 20: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
-	56, // 21: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
-	49, // 22: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
-	57, // 23: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
-	58, // 24: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
-	59, // 25: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	16, // 26: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	59, // 27: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
-	33, // 28: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
-	34, // 29: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
-	60, // 30: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
-	1,  // 31: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
-	4,  // 32: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
-	7,  // 33: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
-	17, // 34: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
-	19, // 35: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
-	21, // 36: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
-	23, // 37: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
-	25, // 38: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
-	27, // 39: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
-	29, // 40: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
-	31, // 41: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
-	35, // 42: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
-	37, // 43: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
-	39, // 44: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
-	41, // 45: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
-	43, // 46: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
-	45, // 47: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
-	47, // 48: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
-	2,  // 49: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
-	6,  // 50: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
-	8,  // 51: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
-	18, // 52: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
-	20, // 53: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
-	22, // 54: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
-	24, // 55: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
-	26, // 56: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
-	28, // 57: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
-	30, // 58: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
-	32, // 59: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
-	36, // 60: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
-	38, // 61: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
-	40, // 62: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
-	42, // 63: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
-	44, // 64: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
-	46, // 65: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
-	48, // 66: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
-	49, // [49:67] is the sub-list for method output_type
-	31, // [31:49] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	54, // 6: quorumlb.admin.v1.ApplyResult.refusals:type_name -> quorumlb.log.v1.Refusal
+	5,  // 7: quorumlb.admin.v1.DeleteRequest.names:type_name -> quorumlb.admin.v1.ResourceName
+	10, // 8: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
+	51, // 9: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
+	11, // 10: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
+	12, // 11: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
+	15, // 12: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
+	16, // 13: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
+	9,  // 14: quorumlb.admin.v1.GetResponse.namespaces:type_name -> quorumlb.admin.v1.NamespaceStatus
+	53, // 15: quorumlb.admin.v1.NamespaceStatus.namespace:type_name -> quorumlb.log.v1.Namespace
+	50, // 16: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
+	52, // 17: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
+	54, // 18: quorumlb.admin.v1.ServiceStatus.refusals:type_name -> quorumlb.log.v1.Refusal
+	55, // 19: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
+	13, // 20: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
+	56, // 21: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	14, // 22: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
+	57, // 23: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
+	49, // 24: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
+	58, // 25: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
+	59, // 26: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
+	60, // 27: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	16, // 28: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
+	60, // 29: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
+	33, // 30: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
+	34, // 31: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
+	61, // 32: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
+	1,  // 33: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
+	4,  // 34: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
+	7,  // 35: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
+	17, // 36: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
+	19, // 37: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
+	21, // 38: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
+	23, // 39: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
+	25, // 40: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
+	27, // 41: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
+	29, // 42: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
+	31, // 43: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
+	35, // 44: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
+	37, // 45: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
+	39, // 46: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
+	41, // 47: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
+	43, // 48: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
+	45, // 49: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
+	47, // 50: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
+	2,  // 51: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
+	6,  // 52: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
+	8,  // 53: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
+	18, // 54: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
+	20, // 55: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
+	22, // 56: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
+	24, // 57: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
+	26, // 58: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
+	28, // 59: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
+	30, // 60: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
+	32, // 61: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
+	36, // 62: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
+	38, // 63: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
+	40, // 64: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
+	42, // 65: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
+	44, // 66: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
+	46, // 67: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
+	48, // 68: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
+	51, // [51:69] is the sub-list for method output_type
+	33, // [33:51] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_admin_v1_admin_proto_init() }

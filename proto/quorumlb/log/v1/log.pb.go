@@ -88,6 +88,109 @@ func (AllocationReason) EnumDescriptor() ([]byte, []int) {
 	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{0}
 }
 
+type RefusalReason int32
+
+const (
+	RefusalReason_REFUSAL_REASON_UNSPECIFIED RefusalReason = 0
+	// What the service asks for is no address.
+	RefusalReason_REFUSAL_REASON_NOT_AN_ADDRESS RefusalReason = 1
+	// No pool has the address asked for.
+	RefusalReason_REFUSAL_REASON_IN_NO_POOL RefusalReason = 2
+	// The address asked for is not in the pool asked for.
+	RefusalReason_REFUSAL_REASON_IN_OTHER_POOL RefusalReason = 3
+	// The address asked for ends in .0 or .255, and its pool avoids those.
+	RefusalReason_REFUSAL_REASON_BUGGY_ADDRESS RefusalReason = 4
+	// Another service has the address, and they share no key.
+	RefusalReason_REFUSAL_REASON_IN_USE RefusalReason = 5
+	// A service with the same sharing key uses one of the ports.
+	RefusalReason_REFUSAL_REASON_PORT_TAKEN RefusalReason = 6
+	// externalTrafficPolicy differs from that of those who share the address.
+	RefusalReason_REFUSAL_REASON_POLICY_DIFFERS RefusalReason = 7
+	// The service does not ask for the address's family.
+	RefusalReason_REFUSAL_REASON_FAMILY_NOT_WANTED RefusalReason = 8
+	// There are no pools.
+	RefusalReason_REFUSAL_REASON_NO_POOLS RefusalReason = 9
+	// The pool asked for does not exist.
+	RefusalReason_REFUSAL_REASON_NO_SUCH_POOL RefusalReason = 10
+	// The pool gives only to those who ask for it.
+	RefusalReason_REFUSAL_REASON_MANUAL_ONLY RefusalReason = 11
+	// The pool's serviceAllocation is not for the service.
+	RefusalReason_REFUSAL_REASON_NOT_SELECTED RefusalReason = 12
+	// The pool has no addresses of the family.
+	RefusalReason_REFUSAL_REASON_NO_FAMILY RefusalReason = 13
+	// All addresses of the family are in use.
+	RefusalReason_REFUSAL_REASON_FULL RefusalReason = 14
+	// All free addresses of the family are kept for services that had them.
+	RefusalReason_REFUSAL_REASON_KEPT RefusalReason = 15
+)
+
+// Enum value maps for RefusalReason.
+var (
+	RefusalReason_name = map[int32]string{
+		0:  "REFUSAL_REASON_UNSPECIFIED",
+		1:  "REFUSAL_REASON_NOT_AN_ADDRESS",
+		2:  "REFUSAL_REASON_IN_NO_POOL",
+		3:  "REFUSAL_REASON_IN_OTHER_POOL",
+		4:  "REFUSAL_REASON_BUGGY_ADDRESS",
+		5:  "REFUSAL_REASON_IN_USE",
+		6:  "REFUSAL_REASON_PORT_TAKEN",
+		7:  "REFUSAL_REASON_POLICY_DIFFERS",
+		8:  "REFUSAL_REASON_FAMILY_NOT_WANTED",
+		9:  "REFUSAL_REASON_NO_POOLS",
+		10: "REFUSAL_REASON_NO_SUCH_POOL",
+		11: "REFUSAL_REASON_MANUAL_ONLY",
+		12: "REFUSAL_REASON_NOT_SELECTED",
+		13: "REFUSAL_REASON_NO_FAMILY",
+		14: "REFUSAL_REASON_FULL",
+		15: "REFUSAL_REASON_KEPT",
+	}
+	RefusalReason_value = map[string]int32{
+		"REFUSAL_REASON_UNSPECIFIED":       0,
+		"REFUSAL_REASON_NOT_AN_ADDRESS":    1,
+		"REFUSAL_REASON_IN_NO_POOL":        2,
+		"REFUSAL_REASON_IN_OTHER_POOL":     3,
+		"REFUSAL_REASON_BUGGY_ADDRESS":     4,
+		"REFUSAL_REASON_IN_USE":            5,
+		"REFUSAL_REASON_PORT_TAKEN":        6,
+		"REFUSAL_REASON_POLICY_DIFFERS":    7,
+		"REFUSAL_REASON_FAMILY_NOT_WANTED": 8,
+		"REFUSAL_REASON_NO_POOLS":          9,
+		"REFUSAL_REASON_NO_SUCH_POOL":      10,
+		"REFUSAL_REASON_MANUAL_ONLY":       11,
+		"REFUSAL_REASON_NOT_SELECTED":      12,
+		"REFUSAL_REASON_NO_FAMILY":         13,
+		"REFUSAL_REASON_FULL":              14,
+		"REFUSAL_REASON_KEPT":              15,
+	}
+)
+
+func (x RefusalReason) Enum() *RefusalReason {
+	p := new(RefusalReason)
+	*p = x
+	return p
+}
+
+func (x RefusalReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RefusalReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_quorumlb_log_v1_log_proto_enumTypes[1].Descriptor()
+}
+
+func (RefusalReason) Type() protoreflect.EnumType {
+	return &file_quorumlb_log_v1_log_proto_enumTypes[1]
+}
+
+func (x RefusalReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RefusalReason.Descriptor instead.
+func (RefusalReason) EnumDescriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{1}
+}
+
 type DrainReason int32
 
 const (
@@ -122,11 +225,11 @@ func (x DrainReason) String() string {
 }
 
 func (DrainReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_log_proto_enumTypes[1].Descriptor()
+	return file_quorumlb_log_v1_log_proto_enumTypes[2].Descriptor()
 }
 
 func (DrainReason) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_log_proto_enumTypes[1]
+	return &file_quorumlb_log_v1_log_proto_enumTypes[2]
 }
 
 func (x DrainReason) Number() protoreflect.EnumNumber {
@@ -135,7 +238,7 @@ func (x DrainReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DrainReason.Descriptor instead.
 func (DrainReason) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{1}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{2}
 }
 
 type OwnerReason int32
@@ -198,11 +301,11 @@ func (x OwnerReason) String() string {
 }
 
 func (OwnerReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_log_proto_enumTypes[2].Descriptor()
+	return file_quorumlb_log_v1_log_proto_enumTypes[3].Descriptor()
 }
 
 func (OwnerReason) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_log_proto_enumTypes[2]
+	return &file_quorumlb_log_v1_log_proto_enumTypes[3]
 }
 
 func (x OwnerReason) Number() protoreflect.EnumNumber {
@@ -211,7 +314,7 @@ func (x OwnerReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OwnerReason.Descriptor instead.
 func (OwnerReason) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{2}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{3}
 }
 
 // Batch is the content of one Raft log entry.
@@ -1605,10 +1708,13 @@ func (x *AddressReleased) GetKeptUntilUnixNano() int64 {
 // Why a declared service has fewer addresses than it asks for. Written when
 // the reason changes; an empty reason clears it.
 type AllocationRefused struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Reason    string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The same for programs: what each pool, or each address asked for, lacks.
+	// With an empty reason: what would be taken as well, but is not missed.
+	Refusals      []*Refusal `protobuf:"bytes,4,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1664,6 +1770,86 @@ func (x *AllocationRefused) GetReason() string {
 	return ""
 }
 
+func (x *AllocationRefused) GetRefusals() []*Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+// Refusal says why a pool gives nothing to a service, or an address asked for
+// cannot be had.
+type Refusal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty when it is about an address, or when there is no pool.
+	Pool   string        `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Reason RefusalReason `protobuf:"varint,2,opt,name=reason,proto3,enum=quorumlb.log.v1.RefusalReason" json:"reason,omitempty"`
+	// Family that is missing.
+	Family IPFamily `protobuf:"varint,3,opt,name=family,proto3,enum=quorumlb.log.v1.IPFamily" json:"family,omitempty"`
+	// The address asked for, 4 or 16 bytes.
+	Address       []byte `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Refusal) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *Refusal) GetReason() RefusalReason {
+	if x != nil {
+		return x.Reason
+	}
+	return RefusalReason_REFUSAL_REASON_UNSPECIFIED
+}
+
+func (x *Refusal) GetFamily() IPFamily {
+	if x != nil {
+		return x.Family
+	}
+	return IPFamily_IP_FAMILY_UNSPECIFIED
+}
+
+func (x *Refusal) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
 // A speaker process has been admitted. The session's id is the revision of
 // the batch that holds this event. An open session of the same node ends with
 // it; the node keeps its addresses.
@@ -1686,7 +1872,7 @@ type SessionOpened struct {
 
 func (x *SessionOpened) Reset() {
 	*x = SessionOpened{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +1884,7 @@ func (x *SessionOpened) String() string {
 func (*SessionOpened) ProtoMessage() {}
 
 func (x *SessionOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1897,7 @@ func (x *SessionOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOpened.ProtoReflect.Descriptor instead.
 func (*SessionOpened) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SessionOpened) GetNode() string {
@@ -1774,7 +1960,7 @@ type SessionClosed struct {
 
 func (x *SessionClosed) Reset() {
 	*x = SessionClosed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1972,7 @@ func (x *SessionClosed) String() string {
 func (*SessionClosed) ProtoMessage() {}
 
 func (x *SessionClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1985,7 @@ func (x *SessionClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClosed.ProtoReflect.Descriptor instead.
 func (*SessionClosed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SessionClosed) GetNode() string {
@@ -1827,7 +2013,7 @@ type SessionExpired struct {
 
 func (x *SessionExpired) Reset() {
 	*x = SessionExpired{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2025,7 @@ func (x *SessionExpired) String() string {
 func (*SessionExpired) ProtoMessage() {}
 
 func (x *SessionExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2038,7 @@ func (x *SessionExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionExpired.ProtoReflect.Descriptor instead.
 func (*SessionExpired) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SessionExpired) GetNode() string {
@@ -1883,7 +2069,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2081,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2094,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Link) GetName() string {
@@ -1949,7 +2135,7 @@ type NodeLinksChanged struct {
 
 func (x *NodeLinksChanged) Reset() {
 	*x = NodeLinksChanged{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1961,7 +2147,7 @@ func (x *NodeLinksChanged) String() string {
 func (*NodeLinksChanged) ProtoMessage() {}
 
 func (x *NodeLinksChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1974,7 +2160,7 @@ func (x *NodeLinksChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLinksChanged.ProtoReflect.Descriptor instead.
 func (*NodeLinksChanged) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeLinksChanged) GetNode() string {
@@ -2002,7 +2188,7 @@ type NodeDrained struct {
 
 func (x *NodeDrained) Reset() {
 	*x = NodeDrained{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2200,7 @@ func (x *NodeDrained) String() string {
 func (*NodeDrained) ProtoMessage() {}
 
 func (x *NodeDrained) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2213,7 @@ func (x *NodeDrained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDrained.ProtoReflect.Descriptor instead.
 func (*NodeDrained) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NodeDrained) GetNode() string {
@@ -2053,7 +2239,7 @@ type NodeUndrained struct {
 
 func (x *NodeUndrained) Reset() {
 	*x = NodeUndrained{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2251,7 @@ func (x *NodeUndrained) String() string {
 func (*NodeUndrained) ProtoMessage() {}
 
 func (x *NodeUndrained) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2264,7 @@ func (x *NodeUndrained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUndrained.ProtoReflect.Descriptor instead.
 func (*NodeUndrained) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NodeUndrained) GetNode() string {
@@ -2098,7 +2284,7 @@ type NodeForgotten struct {
 
 func (x *NodeForgotten) Reset() {
 	*x = NodeForgotten{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2296,7 @@ func (x *NodeForgotten) String() string {
 func (*NodeForgotten) ProtoMessage() {}
 
 func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2309,7 @@ func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeForgotten.ProtoReflect.Descriptor instead.
 func (*NodeForgotten) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NodeForgotten) GetNode() string {
@@ -2147,7 +2333,7 @@ type OwnerReleased struct {
 
 func (x *OwnerReleased) Reset() {
 	*x = OwnerReleased{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2159,7 +2345,7 @@ func (x *OwnerReleased) String() string {
 func (*OwnerReleased) ProtoMessage() {}
 
 func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2172,7 +2358,7 @@ func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerReleased.ProtoReflect.Descriptor instead.
 func (*OwnerReleased) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OwnerReleased) GetAddress() []byte {
@@ -2217,7 +2403,7 @@ type OwnerAssigned struct {
 
 func (x *OwnerAssigned) Reset() {
 	*x = OwnerAssigned{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2415,7 @@ func (x *OwnerAssigned) String() string {
 func (*OwnerAssigned) ProtoMessage() {}
 
 func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2428,7 @@ func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerAssigned.ProtoReflect.Descriptor instead.
 func (*OwnerAssigned) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *OwnerAssigned) GetAddress() []byte {
@@ -2279,7 +2465,7 @@ type AnnounceFailed struct {
 
 func (x *AnnounceFailed) Reset() {
 	*x = AnnounceFailed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2477,7 @@ func (x *AnnounceFailed) String() string {
 func (*AnnounceFailed) ProtoMessage() {}
 
 func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2490,7 @@ func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceFailed.ProtoReflect.Descriptor instead.
 func (*AnnounceFailed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AnnounceFailed) GetAddress() []byte {
@@ -2345,7 +2531,7 @@ type AnnounceRecovered struct {
 
 func (x *AnnounceRecovered) Reset() {
 	*x = AnnounceRecovered{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2543,7 @@ func (x *AnnounceRecovered) String() string {
 func (*AnnounceRecovered) ProtoMessage() {}
 
 func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2556,7 @@ func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRecovered.ProtoReflect.Descriptor instead.
 func (*AnnounceRecovered) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AnnounceRecovered) GetAddress() []byte {
@@ -2399,7 +2585,7 @@ type AddressConflictObserved struct {
 
 func (x *AddressConflictObserved) Reset() {
 	*x = AddressConflictObserved{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2597,7 @@ func (x *AddressConflictObserved) String() string {
 func (*AddressConflictObserved) ProtoMessage() {}
 
 func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2610,7 @@ func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictObserved.ProtoReflect.Descriptor instead.
 func (*AddressConflictObserved) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AddressConflictObserved) GetAddress() []byte {
@@ -2457,7 +2643,7 @@ type AddressConflictCleared struct {
 
 func (x *AddressConflictCleared) Reset() {
 	*x = AddressConflictCleared{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2655,7 @@ func (x *AddressConflictCleared) String() string {
 func (*AddressConflictCleared) ProtoMessage() {}
 
 func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2668,7 @@ func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictCleared.ProtoReflect.Descriptor instead.
 func (*AddressConflictCleared) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AddressConflictCleared) GetAddress() []byte {
@@ -2504,7 +2690,7 @@ type RestoreBegun struct {
 
 func (x *RestoreBegun) Reset() {
 	*x = RestoreBegun{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +2702,7 @@ func (x *RestoreBegun) String() string {
 func (*RestoreBegun) ProtoMessage() {}
 
 func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +2715,7 @@ func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegun.ProtoReflect.Descriptor instead.
 func (*RestoreBegun) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RestoreBegun) GetFromRevision() uint64 {
@@ -2636,11 +2822,17 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12/\n" +
-	"\x14kept_until_unix_nano\x18\x04 \x01(\x03R\x11keptUntilUnixNano\"]\n" +
+	"\x14kept_until_unix_nano\x18\x04 \x01(\x03R\x11keptUntilUnixNano\"\x93\x01\n" +
 	"\x11AllocationRefused\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xb9\x02\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x124\n" +
+	"\brefusals\x18\x04 \x03(\v2\x18.quorumlb.log.v1.RefusalR\brefusals\"\xa2\x01\n" +
+	"\aRefusal\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x126\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1e.quorumlb.log.v1.RefusalReasonR\x06reason\x121\n" +
+	"\x06family\x18\x03 \x01(\x0e2\x19.quorumlb.log.v1.IPFamilyR\x06family\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\fR\aaddress\"\xb9\x02\n" +
 	"\rSessionOpened\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\fR\aprocess\x12 \n" +
@@ -2705,7 +2897,25 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x1aALLOCATION_REASON_RETAINED\x10\x02\x12\x1b\n" +
 	"\x17ALLOCATION_REASON_FRESH\x10\x03\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_REUSED\x10\x04\x12\x1c\n" +
-	"\x18ALLOCATION_REASON_SHARED\x10\x05*[\n" +
+	"\x18ALLOCATION_REASON_SHARED\x10\x05*\x87\x04\n" +
+	"\rRefusalReason\x12\x1e\n" +
+	"\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12!\n" +
+	"\x1dREFUSAL_REASON_NOT_AN_ADDRESS\x10\x01\x12\x1d\n" +
+	"\x19REFUSAL_REASON_IN_NO_POOL\x10\x02\x12 \n" +
+	"\x1cREFUSAL_REASON_IN_OTHER_POOL\x10\x03\x12 \n" +
+	"\x1cREFUSAL_REASON_BUGGY_ADDRESS\x10\x04\x12\x19\n" +
+	"\x15REFUSAL_REASON_IN_USE\x10\x05\x12\x1d\n" +
+	"\x19REFUSAL_REASON_PORT_TAKEN\x10\x06\x12!\n" +
+	"\x1dREFUSAL_REASON_POLICY_DIFFERS\x10\a\x12$\n" +
+	" REFUSAL_REASON_FAMILY_NOT_WANTED\x10\b\x12\x1b\n" +
+	"\x17REFUSAL_REASON_NO_POOLS\x10\t\x12\x1f\n" +
+	"\x1bREFUSAL_REASON_NO_SUCH_POOL\x10\n" +
+	"\x12\x1e\n" +
+	"\x1aREFUSAL_REASON_MANUAL_ONLY\x10\v\x12\x1f\n" +
+	"\x1bREFUSAL_REASON_NOT_SELECTED\x10\f\x12\x1c\n" +
+	"\x18REFUSAL_REASON_NO_FAMILY\x10\r\x12\x17\n" +
+	"\x13REFUSAL_REASON_FULL\x10\x0e\x12\x17\n" +
+	"\x13REFUSAL_REASON_KEPT\x10\x0f*[\n" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +
@@ -2737,99 +2947,105 @@ func file_quorumlb_log_v1_log_proto_rawDescGZIP() []byte {
 	return file_quorumlb_log_v1_log_proto_rawDescData
 }
 
-var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(AllocationReason)(0),           // 0: quorumlb.log.v1.AllocationReason
-	(DrainReason)(0),                // 1: quorumlb.log.v1.DrainReason
-	(OwnerReason)(0),                // 2: quorumlb.log.v1.OwnerReason
-	(*Batch)(nil),                   // 3: quorumlb.log.v1.Batch
-	(*Event)(nil),                   // 4: quorumlb.log.v1.Event
-	(*ClusterFounded)(nil),          // 5: quorumlb.log.v1.ClusterFounded
-	(*ClusterVersionRaised)(nil),    // 6: quorumlb.log.v1.ClusterVersionRaised
-	(*LeaseTimes)(nil),              // 7: quorumlb.log.v1.LeaseTimes
-	(*LeaseTimesSet)(nil),           // 8: quorumlb.log.v1.LeaseTimesSet
-	(*RetentionSet)(nil),            // 9: quorumlb.log.v1.RetentionSet
-	(*PoolDefined)(nil),             // 10: quorumlb.log.v1.PoolDefined
-	(*PoolDeleted)(nil),             // 11: quorumlb.log.v1.PoolDeleted
-	(*AdvertisementDefined)(nil),    // 12: quorumlb.log.v1.AdvertisementDefined
-	(*AdvertisementDeleted)(nil),    // 13: quorumlb.log.v1.AdvertisementDeleted
-	(*ServiceDeclared)(nil),         // 14: quorumlb.log.v1.ServiceDeclared
-	(*ServiceDeleted)(nil),          // 15: quorumlb.log.v1.ServiceDeleted
-	(*NamespaceDefined)(nil),        // 16: quorumlb.log.v1.NamespaceDefined
-	(*NamespaceDeleted)(nil),        // 17: quorumlb.log.v1.NamespaceDeleted
-	(*AddressAllocated)(nil),        // 18: quorumlb.log.v1.AddressAllocated
-	(*AddressReleased)(nil),         // 19: quorumlb.log.v1.AddressReleased
-	(*AllocationRefused)(nil),       // 20: quorumlb.log.v1.AllocationRefused
-	(*SessionOpened)(nil),           // 21: quorumlb.log.v1.SessionOpened
-	(*SessionClosed)(nil),           // 22: quorumlb.log.v1.SessionClosed
-	(*SessionExpired)(nil),          // 23: quorumlb.log.v1.SessionExpired
-	(*Link)(nil),                    // 24: quorumlb.log.v1.Link
-	(*NodeLinksChanged)(nil),        // 25: quorumlb.log.v1.NodeLinksChanged
-	(*NodeDrained)(nil),             // 26: quorumlb.log.v1.NodeDrained
-	(*NodeUndrained)(nil),           // 27: quorumlb.log.v1.NodeUndrained
-	(*NodeForgotten)(nil),           // 28: quorumlb.log.v1.NodeForgotten
-	(*OwnerReleased)(nil),           // 29: quorumlb.log.v1.OwnerReleased
-	(*OwnerAssigned)(nil),           // 30: quorumlb.log.v1.OwnerAssigned
-	(*AnnounceFailed)(nil),          // 31: quorumlb.log.v1.AnnounceFailed
-	(*AnnounceRecovered)(nil),       // 32: quorumlb.log.v1.AnnounceRecovered
-	(*AddressConflictObserved)(nil), // 33: quorumlb.log.v1.AddressConflictObserved
-	(*AddressConflictCleared)(nil),  // 34: quorumlb.log.v1.AddressConflictCleared
-	(*RestoreBegun)(nil),            // 35: quorumlb.log.v1.RestoreBegun
-	nil,                             // 36: quorumlb.log.v1.SessionOpened.LabelsEntry
-	(*Pool)(nil),                    // 37: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),         // 38: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),                 // 39: quorumlb.log.v1.Service
-	(*Namespace)(nil),               // 40: quorumlb.log.v1.Namespace
+	(RefusalReason)(0),              // 1: quorumlb.log.v1.RefusalReason
+	(DrainReason)(0),                // 2: quorumlb.log.v1.DrainReason
+	(OwnerReason)(0),                // 3: quorumlb.log.v1.OwnerReason
+	(*Batch)(nil),                   // 4: quorumlb.log.v1.Batch
+	(*Event)(nil),                   // 5: quorumlb.log.v1.Event
+	(*ClusterFounded)(nil),          // 6: quorumlb.log.v1.ClusterFounded
+	(*ClusterVersionRaised)(nil),    // 7: quorumlb.log.v1.ClusterVersionRaised
+	(*LeaseTimes)(nil),              // 8: quorumlb.log.v1.LeaseTimes
+	(*LeaseTimesSet)(nil),           // 9: quorumlb.log.v1.LeaseTimesSet
+	(*RetentionSet)(nil),            // 10: quorumlb.log.v1.RetentionSet
+	(*PoolDefined)(nil),             // 11: quorumlb.log.v1.PoolDefined
+	(*PoolDeleted)(nil),             // 12: quorumlb.log.v1.PoolDeleted
+	(*AdvertisementDefined)(nil),    // 13: quorumlb.log.v1.AdvertisementDefined
+	(*AdvertisementDeleted)(nil),    // 14: quorumlb.log.v1.AdvertisementDeleted
+	(*ServiceDeclared)(nil),         // 15: quorumlb.log.v1.ServiceDeclared
+	(*ServiceDeleted)(nil),          // 16: quorumlb.log.v1.ServiceDeleted
+	(*NamespaceDefined)(nil),        // 17: quorumlb.log.v1.NamespaceDefined
+	(*NamespaceDeleted)(nil),        // 18: quorumlb.log.v1.NamespaceDeleted
+	(*AddressAllocated)(nil),        // 19: quorumlb.log.v1.AddressAllocated
+	(*AddressReleased)(nil),         // 20: quorumlb.log.v1.AddressReleased
+	(*AllocationRefused)(nil),       // 21: quorumlb.log.v1.AllocationRefused
+	(*Refusal)(nil),                 // 22: quorumlb.log.v1.Refusal
+	(*SessionOpened)(nil),           // 23: quorumlb.log.v1.SessionOpened
+	(*SessionClosed)(nil),           // 24: quorumlb.log.v1.SessionClosed
+	(*SessionExpired)(nil),          // 25: quorumlb.log.v1.SessionExpired
+	(*Link)(nil),                    // 26: quorumlb.log.v1.Link
+	(*NodeLinksChanged)(nil),        // 27: quorumlb.log.v1.NodeLinksChanged
+	(*NodeDrained)(nil),             // 28: quorumlb.log.v1.NodeDrained
+	(*NodeUndrained)(nil),           // 29: quorumlb.log.v1.NodeUndrained
+	(*NodeForgotten)(nil),           // 30: quorumlb.log.v1.NodeForgotten
+	(*OwnerReleased)(nil),           // 31: quorumlb.log.v1.OwnerReleased
+	(*OwnerAssigned)(nil),           // 32: quorumlb.log.v1.OwnerAssigned
+	(*AnnounceFailed)(nil),          // 33: quorumlb.log.v1.AnnounceFailed
+	(*AnnounceRecovered)(nil),       // 34: quorumlb.log.v1.AnnounceRecovered
+	(*AddressConflictObserved)(nil), // 35: quorumlb.log.v1.AddressConflictObserved
+	(*AddressConflictCleared)(nil),  // 36: quorumlb.log.v1.AddressConflictCleared
+	(*RestoreBegun)(nil),            // 37: quorumlb.log.v1.RestoreBegun
+	nil,                             // 38: quorumlb.log.v1.SessionOpened.LabelsEntry
+	(*Pool)(nil),                    // 39: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),         // 40: quorumlb.log.v1.L2Advertisement
+	(*Service)(nil),                 // 41: quorumlb.log.v1.Service
+	(*Namespace)(nil),               // 42: quorumlb.log.v1.Namespace
+	(IPFamily)(0),                   // 43: quorumlb.log.v1.IPFamily
 }
 var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
-	4,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
-	5,  // 1: quorumlb.log.v1.Event.cluster_founded:type_name -> quorumlb.log.v1.ClusterFounded
-	6,  // 2: quorumlb.log.v1.Event.cluster_version_raised:type_name -> quorumlb.log.v1.ClusterVersionRaised
-	8,  // 3: quorumlb.log.v1.Event.lease_times_set:type_name -> quorumlb.log.v1.LeaseTimesSet
-	9,  // 4: quorumlb.log.v1.Event.retention_set:type_name -> quorumlb.log.v1.RetentionSet
-	10, // 5: quorumlb.log.v1.Event.pool_defined:type_name -> quorumlb.log.v1.PoolDefined
-	11, // 6: quorumlb.log.v1.Event.pool_deleted:type_name -> quorumlb.log.v1.PoolDeleted
-	12, // 7: quorumlb.log.v1.Event.advertisement_defined:type_name -> quorumlb.log.v1.AdvertisementDefined
-	13, // 8: quorumlb.log.v1.Event.advertisement_deleted:type_name -> quorumlb.log.v1.AdvertisementDeleted
-	14, // 9: quorumlb.log.v1.Event.service_declared:type_name -> quorumlb.log.v1.ServiceDeclared
-	15, // 10: quorumlb.log.v1.Event.service_deleted:type_name -> quorumlb.log.v1.ServiceDeleted
-	16, // 11: quorumlb.log.v1.Event.namespace_defined:type_name -> quorumlb.log.v1.NamespaceDefined
-	17, // 12: quorumlb.log.v1.Event.namespace_deleted:type_name -> quorumlb.log.v1.NamespaceDeleted
-	18, // 13: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
-	19, // 14: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
-	20, // 15: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
-	21, // 16: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
-	22, // 17: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
-	23, // 18: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
-	25, // 19: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
-	26, // 20: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
-	27, // 21: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
-	28, // 22: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
-	29, // 23: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
-	30, // 24: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
-	31, // 25: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
-	32, // 26: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
-	33, // 27: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
-	34, // 28: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
-	35, // 29: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
-	7,  // 30: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
-	37, // 31: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
-	38, // 32: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	39, // 33: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
-	40, // 34: quorumlb.log.v1.NamespaceDefined.namespace:type_name -> quorumlb.log.v1.Namespace
+	5,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
+	6,  // 1: quorumlb.log.v1.Event.cluster_founded:type_name -> quorumlb.log.v1.ClusterFounded
+	7,  // 2: quorumlb.log.v1.Event.cluster_version_raised:type_name -> quorumlb.log.v1.ClusterVersionRaised
+	9,  // 3: quorumlb.log.v1.Event.lease_times_set:type_name -> quorumlb.log.v1.LeaseTimesSet
+	10, // 4: quorumlb.log.v1.Event.retention_set:type_name -> quorumlb.log.v1.RetentionSet
+	11, // 5: quorumlb.log.v1.Event.pool_defined:type_name -> quorumlb.log.v1.PoolDefined
+	12, // 6: quorumlb.log.v1.Event.pool_deleted:type_name -> quorumlb.log.v1.PoolDeleted
+	13, // 7: quorumlb.log.v1.Event.advertisement_defined:type_name -> quorumlb.log.v1.AdvertisementDefined
+	14, // 8: quorumlb.log.v1.Event.advertisement_deleted:type_name -> quorumlb.log.v1.AdvertisementDeleted
+	15, // 9: quorumlb.log.v1.Event.service_declared:type_name -> quorumlb.log.v1.ServiceDeclared
+	16, // 10: quorumlb.log.v1.Event.service_deleted:type_name -> quorumlb.log.v1.ServiceDeleted
+	17, // 11: quorumlb.log.v1.Event.namespace_defined:type_name -> quorumlb.log.v1.NamespaceDefined
+	18, // 12: quorumlb.log.v1.Event.namespace_deleted:type_name -> quorumlb.log.v1.NamespaceDeleted
+	19, // 13: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
+	20, // 14: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
+	21, // 15: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
+	23, // 16: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
+	24, // 17: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
+	25, // 18: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
+	27, // 19: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
+	28, // 20: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
+	29, // 21: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
+	30, // 22: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
+	31, // 23: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
+	32, // 24: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
+	33, // 25: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
+	34, // 26: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
+	35, // 27: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
+	36, // 28: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
+	37, // 29: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
+	8,  // 30: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
+	39, // 31: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
+	40, // 32: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	41, // 33: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
+	42, // 34: quorumlb.log.v1.NamespaceDefined.namespace:type_name -> quorumlb.log.v1.Namespace
 	0,  // 35: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
-	36, // 36: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
-	24, // 37: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
-	24, // 38: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
-	1,  // 39: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
-	2,  // 40: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
-	2,  // 41: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	22, // 36: quorumlb.log.v1.AllocationRefused.refusals:type_name -> quorumlb.log.v1.Refusal
+	1,  // 37: quorumlb.log.v1.Refusal.reason:type_name -> quorumlb.log.v1.RefusalReason
+	43, // 38: quorumlb.log.v1.Refusal.family:type_name -> quorumlb.log.v1.IPFamily
+	38, // 39: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
+	26, // 40: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
+	26, // 41: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
+	2,  // 42: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
+	3,  // 43: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
+	3,  // 44: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_log_proto_init() }
@@ -2874,8 +3090,8 @@ func file_quorumlb_log_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_log_proto_rawDesc), len(file_quorumlb_log_v1_log_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   34,
+			NumEnums:      4,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
