@@ -47,9 +47,11 @@ func (p Plan) New() []Choice {
 //     in conflict with those who share it.
 //   - A requested address has to be in a pool and free, or shareable. A request
 //     outranks the time for which an address is kept for another service.
-//   - Otherwise, in this order: the address kept for this service (or for its
-//     sharing key), an address of its sharing key that it can join, and then of
-//     the pools, those only on request left out, the lowest address that was
+//     Neither reservations for others, nor a quarantine, nor the quota of the
+//     namespace can be requested away.
+//   - Otherwise, in this order: an address reserved for this service, the one kept
+//     for it (or for its sharing key), an address of its sharing key that it can
+//     join, and then of the pools, those only on request left out, the lowest address that was
 //     never used, or the one given up longest ago that is kept for nobody.
 //   - A pool with a serviceAllocation gives only to the services that it selects,
 //     requests included. Such pools are tried first, by priority and name, and

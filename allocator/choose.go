@@ -65,6 +65,12 @@ func (c *chooser) request(a netip.Addr) (Choice, *Refusal) {
 		no.Why = NotSelected
 	case fsm.Buggy(a) && c.s.Pools[pool].Spec.GetAvoidBuggyIps():
 		no.Why = BuggyAddress
+	case c.reservedAgainst(a):
+		no.Why = Reserved
+	case c.quarantined(a):
+		no.Why = Quarantined
+	case c.overQuota(pool, rec):
+		no.Why, no.pool = Quota, pool
 	case rec != nil:
 		no.Why, no.Service = c.shareable(rec)
 	}
@@ -150,7 +156,9 @@ func (c *chooser) chooseBoth() *Refusal {
 			lacks := c.first
 			if why == WhyInvalid {
 				lacks = c.first.other()
-				_, why = c.fromPool(pool, lacks)
+				if _, why = c.fromPool(pool, lacks); why == WhyInvalid {
+					why = Quota // of each one, but not of both
+				}
 			}
 			no.Pools = append(no.Pools, PoolRefusal{pool, why, lacks})
 			if !c.required && lacks == c.first {
@@ -189,15 +197,17 @@ func (c *chooser) classes(pools []string) [2][]string {
 
 // pairIn takes the choice and one of the other family from its pool, or nothing.
 func (c *chooser) pairIn(choice Choice) bool {
+	c.take(choice) // it counts for the quota
 	f := familyOf(choice.Addr).other()
 	other, ok := c.again(f, choice.Pool)
 	if !ok {
 		var why Why
 		if other, why = c.fromPool(choice.Pool, f); why != WhyInvalid {
+			c.plan.Choices = c.plan.Choices[:len(c.plan.Choices)-1]
+			c.has[familyOf(choice.Addr)] = netip.Addr{}
 			return false
 		}
 	}
-	c.take(choice)
 	c.take(other)
 	return true
 }
@@ -250,6 +260,9 @@ func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
 	if !c.s.PoolHas(pool, v4) {
 		return Choice{}, NoFamily
 	}
+	if c.overQuota(pool, nil) {
+		return Choice{}, Quota
+	}
 	if a := c.s.NextFresh(pool, v4); a.IsValid() {
 		return Choice{Addr: a, Pool: pool, Reason: logv1.AllocationReason_ALLOCATION_REASON_FRESH}, WhyInvalid
 	}
@@ -261,8 +274,11 @@ func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
 	if !v4 {
 		used, size = use.Used6, use.Size6
 	}
-	if used < size {
+	switch {
+	case used < size && c.s.PoolKept(pool) > 0:
 		return Choice{}, Kept
+	case used < size:
+		return Choice{}, Reserved
 	}
 	return Choice{}, Full
 }
@@ -271,8 +287,11 @@ func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
 // sharing key, or one of its sharing key that it can join; in one pool, or any
 // that admits the service.
 func (c *chooser) again(f family, pool string) (Choice, bool) {
+	if choice, ok := c.reserved(f, pool); ok {
+		return choice, true
+	}
 	for free := range c.s.KeptFor(c.key) {
-		if c.usable(free.Addr, f, pool) && free.KeptUntil > c.now {
+		if c.usable(free.Addr, f, pool, nil) && free.KeptUntil > c.now {
 			return Choice{free.Addr, free.Pool, logv1.AllocationReason_ALLOCATION_REASON_RETAINED, false}, true
 		}
 	}
@@ -281,21 +300,24 @@ func (c *chooser) again(f family, pool string) (Choice, bool) {
 		return Choice{}, false
 	}
 	for rec := range c.s.WithSharingKey(key) {
-		if why, _ := c.shareable(rec); why == WhyInvalid && c.usable(rec.Addr, f, pool) {
+		if why, _ := c.shareable(rec); why == WhyInvalid && c.usable(rec.Addr, f, pool, rec) {
 			return Choice{rec.Addr, rec.Pool, logv1.AllocationReason_ALLOCATION_REASON_SHARED, false}, true
 		}
 	}
 	for free := range c.s.KeptForSharing(key) {
-		if c.usable(free.Addr, f, pool) && free.KeptUntil > c.now {
+		if c.usable(free.Addr, f, pool, nil) && free.KeptUntil > c.now {
 			return Choice{free.Addr, free.Pool, logv1.AllocationReason_ALLOCATION_REASON_RETAINED, false}, true
 		}
 	}
 	return Choice{}, false
 }
 
-func (c *chooser) usable(a netip.Addr, f family, pool string) bool {
+// usable tells whether the pool of an address gives it to the service; rec is its
+// record when it is in use.
+func (c *chooser) usable(a netip.Addr, f family, pool string, rec *fsm.Address) bool {
 	has := c.s.PoolOf(a)
-	if familyOf(a) != f || has == "" || pool != "" && has != pool || c.admits(has) != WhyInvalid {
+	if familyOf(a) != f || has == "" || pool != "" && has != pool || c.admits(has) != WhyInvalid ||
+		c.reservedAgainst(a) || c.overQuota(has, rec) {
 		return false
 	}
 	return !fsm.Buggy(a) || !c.s.Pools[has].Spec.GetAvoidBuggyIps()

@@ -47,6 +47,13 @@ const (
 	Full
 	// Kept: all free addresses of the family are kept for services that had them.
 	Kept
+	// Reserved: the address asked for, or all that is free, is promised to another
+	// service or held back.
+	Reserved
+	// Quota: the service's namespace has as many addresses of the pool as it may.
+	Quota
+	// Quarantined: another service gave the address asked for up lately.
+	Quarantined
 )
 
 var whyTexts = [...]string{
@@ -66,6 +73,9 @@ var whyTexts = [...]string{
 	NoFamily:        "has none",
 	Full:            "full",
 	Kept:            "full but for addresses kept for deleted services",
+	Reserved:        "reserved",
+	Quota:           "the namespace has as many as it may",
+	Quarantined:     "in quarantine after another service gave it up",
 }
 
 // String explains the reason to an operator.
@@ -96,6 +106,8 @@ type Refusal struct {
 	Why Why
 	// Service stands in the way of the request: it has the address.
 	Service fsm.ServiceKey
+	// pool whose quota refuses the request.
+	pool string
 	// Pools were tried in this order.
 	Pools []PoolRefusal
 }
@@ -117,7 +129,7 @@ func (r *Refusal) Refusals() []fsm.Refusal {
 	}
 	if r.Requested != "" {
 		a, _ := fsm.ParseAddr(r.Requested) // invalid when it is no address
-		out := fsm.Refusal{Addr: a, Reason: r.Why.Reason()}
+		out := fsm.Refusal{Addr: a, Pool: r.pool, Reason: r.Why.Reason()}
 		if a.IsValid() {
 			out.Family = familyOf(a).proto()
 		}

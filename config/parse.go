@@ -14,7 +14,7 @@ import (
 )
 
 // kinds that can be applied, as an error lists them.
-var kinds = []string{KindIPAddressPool, KindL2Advertisement, KindVirtualService, KindNamespace}
+var kinds = []string{KindIPAddressPool, KindL2Advertisement, KindVirtualService, KindNamespace, KindReservation}
 
 // metallbKinds are documents that a user of MetalLB may have and that have no
 // meaning here yet.
@@ -241,6 +241,10 @@ func (d *decoder) object(doc *Document, h *header) {
 		var s NamespaceSpec
 		decode(&s)
 		c.finish(c.declaredNamespace())
+	case KindReservation:
+		var s ReservationSpec
+		decode(&s)
+		c.finish(c.reservation(&s))
 	}
 }
 

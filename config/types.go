@@ -1,6 +1,12 @@
 package config
 
-import logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+import (
+	"errors"
+	"strings"
+	"time"
+
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
 
 // APIVersion is that of every document.
 const APIVersion = "quorumlb.io/v1"
@@ -11,6 +17,7 @@ const (
 	KindL2Advertisement = "L2Advertisement"
 	KindVirtualService  = "VirtualService"
 	KindNamespace       = "Namespace"
+	KindReservation     = "Reservation"
 	KindList            = "List"
 )
 
@@ -48,6 +55,61 @@ type IPAddressPoolSpec struct {
 	// ServiceAllocation says for which services the pool is; not given: for all,
 	// after the pools that are for certain ones.
 	ServiceAllocation *ServiceAllocation `json:"serviceAllocation,omitempty"`
+	// Quota bounds how many addresses each namespace may have.
+	Quota *Quota `json:"quota,omitempty"`
+	// Quarantine (default none) is how long an address that was given up is given
+	// to no other service, not even on request.
+	Quarantine Duration `json:"quarantine,omitempty"`
+}
+
+// Quota bounds the addresses of a pool that the services of a namespace have.
+type Quota struct {
+	// PerNamespace is for namespaces that are not named; 0 (default): no bound.
+	PerNamespace uint32 `json:"perNamespace,omitempty"`
+	// Namespaces have their own bound; 0: none at all.
+	Namespaces map[string]uint32 `json:"namespaces,omitempty"`
+}
+
+// ReservationSpec promises addresses to a service, or holds them back.
+type ReservationSpec struct {
+	// Addresses are addresses, CIDRs and "first-last" ranges.
+	Addresses []string `json:"addresses"`
+	// Service that may have them; not given: nobody.
+	Service *ServiceName `json:"service,omitempty"`
+	// Until when ("2027-01-31T12:00:00Z"); not given: for ever.
+	Until *time.Time `json:"until,omitempty"`
+}
+
+// ServiceName names a service.
+type ServiceName struct {
+	// Namespace is "default" when not given.
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+// Duration is a time span as it is written: "90s", "24h".
+type Duration time.Duration
+
+// MarshalText gives the time span without zero units at its end.
+func (d Duration) MarshalText() ([]byte, error) {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return []byte(s), nil
+}
+
+// UnmarshalText reads a time span with a unit.
+func (d *Duration) UnmarshalText(text []byte) error {
+	t, err := time.ParseDuration(string(text))
+	if err != nil {
+		return errors.New("must be a duration with a unit (ns, us, ms, s, m, h), such as \"90s\" or \"24h\"")
+	}
+	*d = Duration(t)
+	return nil
 }
 
 // ServiceAllocation chooses the services that a pool is for: those of the

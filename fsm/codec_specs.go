@@ -14,6 +14,8 @@ func (e *encoder) pool(p *logv1.Pool) {
 	e.bool(p.GetManualOnly())
 	e.bool(p.GetAvoidBuggyIps())
 	e.serviceAllocation(p.GetServiceAllocation())
+	e.quota(p.GetQuota())
+	e.int(p.GetQuarantineNanos())
 }
 
 func (d *decoder) pool() *logv1.Pool {
@@ -25,6 +27,8 @@ func (d *decoder) pool() *logv1.Pool {
 		AvoidBuggyIps: d.bool(),
 
 		ServiceAllocation: d.serviceAllocation(),
+		Quota:             d.quota(),
+		QuarantineNanos:   d.int(),
 	}
 }
 

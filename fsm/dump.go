@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -21,9 +22,9 @@ func (s *State) Dump(w io.Writer) error {
 		timesText(s.Lease), timesText(s.PriorLease), s.Retention, s.PolicyAt)
 	for _, k := range slices.Sorted(maps.Keys(s.Pools)) {
 		p := s.Pools[k]
-		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s for=%s at=%d\n",
+		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s for=%s quota=%s quarantine=%s at=%d\n",
 			k, p.Spec.GetAddresses(), p.Spec.GetManualOnly(), p.Spec.GetAvoidBuggyIps(), labelText(p.Spec.GetLabels()),
-			allocationText(p.Spec.GetServiceAllocation()), p.DefinedAt)
+			allocationText(p.Spec.GetServiceAllocation()), quotaText(p.Spec.GetQuota()), time.Duration(p.Spec.GetQuarantineNanos()), p.DefinedAt)
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Ads)) {
 		a := s.Ads[k]
@@ -39,8 +40,8 @@ func (s *State) Dump(w io.Writer) error {
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(s.Free), netip.Addr.Compare) {
 		f := s.Free[k]
-		fmt.Fprintf(b, "free %s pool=%q at=%d key=%s keptUntil=%d sharing=%q prior=%s\n",
-			f.Addr, f.Pool, f.FreedAt, f.Key, f.KeptUntil, f.SharingKey, priorText(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch))
+		fmt.Fprintf(b, "free %s pool=%q at=%d key=%s keptUntil=%d quarantinedUntil=%d sharing=%q prior=%s\n",
+			f.Addr, f.Pool, f.FreedAt, f.Key, f.KeptUntil, f.QuarantinedUntil, f.SharingKey, priorText(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch))
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Nodes)) {
 		s.Nodes[k].dump(b)
@@ -48,6 +49,11 @@ func (s *State) Dump(w io.Writer) error {
 	for _, k := range slices.Sorted(maps.Keys(s.Namespaces)) {
 		n := s.Namespaces[k]
 		fmt.Fprintf(b, "namespace %s labels=%s at=%d\n", k, labelText(n.Spec.GetLabels()), n.DefinedAt)
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Reservations)) {
+		r := s.Reservations[k]
+		fmt.Fprintf(b, "reservation %s addresses=%v for=%s until=%d labels=%s at=%d\n",
+			k, r.Spec.GetAddresses(), r.Key(), r.Spec.GetUntilUnixNano(), labelText(r.Spec.GetLabels()), r.DefinedAt)
 	}
 	return b.Flush()
 }
@@ -97,6 +103,17 @@ func priorText(node string, at, session, epoch uint64) string {
 		return "-"
 	}
 	return fmt.Sprintf("%s@%d/%d/%d", node, at, session, epoch)
+}
+
+func quotaText(q *logv1.Quota) string {
+	if q == nil {
+		return "-"
+	}
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(q.GetNamespaces())) {
+		parts = append(parts, fmt.Sprintf("%s=%d", k, q.GetNamespaces()[k]))
+	}
+	return fmt.Sprintf("%d{%s}", q.GetPerNamespace(), strings.Join(parts, ","))
 }
 
 func addrText(a netip.Addr) string {

@@ -11,16 +11,17 @@ const MaxClusterVersion = 1
 // New returns the state of an empty log.
 func New() *State {
 	return &State{
-		Lease:      DefaultLeaseTimes,
-		Retention:  DefaultRetention,
-		Pools:      map[string]*Pool{},
-		Ads:        map[string]*Advertisement{},
-		Services:   map[ServiceKey]*Service{},
-		Addresses:  map[netip.Addr]*Address{},
-		Free:       map[netip.Addr]*Free{},
-		Nodes:      map[string]*Node{},
-		Namespaces: map[string]*Namespace{},
-		idx:        newIndexes(),
+		Lease:        DefaultLeaseTimes,
+		Retention:    DefaultRetention,
+		Pools:        map[string]*Pool{},
+		Ads:          map[string]*Advertisement{},
+		Services:     map[ServiceKey]*Service{},
+		Addresses:    map[netip.Addr]*Address{},
+		Free:         map[netip.Addr]*Free{},
+		Nodes:        map[string]*Node{},
+		Namespaces:   map[string]*Namespace{},
+		Reservations: map[string]*Reservation{},
+		idx:          newIndexes(),
 	}
 }
 
@@ -39,6 +40,7 @@ func (s *State) Clone() *State {
 	c.Free = maps.Clone(s.Free)
 	c.Nodes = maps.Clone(s.Nodes)
 	c.Namespaces = maps.Clone(s.Namespaces)
+	c.Reservations = maps.Clone(s.Reservations)
 	c.idx = s.idx.clone()
 	return &c
 }

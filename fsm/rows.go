@@ -32,6 +32,7 @@ var rowTypes = [...]rowType{
 	6: table("free", freeOf, netip.Addr.Compare, encodeFree, decodeFree),
 	7: table("node", nodesOf, cmp.Compare[string], encodeNode, decodeNode),
 	8: table("namespace", namespacesOf, cmp.Compare[string], encodeNamespace, decodeNamespace),
+	9: table("reservation", reservationsOf, cmp.Compare[string], encodeReservation, decodeReservation),
 }
 
 func poolsOf(s *State) map[string]*Pool            { return s.Pools }
@@ -206,17 +207,21 @@ func encodeFree(e *encoder, f *Free) {
 	e.key(f.Key)
 	e.int(f.KeptUntil)
 	e.str(f.SharingKey)
+	e.int(f.QuarantinedUntil)
 	e.prior(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch)
 }
 
 func decodeFree(d *decoder) (netip.Addr, *Free) {
 	f := &Free{
-		Addr:         d.addr(),
-		Pool:         d.name(),
-		FreedAt:      d.uint(),
-		Key:          d.key(),
-		KeptUntil:    d.int(),
-		SharingKey:   d.name(),
+		Addr:       d.addr(),
+		Pool:       d.name(),
+		FreedAt:    d.uint(),
+		Key:        d.key(),
+		KeptUntil:  d.int(),
+		SharingKey: d.name(),
+
+		QuarantinedUntil: d.int(),
+
 		Prior:        d.name(),
 		PriorAt:      d.uint(),
 		PriorSession: d.uint(),

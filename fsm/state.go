@@ -55,6 +55,8 @@ type State struct {
 	Nodes map[string]*Node
 	// Namespaces are those that were declared, for their labels.
 	Namespaces map[string]*Namespace
+	// Reservations are kept when their time is over, until somebody deletes them.
+	Reservations map[string]*Reservation
 
 	// Indexes, derived from the maps above and rebuilt by a restore.
 	idx indexes
@@ -176,6 +178,8 @@ type Free struct {
 	Key        ServiceKey
 	KeptUntil  int64
 	SharingKey string
+	// QuarantinedUntil: no other service may have it before, not even on request.
+	QuarantinedUntil int64
 	// Prior* as in Address: an address that is allocated again waits for its old owner.
 	Prior        string
 	PriorAt      uint64

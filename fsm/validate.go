@@ -53,6 +53,8 @@ func ValidatePool(p *logv1.Pool) []FieldError {
 	if a := p.GetServiceAllocation(); a != nil {
 		f.serviceAllocation("spec.serviceAllocation", a)
 	}
+	f.quota("spec.quota", p.GetQuota())
+	f.quarantine("spec.quarantine", time.Duration(p.GetQuarantineNanos()))
 	return f
 }
 

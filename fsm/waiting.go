@@ -23,6 +23,8 @@ type poolWait struct {
 type Wait struct {
 	Pool string
 	V6   bool
+	// Namespace is set for those whose namespace has all that it may.
+	Namespace string
 }
 
 type addrWait struct {
@@ -48,7 +50,7 @@ func (w Wait) compare(o Wait) int {
 	}
 	switch {
 	case w.V6 == o.V6:
-		return 0
+		return strings.Compare(w.Namespace, o.Namespace)
 	case o.V6:
 		return -1
 	}
@@ -73,7 +75,8 @@ func lessTextWait(a, b textWait) bool {
 // is for the service and has nothing left.
 func (r Refusal) Frees() bool {
 	switch r.Reason {
-	case logv1.RefusalReason_REFUSAL_REASON_FULL, logv1.RefusalReason_REFUSAL_REASON_KEPT:
+	case logv1.RefusalReason_REFUSAL_REASON_FULL, logv1.RefusalReason_REFUSAL_REASON_KEPT,
+		logv1.RefusalReason_REFUSAL_REASON_RESERVED, logv1.RefusalReason_REFUSAL_REASON_QUOTA:
 		return r.Pool != ""
 	}
 	return false
@@ -88,8 +91,12 @@ func (r Refusal) Proto() *logv1.Refusal {
 	return out
 }
 
-func (r Refusal) wait() Wait {
-	return Wait{Pool: r.Pool, V6: r.Family == logv1.IPFamily_IP_FAMILY_IPV6}
+func (r Refusal) wait(namespace string) Wait {
+	w := Wait{Pool: r.Pool, V6: r.Family == logv1.IPFamily_IP_FAMILY_IPV6}
+	if r.Reason == logv1.RefusalReason_REFUSAL_REASON_QUOTA {
+		w.Namespace = namespace
+	}
+	return w
 }
 
 func (x *indexes) wait(svc *Service) {
@@ -106,7 +113,7 @@ func (x *indexes) wait(svc *Service) {
 			x.waitAddr.Set(addrWait{keyOf(r.Addr), age})
 		}
 		if r.Frees() {
-			x.waitPool.Set(poolWait{r.wait(), age})
+			x.waitPool.Set(poolWait{r.wait(svc.Key.Namespace), age})
 		}
 	}
 	if key := svc.sharingKey(); key != "" {
@@ -124,7 +131,7 @@ func (x *indexes) unwait(svc *Service) {
 			x.waitAddr.Delete(addrWait{keyOf(r.Addr), age})
 		}
 		if r.Frees() {
-			x.waitPool.Delete(poolWait{r.wait(), age})
+			x.waitPool.Delete(poolWait{r.wait(svc.Key.Namespace), age})
 		}
 	}
 	if key := svc.sharingKey(); key != "" {

@@ -182,3 +182,13 @@ func NamespaceDefined(name string, labels map[string]string) *logv1.Event {
 func NamespaceDeleted(name string) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_NamespaceDeleted{NamespaceDeleted: &logv1.NamespaceDeleted{Name: name}}}
 }
+
+// Reservation declares a reservation.
+func Reservation(r *logv1.Reservation) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ReservationDefined{ReservationDefined: &logv1.ReservationDefined{Reservation: r}}}
+}
+
+// ReservationDeleted deletes a reservation.
+func ReservationDeleted(name string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ReservationDeleted{ReservationDeleted: &logv1.ReservationDeleted{Name: name}}}
+}

@@ -70,7 +70,7 @@ func (w *Walk) service() *logv1.Service {
 // change makes the events of one random change to the state, none when there
 // is nothing to change.
 func (w *Walk) change() []*logv1.Event {
-	switch w.pick(17) {
+	switch w.pick(19) {
 	case 0:
 		return w.definePool()
 	case 1:
@@ -105,8 +105,28 @@ func (w *Walk) change() []*logv1.Event {
 			return []*logv1.Event{NamespaceDeleted(name)}
 		}
 		return []*logv1.Event{NamespaceDefined(name, map[string]string{"tier": walkKeys[w.pick(len(walkKeys))]})}
+	case 17, 18:
+		return w.reserve()
 	}
 	return nil
+}
+
+var walkReserved = [][]string{{"192.0.2.2-192.0.2.9", "2001:db8::102"}, {"192.0.2.250-192.0.3.0"}, {"2001:db8::/127", "2001:db8:1::/65"}}
+
+func (w *Walk) reserve() []*logv1.Event {
+	n := w.pick(3)
+	name := fmt.Sprintf("r%d", n)
+	if w.S.Reservations[name] != nil && w.pick(2) == 0 {
+		return []*logv1.Event{ReservationDeleted(name)}
+	}
+	r := &logv1.Reservation{Name: name, Addresses: walkReserved[n]}
+	if w.pick(2) == 0 {
+		r.ServiceNamespace, r.ServiceName = "default", fmt.Sprintf("s%d", w.pick(12))
+	}
+	if w.pick(3) > 0 {
+		r.UntilUnixNano = w.S.Time + int64(w.pick(200)-20)*int64(time.Second)
+	}
+	return []*logv1.Event{Reservation(r)}
 }
 
 // any1 picks a key of a map.

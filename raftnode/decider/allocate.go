@@ -41,11 +41,24 @@ func (r *reign) allocate(t *tx, command bool) (err error) {
 			}
 		}
 	})
-	w.keptEnd = 0
-	if until, ok := t.s.NextKept(); ok && t.s.AnyWaiting() {
-		w.keptEnd = r.d.cfg.Clock.Now() + max(time.Duration(until-t.now), time.Second)
-	}
+	w.settleKeptEnd(t)
 	return err
+}
+
+// settleKeptEnd notes when time alone may help somebody who waits: what is kept or
+// in quarantine falls free, a reservation ends.
+func (w *work) settleKeptEnd(t *tx) {
+	w.keptEnd = 0
+	if !t.s.AnyWaiting() {
+		return
+	}
+	until, ok := t.s.NextKept()
+	if end, ends := t.s.NextReservationEnd(); ends && (!ok || end < until) {
+		until, ok = end, true
+	}
+	if ok {
+		w.keptEnd = w.d.cfg.Clock.Now() + max(time.Duration(until-t.now), time.Second)
+	}
 }
 
 // tryFit is fit for a service that the command at hand has nothing to do with.
@@ -125,10 +138,17 @@ func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.Servi
 			list[at].wait = wait // there is more hope than that
 		}
 	}
-	h.services(s, func(svc *fsm.Service) { add(svc, fsm.Wait{}) })
+	h.services(s, now, func(svc *fsm.Service) { add(svc, fsm.Wait{}) })
 	for wait := range s.WaitedFor() {
 		if !h.concerns(wait.Pool) {
 			continue
+		}
+		if wait.Namespace != "" && allocator.QuotaAllows(s, wait) {
+			for svc := range s.WaitingFor(wait) {
+				if svc.Refusals[0].Addr.IsValid() {
+					add(svc, fsm.Wait{}) // it asks for a certain one
+				}
+			}
 		}
 		if !allocator.HasFree(s, wait, now) {
 			continue
@@ -183,5 +203,9 @@ func (t *tx) release(addr netip.Addr, key fsm.ServiceKey, keptUntil int64) {
 	if len(rec.Services) == 1 && rec.Owner != "" {
 		t.emit(ownerReleased(rec, logv1.OwnerReason_OWNER_REASON_ADDRESS_DELETED))
 	}
-	t.emit(addressReleased(addr, key, keptUntil))
+	var quarantinedUntil int64
+	if pool := t.s.Pools[t.s.PoolOf(addr)]; pool != nil && pool.Spec.GetQuarantineNanos() > 0 && len(rec.Services) == 1 {
+		quarantinedUntil = t.now + pool.Spec.GetQuarantineNanos()
+	}
+	t.emit(addressReleased(addr, key, max(keptUntil, quarantinedUntil), quarantinedUntil))
 }

@@ -29,6 +29,9 @@ func checkResource(f *faults, path string, res *adminv1.Resource) {
 	case res.GetNamespace() != nil:
 		checkKnown(f, path, res.GetNamespace())
 		f.under(path, fsm.ValidateNamespace(res.GetNamespace()))
+	case res.GetReservation() != nil:
+		checkKnown(f, path, res.GetReservation())
+		f.under(path, fsm.ValidateReservation(res.GetReservation()))
 	default:
 		f.add(path, "is empty, or of a kind that this version does not know")
 	}

@@ -27,9 +27,10 @@ func addressAllocated(addr netip.Addr, key fsm.ServiceKey, pool string, why logv
 	}}}
 }
 
-func addressReleased(addr netip.Addr, key fsm.ServiceKey, keptUntil int64) *logv1.Event {
+func addressReleased(addr netip.Addr, key fsm.ServiceKey, keptUntil, quarantinedUntil int64) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_AddressReleased{AddressReleased: &logv1.AddressReleased{
 		Address: fsm.FromAddr(addr), Namespace: key.Namespace, Name: key.Name, KeptUntilUnixNano: keptUntil,
+		QuarantinedUntilUnixNano: quarantinedUntil,
 	}}}
 }
 
@@ -67,6 +68,14 @@ func namespaceDefined(spec *logv1.Namespace) *logv1.Event {
 
 func namespaceDeleted(name string) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_NamespaceDeleted{NamespaceDeleted: &logv1.NamespaceDeleted{Name: name}}}
+}
+
+func reservationDefined(spec *logv1.Reservation) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ReservationDefined{ReservationDefined: &logv1.ReservationDefined{Reservation: spec}}}
+}
+
+func reservationDeleted(name string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ReservationDeleted{ReservationDeleted: &logv1.ReservationDeleted{Name: name}}}
 }
 
 func adDefined(spec *logv1.L2Advertisement) *logv1.Event {

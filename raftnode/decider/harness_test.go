@@ -367,6 +367,10 @@ func eventText(ev *logv1.Event) string {
 		return name + " " + f.PoolDefined.GetPool().GetName()
 	case *logv1.Event_PoolDeleted:
 		return name + " " + f.PoolDeleted.GetName()
+	case *logv1.Event_ReservationDefined:
+		return name + " " + f.ReservationDefined.GetReservation().GetName()
+	case *logv1.Event_ReservationDeleted:
+		return name + " " + f.ReservationDeleted.GetName()
 	case *logv1.Event_NamespaceDefined:
 		return name + " " + f.NamespaceDefined.GetNamespace().GetName()
 	case *logv1.Event_NamespaceDeleted:

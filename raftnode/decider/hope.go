@@ -26,10 +26,14 @@ type hope struct {
 	// have, or no longer have.
 	keys      map[string]struct{}
 	addresses map[netip.Addr]struct{}
+	// held: a reservation or a quarantine may have ended. promised are services for
+	// which one was declared.
+	held     bool
+	promised map[fsm.ServiceKey]struct{}
 }
 
 func (h *hope) any() bool {
-	return h.all || h.anyPool || len(h.pools)+len(h.defined)+len(h.namespaces)+len(h.keys)+len(h.addresses) > 0
+	return h.all || h.anyPool || h.held || len(h.pools)+len(h.defined)+len(h.namespaces)+len(h.keys)+len(h.addresses) > 0
 }
 
 // concerns tells whether an address may have fallen free in the pool.
@@ -76,7 +80,7 @@ func (h *hope) noteShares(s *fsm.State, key fsm.ServiceKey) {
 
 // services calls f for the waiting services that hope concerns, short of those
 // that wait for a free address of a pool. Some may be named twice.
-func (h *hope) services(s *fsm.State, f func(*fsm.Service)) {
+func (h *hope) services(s *fsm.State, now int64, f func(*fsm.Service)) {
 	for key := range h.keys {
 		for svc := range s.WaitingToShare(key) {
 			f(svc)
@@ -87,16 +91,29 @@ func (h *hope) services(s *fsm.State, f func(*fsm.Service)) {
 			f(svc)
 		}
 	}
-	if !h.all && len(h.defined) == 0 && len(h.namespaces) == 0 {
+	if !h.all && !h.held && len(h.defined) == 0 && len(h.namespaces) == 0 {
 		return
 	}
 	defined := slices.Sorted(maps.Keys(h.defined))
 	for svc := range s.Waiting() {
 		_, relabelled := h.namespaces[svc.Key.Namespace]
-		if h.all || relabelled || slices.ContainsFunc(defined, func(pool string) bool { return concernsPool(s, svc, pool) }) {
+		_, promised := h.promised[svc.Key]
+		if h.all || relabelled || promised || h.held && holdEnded(s, svc, now) || slices.ContainsFunc(defined, func(pool string) bool { return concernsPool(s, svc, pool) }) {
 			f(svc)
 		}
 	}
+}
+
+// holdEnded tells whether the address that a waiting service asks for was held
+// back and is so no longer.
+func holdEnded(s *fsm.State, svc *fsm.Service, now int64) bool {
+	return slices.ContainsFunc(svc.Refusals, func(r fsm.Refusal) bool {
+		switch r.Reason {
+		case logv1.RefusalReason_REFUSAL_REASON_RESERVED, logv1.RefusalReason_REFUSAL_REASON_QUARANTINED:
+			return r.Addr.IsValid() && !allocator.StillHeld(s, svc.Spec, r.Addr, now)
+		}
+		return false
+	})
 }
 
 // concernsPool tells whether a pool that was defined or deleted may help a waiting

@@ -67,6 +67,24 @@ func TestWhatMakesAServiceTriedAgain(t *testing.T) {
 			given{pool("p", "10.0.0.1-10.0.0.1"), service("a"), poolWith("m", "10.3.0.1-10.3.0.1", func(p *logv1.Pool) { p.ManualOnly = true })},
 			given{service("w", shares(80), inPool("m")), service("x", shares(80), inPool("m"))},
 			apply(service("w", shares(81), inPool("m"))), 1, "x"},
+		"a reservation is deleted": {
+			given{pool("p", "10.0.0.1-10.0.0.2"), reservation("r", "", 0, "10.0.0.1"), service("a")},
+			given{service("w"), service("x")}, remove(KindReservation, "r"), 1, "w"},
+		"a reservation for it": {
+			given{pool("p", "10.0.0.1-10.0.0.2"), reservation("r", "", 0, "10.0.0.1"), service("a")},
+			given{service("w"), service("x")}, apply(reservation("r", "x", 0, "10.0.0.1")), 1, "x"},
+		"a reservation of a requested address is deleted": {
+			given{pool("p", "10.0.0.1-10.0.0.9"), service("w", at("10.0.0.1")), service("x")},
+			nil, apply(reservation("r", "", 0, "10.0.0.8")), 0, ""},
+		"an address of its namespace's quota": {
+			given{poolWith("p", "10.0.0.1-10.0.0.9", atMost(1)), service("a")},
+			given{service("w"), service("x")}, remove(KindService, "a"), 1, "w"},
+		"an address of another namespace's quota": {
+			given{poolWith("p", "10.0.0.1-10.0.0.9", atMost(1)), service("a"), service("o", inNamespace("other"))},
+			given{service("w")}, &Delete{Names: []*adminv1.ResourceName{{Kind: KindService, Namespace: "other", Name: "o"}}}, 0, ""},
+		"a larger quota": {
+			given{poolWith("p", "10.0.0.1-10.0.0.9", atMost(1)), service("a")},
+			given{service("w"), service("x")}, apply(poolWith("p", "10.0.0.1-10.0.0.9", atMost(2))), 1, "w"},
 		"a session":        {full, given{service("w")}, openSession("n9", 1), 0, ""},
 		"an advertisement": {full, given{service("w")}, apply(ad("new")), 0, ""},
 		"a dry run":        {full, given{service("w")}, dryRun(apply(pool("new", "10.9.0.0/24"))), 1, ""},

@@ -2,6 +2,7 @@ package decider
 
 import (
 	"testing"
+	"time"
 
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -51,5 +52,84 @@ func TestNamespaceAndServiceTogether(t *testing.T) {
 		if len(r.Resources[0].Addresses) != 1 || len(r.Resources[1].Addresses) != 1 {
 			t.Errorf("%+v", r.Resources)
 		}
+	})
+}
+
+func reservation(name, service string, until int64, addresses ...string) *adminv1.Resource {
+	r := &logv1.Reservation{Name: name, Addresses: addresses, UntilUnixNano: until}
+	if service != "" {
+		r.ServiceNamespace, r.ServiceName = "default", service
+	}
+	return &adminv1.Resource{Kind: &adminv1.Resource_Reservation{Reservation: r}}
+}
+
+func atMost(n uint32) func(*logv1.Pool) {
+	return func(p *logv1.Pool) { p.Quota = &logv1.Quota{PerNamespace: n} }
+}
+
+func inNamespace(name string) func(*logv1.Service) {
+	return func(s *logv1.Service) { s.Namespace = name }
+}
+
+func TestReservationsThatCannotBe(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), reservation("r", "", 0, "10.0.0.4-10.0.0.6")))
+		for name, cmd := range map[string]*Apply{
+			"overlap":                   apply(reservation("s", "", 0, "10.0.0.6")),
+			"overlap with another one":  apply(reservation("s", "", 0, "10.0.0.8"), reservation("t", "", 0, "10.0.0.0/24")),
+			"over already":              apply(reservation("s", "", 1, "10.0.0.8")),
+			"a request of what is held": apply(service("a", at("10.0.0.5"))),
+		} {
+			if _, err := h.submit(cmd); len(paths(err)) == 0 {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		// Two may change places in one command.
+		h.must(apply(reservation("r", "", 0, "10.0.0.8"), reservation("s", "", 0, "10.0.0.4")))
+		h.checkHead()
+	})
+}
+
+// A reservation holds until its time, and an address in quarantine as long as its
+// pool says; who waits has it then.
+func TestReservationAndQuarantineEnd(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(&SetRetention{})
+		h.must(apply(reservation("r", "", h.wall.now().Add(time.Hour).UnixNano(), "10.0.0.1"),
+			poolWith("p", "10.0.0.1-10.0.0.2", func(p *logv1.Pool) { p.QuarantineNanos = int64(3 * time.Hour) }), service("a")))
+		h.must(apply(service("w"), service("x")))
+		h.must(remove(KindService, "a"))
+		h.refused(apply(service("y", at("10.0.0.2"))), new(*InvalidError))
+		time.Sleep(59 * time.Minute)
+		if h.addressesOf("w") != 0 {
+			t.Error("w has an address too early")
+		}
+		time.Sleep(2 * time.Minute)
+		if h.addressesOf("w") != 1 || h.addressesOf("x") != 0 {
+			t.Errorf("after the reservation w has %d, x %d", h.addressesOf("w"), h.addressesOf("x"))
+		}
+		time.Sleep(2 * time.Hour)
+		if h.addressesOf("x") != 1 {
+			t.Error("the quarantine is over, and x has no address")
+		}
+		h.nothingMissed()
+		h.checkHead()
+	})
+}
+
+// Who asks for an address that is held back has it when it is no longer.
+func TestRequestOfAHeldAddress(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), service("w", at("10.0.0.5"))))
+		h.must(apply(reservation("r", "", h.wall.now().Add(time.Hour).UnixNano(), "10.0.0.5")))
+		h.must(remove(KindPool, "none"))
+		old := h.older()
+		h.must(remove(KindService, "w"))
+		// A revert gives it back all the same: it had it.
+		h.must(&RestoreTo{Older: old})
+		if h.addressesOf("w") != 1 {
+			t.Error("not reverted")
+		}
+		h.checkHead()
 	})
 }

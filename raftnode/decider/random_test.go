@@ -232,7 +232,11 @@ func (c *randomClient) command() Command {
 	case 8:
 		return &AnnounceFailed{Node: node, Address: addr, Epoch: epoch, Reason: "random"}
 	case 9:
-		switch c.rng.IntN(4) {
+		switch c.rng.IntN(6) {
+		case 2:
+			return apply(reservation("r", []string{"", "c1"}[c.rng.IntN(2)], 0, fmt.Sprintf("10.0.0.%d", c.rng.IntN(16))))
+		case 3:
+			return remove(KindReservation, "r")
 		case 0:
 			return apply(namespace("default", map[string]string{"tier": []string{"gold", "silver"}[c.rng.IntN(2)]}))
 		case 1:

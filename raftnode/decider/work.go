@@ -46,8 +46,8 @@ type work struct {
 	idle, ideal map[netip.Addr]struct{}
 	// retries are addresses to look at again at a boot time.
 	retries timeQueue
-	// keptEnd is when an address that is kept for a deleted service falls free, as
-	// long as a service is pending; 0: never.
+	// keptEnd is when an address that is kept for a deleted service falls free, or a
+	// reservation ends, as long as a service waits; 0: never.
 	keptEnd time.Duration
 
 	// services need an address, in the order in which they were declared. hope is
@@ -167,6 +167,12 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 		markIn(&w.hope.namespaces, f.NamespaceDefined.GetNamespace().GetName())
 	case *logv1.Event_NamespaceDeleted:
 		markIn(&w.hope.namespaces, f.NamespaceDeleted.GetName())
+	case *logv1.Event_ReservationDefined:
+		r := f.ReservationDefined.GetReservation()
+		w.hope.anyPool, w.hope.held = true, true
+		markIn(&w.hope.promised, fsm.KeyOf(r.GetServiceNamespace(), r.GetServiceName()))
+	case *logv1.Event_ReservationDeleted:
+		w.hope.anyPool, w.hope.held = true, true
 	case *logv1.Event_AdvertisementDefined, *logv1.Event_AdvertisementDeleted:
 		w.sweepAll, w.chooser = true, nil
 	case *logv1.Event_ServiceDeclared:
@@ -277,7 +283,7 @@ func (w *work) settleTimes(now time.Duration) {
 		w.dirty.push(heap.Pop(&w.retries).(timedAddr).addr)
 	}
 	if w.keptEnd > 0 && now >= w.keptEnd {
-		w.keptEnd, w.hope.anyPool = 0, true
+		w.keptEnd, w.hope.anyPool, w.hope.held = 0, true, true
 	}
 	for rel, p := range w.waits {
 		if !w.ask && now < p.again {

@@ -29,6 +29,7 @@ var getters = map[string]func(*view, *adminv1.GetResponse){
 	"l2advertisements": (*view).advertisements,
 	"services":         (*view).services,
 	"namespaces":       (*view).namespaces,
+	"reservations":     (*view).reservations,
 	"vips":             (*view).vips,
 	"nodes":            (*view).nodes,
 }
@@ -94,7 +95,12 @@ func (v *view) pools(resp *adminv1.GetResponse) {
 			continue
 		}
 		use := v.s.PoolUse(name)
+		byNamespace := map[string]uint32{}
+		for namespace, n := range v.s.PoolNamespaces(name) {
+			byNamespace[namespace] = uint32(n)
+		}
 		resp.Pools = append(resp.Pools, &adminv1.PoolStatus{
+			Namespaces: byNamespace, Kept: v.s.PoolKept(name), Reserved: v.s.PoolReserved(name),
 			Pool:         v.s.Pools[name].Spec,
 			AssignedIpv4: use.Used4, AvailableIpv4: free(use.Size4, use.Used4),
 			AssignedIpv6: use.Used6, AvailableIpv6: free(use.Size6, use.Used6),
@@ -170,6 +176,24 @@ func (v *view) namespaces(resp *adminv1.GetResponse) {
 		if v.wants(name) {
 			resp.Namespaces = append(resp.Namespaces, found[name])
 		}
+	}
+}
+
+func (v *view) reservations(resp *adminv1.GetResponse) {
+	for _, name := range slices.Sorted(maps.Keys(v.s.Reservations)) {
+		if !v.wants(name) {
+			continue
+		}
+		r := v.s.Reservations[name]
+		st := &adminv1.ReservationStatus{Reservation: r.Spec, Ended: !r.Holds(v.s.Time)}
+		for _, span := range r.Ranges {
+			for rec := range v.s.InRange(span) {
+				for _, key := range rec.Services {
+					st.Holders = append(st.Holders, &adminv1.Holder{Address: rec.Addr.String(), Service: key.String()})
+				}
+			}
+		}
+		resp.Reservations = append(resp.Reservations, st)
 	}
 }
 

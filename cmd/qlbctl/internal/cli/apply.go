@@ -37,7 +37,7 @@ func (a *app) applyCmd() *cobra.Command {
 	var dryRun, force bool
 	cmd := command(&cobra.Command{
 		Use:   "apply -f FILE|-|DIR",
-		Short: "Declare pools, l2advertisements, services and namespaces from files",
+		Short: "Declare pools, l2advertisements, services, namespaces and reservations from files",
 		Long: `Declare what is in YAML or JSON files: all of it, or nothing when anything is wrong.
 
 A directory means its files *.yaml, *.yml and *.json. Documents have
@@ -49,6 +49,8 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     avoidBuggyIPs           skip .0 and .255 (default false)
     serviceAllocation       {priority, namespaces, namespaceSelectors, serviceSelectors}:
                             only for these services, and for them before other pools
+    quota                   {perNamespace, namespaces: {NAME: N}}: addresses that each may have
+    quarantine              how long nobody else gets an address that was given up (default 0s)
 
   kind: L2Advertisement     metadata: name, labels
     ipAddressPools, ipAddressPoolSelectors   which pools (default all)
@@ -70,6 +72,11 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
 
   kind: Namespace           metadata: name, labels (for namespaceSelectors; every namespace
                             has the label kubernetes.io/metadata.name by itself)
+
+  kind: Reservation         metadata: name, labels
+    addresses               addresses, CIDRs and ranges (required)
+    service                 {namespace, name}: who may have them (default: nobody)
+    until                   until when, such as 2027-01-31T12:00:00Z (default: for ever)
 
 What "get -o yaml" prints can be applied; a status in it is ignored.
 

@@ -38,6 +38,9 @@ func (a *app) names(ctx context.Context, plural string) []string {
 	for _, n := range got.GetNamespaces() {
 		out = append(out, n.GetNamespace().GetName())
 	}
+	for _, r := range got.GetReservations() {
+		out = append(out, r.GetReservation().GetName())
+	}
 	for _, v := range got.GetVips() {
 		out = append(out, v.GetAddress())
 	}

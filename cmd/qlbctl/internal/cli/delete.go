@@ -20,7 +20,7 @@ func (a *app) deleteCmd() *cobra.Command {
 	cmd := command(&cobra.Command{
 		Use:   "delete KIND NAME... | delete KIND/NAME... | delete -f FILE|-|DIR",
 		Short: "Take back what apply declared",
-		Long: `Take back pools, l2advertisements, services and namespaces: all that are named, or none.
+		Long: `Take back pools, l2advertisements, services, namespaces and reservations: all that are named, or none.
 
 The address of a deleted service is kept for the same namespace and name for the
 retention time (see "qlbctl retention"), so that a reinstall gets it again.

@@ -24,8 +24,8 @@ func (a *app) describeCmd() *cobra.Command {
 	cmd := command(&cobra.Command{
 		Use:   "describe KIND NAME | describe KIND/NAME",
 		Short: "Tell everything about one thing, with reasons and history",
-		Long: `Tell everything about one pool, l2advertisement, service, namespace, vip, node or
-member: what is
+		Long: `Tell everything about one pool, l2advertisement, service, namespace, reservation, vip, node
+or member: what is
 wanted, what is so, why, and what happened to it lately.
 
 For a vip that is every node's answer to "may it own this address?".`,
@@ -77,6 +77,11 @@ func (a *app) describe(ctx context.Context, t target, most int) error {
 			return missing
 		}
 		return a.describeNamespace(w, got.GetNamespaces()[0])
+	case "reservations":
+		if len(got.GetReservations()) != 1 {
+			return missing
+		}
+		return a.describeReservation(w, got.GetReservations()[0])
 	case "members":
 		if len(got.GetMembers()) != 1 {
 			return missing
@@ -122,8 +127,45 @@ func (a *app) describePool(w io.Writer, p *adminv1.PoolStatus) error {
 	f.add("Auto-assign", yesNo(!spec.GetManualOnly()))
 	f.add("Avoid buggy IPs", yesNo(spec.GetAvoidBuggyIps()))
 	f.add("For services", allocation(spec.GetServiceAllocation()))
+	f.add("Quota", quota(spec.GetQuota()))
+	f.add("Quarantine", words.Setting(time.Duration(spec.GetQuarantineNanos())))
 	f.add("IPv4", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv4()), number(p.GetAvailableIpv4())))
 	f.add("IPv6", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv6()), number(p.GetAvailableIpv6())))
+	f.add("Kept", number(p.GetKept()))
+	f.add("Reserved", number(p.GetReserved()))
+	if err := f.write(w); err != nil {
+		return err
+	}
+	if len(p.GetNamespaces()) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "\nIn use, by namespace:")
+	t := newTable("NAMESPACE", "ADDRESSES", "MAY-HAVE")
+	for _, name := range words.SortedKeys(p.GetNamespaces()) {
+		t.row(name, number(uint64(p.GetNamespaces()[name])), mayHave(spec.GetQuota(), name))
+	}
+	return t.write(w, "  ")
+}
+
+func mayHave(q *logv1.Quota, namespace string) string {
+	if n, own := q.GetNamespaces()[namespace]; own {
+		return number(uint64(n))
+	}
+	if q.GetPerNamespace() == 0 {
+		return "any"
+	}
+	return number(uint64(q.GetPerNamespace()))
+}
+
+func (a *app) describeReservation(w io.Writer, r *adminv1.ReservationStatus) error {
+	var f fields
+	spec := r.GetReservation()
+	f.add("Name", spec.GetName())
+	f.addSome("Labels", words.Labels(spec.GetLabels()))
+	f.add("Addresses", strings.Join(spec.GetAddresses(), ", "))
+	f.add("For", promisedTo(spec))
+	f.add("Until", until(r))
+	f.add("Held by", words.OrNone(strings.Join(holders(r), ", ")))
 	return f.write(w)
 }
 

@@ -42,11 +42,35 @@ type poolStatus struct {
 	AssignedIPv6  uint64 `json:"assignedIPv6"`
 	AvailableIPv4 uint64 `json:"availableIPv4"`
 	AvailableIPv6 uint64 `json:"availableIPv6"`
+	Kept          uint64 `json:"kept"`
+	Reserved      uint64 `json:"reserved"`
+	// Namespaces counts the addresses in use by namespace.
+	Namespaces map[string]uint32 `json:"namespaces,omitempty"`
 }
 
 func poolObject(p *adminv1.PoolStatus) object {
 	o := config.FromPool(p.GetPool())
-	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6()}
+	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6(), p.GetKept(), p.GetReserved(), p.GetNamespaces()}
+	return object{o}
+}
+
+type reservationStatus struct {
+	Ended   bool           `json:"ended"`
+	Holders []holderStatus `json:"holders,omitempty"`
+}
+
+type holderStatus struct {
+	Address string `json:"address"`
+	Service string `json:"service"`
+}
+
+func reservationObject(r *adminv1.ReservationStatus) object {
+	o := config.FromReservation(r.GetReservation())
+	st := reservationStatus{Ended: r.GetEnded()}
+	for _, h := range r.GetHolders() {
+		st.Holders = append(st.Holders, holderStatus{h.GetAddress(), h.GetService()})
+	}
+	o.Status = st
 	return object{o}
 }
 

@@ -186,6 +186,8 @@ func AllocationReason(r logv1.AllocationReason) string {
 		return "longest unused"
 	case logv1.AllocationReason_ALLOCATION_REASON_SHARED:
 		return "shared"
+	case logv1.AllocationReason_ALLOCATION_REASON_RESERVED:
+		return "reserved for it"
 	}
 	return fmt.Sprintf("reason %d of a newer version", r)
 }

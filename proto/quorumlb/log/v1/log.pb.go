@@ -39,6 +39,8 @@ const (
 	AllocationReason_ALLOCATION_REASON_REUSED AllocationReason = 4
 	// Joined the services that share the address.
 	AllocationReason_ALLOCATION_REASON_SHARED AllocationReason = 5
+	// Reserved for the service.
+	AllocationReason_ALLOCATION_REASON_RESERVED AllocationReason = 6
 )
 
 // Enum value maps for AllocationReason.
@@ -50,6 +52,7 @@ var (
 		3: "ALLOCATION_REASON_FRESH",
 		4: "ALLOCATION_REASON_REUSED",
 		5: "ALLOCATION_REASON_SHARED",
+		6: "ALLOCATION_REASON_RESERVED",
 	}
 	AllocationReason_value = map[string]int32{
 		"ALLOCATION_REASON_UNSPECIFIED": 0,
@@ -58,6 +61,7 @@ var (
 		"ALLOCATION_REASON_FRESH":       3,
 		"ALLOCATION_REASON_REUSED":      4,
 		"ALLOCATION_REASON_SHARED":      5,
+		"ALLOCATION_REASON_RESERVED":    6,
 	}
 )
 
@@ -122,6 +126,12 @@ const (
 	RefusalReason_REFUSAL_REASON_FULL RefusalReason = 14
 	// All free addresses of the family are kept for services that had them.
 	RefusalReason_REFUSAL_REASON_KEPT RefusalReason = 15
+	// The address asked for, or all that is free, is reserved.
+	RefusalReason_REFUSAL_REASON_RESERVED RefusalReason = 16
+	// The namespace has as many addresses of the pool as it may.
+	RefusalReason_REFUSAL_REASON_QUOTA RefusalReason = 17
+	// The address asked for was given up lately by another service.
+	RefusalReason_REFUSAL_REASON_QUARANTINED RefusalReason = 18
 )
 
 // Enum value maps for RefusalReason.
@@ -143,6 +153,9 @@ var (
 		13: "REFUSAL_REASON_NO_FAMILY",
 		14: "REFUSAL_REASON_FULL",
 		15: "REFUSAL_REASON_KEPT",
+		16: "REFUSAL_REASON_RESERVED",
+		17: "REFUSAL_REASON_QUOTA",
+		18: "REFUSAL_REASON_QUARANTINED",
 	}
 	RefusalReason_value = map[string]int32{
 		"REFUSAL_REASON_UNSPECIFIED":       0,
@@ -161,6 +174,9 @@ var (
 		"REFUSAL_REASON_NO_FAMILY":         13,
 		"REFUSAL_REASON_FULL":              14,
 		"REFUSAL_REASON_KEPT":              15,
+		"REFUSAL_REASON_RESERVED":          16,
+		"REFUSAL_REASON_QUOTA":             17,
+		"REFUSAL_REASON_QUARANTINED":       18,
 	}
 )
 
@@ -421,6 +437,8 @@ type Event struct {
 	//	*Event_ServiceDeleted
 	//	*Event_NamespaceDefined
 	//	*Event_NamespaceDeleted
+	//	*Event_ReservationDefined
+	//	*Event_ReservationDeleted
 	//	*Event_AddressAllocated
 	//	*Event_AddressReleased
 	//	*Event_AllocationRefused
@@ -590,6 +608,24 @@ func (x *Event) GetNamespaceDeleted() *NamespaceDeleted {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_NamespaceDeleted); ok {
 			return x.NamespaceDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetReservationDefined() *ReservationDefined {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_ReservationDefined); ok {
+			return x.ReservationDefined
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetReservationDeleted() *ReservationDeleted {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_ReservationDeleted); ok {
+			return x.ReservationDeleted
 		}
 	}
 	return nil
@@ -800,6 +836,14 @@ type Event_NamespaceDeleted struct {
 	NamespaceDeleted *NamespaceDeleted `protobuf:"bytes,27,opt,name=namespace_deleted,json=namespaceDeleted,proto3,oneof"`
 }
 
+type Event_ReservationDefined struct {
+	ReservationDefined *ReservationDefined `protobuf:"bytes,28,opt,name=reservation_defined,json=reservationDefined,proto3,oneof"`
+}
+
+type Event_ReservationDeleted struct {
+	ReservationDeleted *ReservationDeleted `protobuf:"bytes,29,opt,name=reservation_deleted,json=reservationDeleted,proto3,oneof"`
+}
+
 type Event_AddressAllocated struct {
 	AddressAllocated *AddressAllocated `protobuf:"bytes,30,opt,name=address_allocated,json=addressAllocated,proto3,oneof"`
 }
@@ -891,6 +935,10 @@ func (*Event_ServiceDeleted) isEvent_Fact() {}
 func (*Event_NamespaceDefined) isEvent_Fact() {}
 
 func (*Event_NamespaceDeleted) isEvent_Fact() {}
+
+func (*Event_ReservationDefined) isEvent_Fact() {}
+
+func (*Event_ReservationDeleted) isEvent_Fact() {}
 
 func (*Event_AddressAllocated) isEvent_Fact() {}
 
@@ -1557,6 +1605,94 @@ func (x *NamespaceDeleted) GetName() string {
 	return ""
 }
 
+type ReservationDefined struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reservation   *Reservation           `protobuf:"bytes,1,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReservationDefined) Reset() {
+	*x = ReservationDefined{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReservationDefined) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReservationDefined) ProtoMessage() {}
+
+func (x *ReservationDefined) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReservationDefined.ProtoReflect.Descriptor instead.
+func (*ReservationDefined) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReservationDefined) GetReservation() *Reservation {
+	if x != nil {
+		return x.Reservation
+	}
+	return nil
+}
+
+type ReservationDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReservationDeleted) Reset() {
+	*x = ReservationDeleted{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReservationDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReservationDeleted) ProtoMessage() {}
+
+func (x *ReservationDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReservationDeleted.ProtoReflect.Descriptor instead.
+func (*ReservationDeleted) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReservationDeleted) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // The service has the address from now on. Several services may share one.
 type AddressAllocated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1572,7 +1708,7 @@ type AddressAllocated struct {
 
 func (x *AddressAllocated) Reset() {
 	*x = AddressAllocated{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1720,7 @@ func (x *AddressAllocated) String() string {
 func (*AddressAllocated) ProtoMessage() {}
 
 func (x *AddressAllocated) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1733,7 @@ func (x *AddressAllocated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressAllocated.ProtoReflect.Descriptor instead.
 func (*AddressAllocated) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AddressAllocated) GetAddress() []byte {
@@ -1643,13 +1779,15 @@ type AddressReleased struct {
 	Namespace         string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Name              string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	KeptUntilUnixNano int64                  `protobuf:"varint,4,opt,name=kept_until_unix_nano,json=keptUntilUnixNano,proto3" json:"kept_until_unix_nano,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// No other service gets it before, not even on request.
+	QuarantinedUntilUnixNano int64 `protobuf:"varint,5,opt,name=quarantined_until_unix_nano,json=quarantinedUntilUnixNano,proto3" json:"quarantined_until_unix_nano,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *AddressReleased) Reset() {
 	*x = AddressReleased{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1799,7 @@ func (x *AddressReleased) String() string {
 func (*AddressReleased) ProtoMessage() {}
 
 func (x *AddressReleased) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1812,7 @@ func (x *AddressReleased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressReleased.ProtoReflect.Descriptor instead.
 func (*AddressReleased) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddressReleased) GetAddress() []byte {
@@ -1705,6 +1843,13 @@ func (x *AddressReleased) GetKeptUntilUnixNano() int64 {
 	return 0
 }
 
+func (x *AddressReleased) GetQuarantinedUntilUnixNano() int64 {
+	if x != nil {
+		return x.QuarantinedUntilUnixNano
+	}
+	return 0
+}
+
 // Why a declared service has fewer addresses than it asks for. Written when
 // the reason changes; an empty reason clears it.
 type AllocationRefused struct {
@@ -1721,7 +1866,7 @@ type AllocationRefused struct {
 
 func (x *AllocationRefused) Reset() {
 	*x = AllocationRefused{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1878,7 @@ func (x *AllocationRefused) String() string {
 func (*AllocationRefused) ProtoMessage() {}
 
 func (x *AllocationRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1891,7 @@ func (x *AllocationRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocationRefused.ProtoReflect.Descriptor instead.
 func (*AllocationRefused) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AllocationRefused) GetNamespace() string {
@@ -1794,7 +1939,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +1951,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +1964,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refusal) GetPool() string {
@@ -1872,7 +2017,7 @@ type SessionOpened struct {
 
 func (x *SessionOpened) Reset() {
 	*x = SessionOpened{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2029,7 @@ func (x *SessionOpened) String() string {
 func (*SessionOpened) ProtoMessage() {}
 
 func (x *SessionOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2042,7 @@ func (x *SessionOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOpened.ProtoReflect.Descriptor instead.
 func (*SessionOpened) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SessionOpened) GetNode() string {
@@ -1960,7 +2105,7 @@ type SessionClosed struct {
 
 func (x *SessionClosed) Reset() {
 	*x = SessionClosed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2117,7 @@ func (x *SessionClosed) String() string {
 func (*SessionClosed) ProtoMessage() {}
 
 func (x *SessionClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2130,7 @@ func (x *SessionClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClosed.ProtoReflect.Descriptor instead.
 func (*SessionClosed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SessionClosed) GetNode() string {
@@ -2013,7 +2158,7 @@ type SessionExpired struct {
 
 func (x *SessionExpired) Reset() {
 	*x = SessionExpired{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2170,7 @@ func (x *SessionExpired) String() string {
 func (*SessionExpired) ProtoMessage() {}
 
 func (x *SessionExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2183,7 @@ func (x *SessionExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionExpired.ProtoReflect.Descriptor instead.
 func (*SessionExpired) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionExpired) GetNode() string {
@@ -2069,7 +2214,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2226,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2239,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Link) GetName() string {
@@ -2135,7 +2280,7 @@ type NodeLinksChanged struct {
 
 func (x *NodeLinksChanged) Reset() {
 	*x = NodeLinksChanged{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2292,7 @@ func (x *NodeLinksChanged) String() string {
 func (*NodeLinksChanged) ProtoMessage() {}
 
 func (x *NodeLinksChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2305,7 @@ func (x *NodeLinksChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLinksChanged.ProtoReflect.Descriptor instead.
 func (*NodeLinksChanged) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NodeLinksChanged) GetNode() string {
@@ -2188,7 +2333,7 @@ type NodeDrained struct {
 
 func (x *NodeDrained) Reset() {
 	*x = NodeDrained{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2200,7 +2345,7 @@ func (x *NodeDrained) String() string {
 func (*NodeDrained) ProtoMessage() {}
 
 func (x *NodeDrained) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2213,7 +2358,7 @@ func (x *NodeDrained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDrained.ProtoReflect.Descriptor instead.
 func (*NodeDrained) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NodeDrained) GetNode() string {
@@ -2239,7 +2384,7 @@ type NodeUndrained struct {
 
 func (x *NodeUndrained) Reset() {
 	*x = NodeUndrained{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2251,7 +2396,7 @@ func (x *NodeUndrained) String() string {
 func (*NodeUndrained) ProtoMessage() {}
 
 func (x *NodeUndrained) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2264,7 +2409,7 @@ func (x *NodeUndrained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUndrained.ProtoReflect.Descriptor instead.
 func (*NodeUndrained) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NodeUndrained) GetNode() string {
@@ -2284,7 +2429,7 @@ type NodeForgotten struct {
 
 func (x *NodeForgotten) Reset() {
 	*x = NodeForgotten{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2441,7 @@ func (x *NodeForgotten) String() string {
 func (*NodeForgotten) ProtoMessage() {}
 
 func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2454,7 @@ func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeForgotten.ProtoReflect.Descriptor instead.
 func (*NodeForgotten) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeForgotten) GetNode() string {
@@ -2333,7 +2478,7 @@ type OwnerReleased struct {
 
 func (x *OwnerReleased) Reset() {
 	*x = OwnerReleased{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2490,7 @@ func (x *OwnerReleased) String() string {
 func (*OwnerReleased) ProtoMessage() {}
 
 func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2503,7 @@ func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerReleased.ProtoReflect.Descriptor instead.
 func (*OwnerReleased) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *OwnerReleased) GetAddress() []byte {
@@ -2403,7 +2548,7 @@ type OwnerAssigned struct {
 
 func (x *OwnerAssigned) Reset() {
 	*x = OwnerAssigned{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2560,7 @@ func (x *OwnerAssigned) String() string {
 func (*OwnerAssigned) ProtoMessage() {}
 
 func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2573,7 @@ func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerAssigned.ProtoReflect.Descriptor instead.
 func (*OwnerAssigned) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *OwnerAssigned) GetAddress() []byte {
@@ -2465,7 +2610,7 @@ type AnnounceFailed struct {
 
 func (x *AnnounceFailed) Reset() {
 	*x = AnnounceFailed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2622,7 @@ func (x *AnnounceFailed) String() string {
 func (*AnnounceFailed) ProtoMessage() {}
 
 func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2635,7 @@ func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceFailed.ProtoReflect.Descriptor instead.
 func (*AnnounceFailed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AnnounceFailed) GetAddress() []byte {
@@ -2531,7 +2676,7 @@ type AnnounceRecovered struct {
 
 func (x *AnnounceRecovered) Reset() {
 	*x = AnnounceRecovered{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +2688,7 @@ func (x *AnnounceRecovered) String() string {
 func (*AnnounceRecovered) ProtoMessage() {}
 
 func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +2701,7 @@ func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRecovered.ProtoReflect.Descriptor instead.
 func (*AnnounceRecovered) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AnnounceRecovered) GetAddress() []byte {
@@ -2585,7 +2730,7 @@ type AddressConflictObserved struct {
 
 func (x *AddressConflictObserved) Reset() {
 	*x = AddressConflictObserved{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +2742,7 @@ func (x *AddressConflictObserved) String() string {
 func (*AddressConflictObserved) ProtoMessage() {}
 
 func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +2755,7 @@ func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictObserved.ProtoReflect.Descriptor instead.
 func (*AddressConflictObserved) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AddressConflictObserved) GetAddress() []byte {
@@ -2643,7 +2788,7 @@ type AddressConflictCleared struct {
 
 func (x *AddressConflictCleared) Reset() {
 	*x = AddressConflictCleared{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +2800,7 @@ func (x *AddressConflictCleared) String() string {
 func (*AddressConflictCleared) ProtoMessage() {}
 
 func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +2813,7 @@ func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictCleared.ProtoReflect.Descriptor instead.
 func (*AddressConflictCleared) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AddressConflictCleared) GetAddress() []byte {
@@ -2690,7 +2835,7 @@ type RestoreBegun struct {
 
 func (x *RestoreBegun) Reset() {
 	*x = RestoreBegun{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +2847,7 @@ func (x *RestoreBegun) String() string {
 func (*RestoreBegun) ProtoMessage() {}
 
 func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +2860,7 @@ func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegun.ProtoReflect.Descriptor instead.
 func (*RestoreBegun) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RestoreBegun) GetFromRevision() uint64 {
@@ -2742,7 +2887,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04prev\x18\x02 \x01(\fR\x04prev\x12$\n" +
 	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06actors\x18\x04 \x03(\tR\x06actors\x12.\n" +
-	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xa3\x12\n" +
+	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xd3\x13\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\rR\x05actor\x12J\n" +
 	"\x0fcluster_founded\x18\n" +
@@ -2757,7 +2902,9 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x10service_declared\x18\x18 \x01(\v2 .quorumlb.log.v1.ServiceDeclaredH\x00R\x0fserviceDeclared\x12J\n" +
 	"\x0fservice_deleted\x18\x19 \x01(\v2\x1f.quorumlb.log.v1.ServiceDeletedH\x00R\x0eserviceDeleted\x12P\n" +
 	"\x11namespace_defined\x18\x1a \x01(\v2!.quorumlb.log.v1.NamespaceDefinedH\x00R\x10namespaceDefined\x12P\n" +
-	"\x11namespace_deleted\x18\x1b \x01(\v2!.quorumlb.log.v1.NamespaceDeletedH\x00R\x10namespaceDeleted\x12P\n" +
+	"\x11namespace_deleted\x18\x1b \x01(\v2!.quorumlb.log.v1.NamespaceDeletedH\x00R\x10namespaceDeleted\x12V\n" +
+	"\x13reservation_defined\x18\x1c \x01(\v2#.quorumlb.log.v1.ReservationDefinedH\x00R\x12reservationDefined\x12V\n" +
+	"\x13reservation_deleted\x18\x1d \x01(\v2#.quorumlb.log.v1.ReservationDeletedH\x00R\x12reservationDeleted\x12P\n" +
 	"\x11address_allocated\x18\x1e \x01(\v2!.quorumlb.log.v1.AddressAllocatedH\x00R\x10addressAllocated\x12M\n" +
 	"\x10address_released\x18\x1f \x01(\v2 .quorumlb.log.v1.AddressReleasedH\x00R\x0faddressReleased\x12S\n" +
 	"\x12allocation_refused\x18  \x01(\v2\".quorumlb.log.v1.AllocationRefusedH\x00R\x11allocationRefused\x12G\n" +
@@ -2811,18 +2958,23 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x10NamespaceDefined\x128\n" +
 	"\tnamespace\x18\x01 \x01(\v2\x1a.quorumlb.log.v1.NamespaceR\tnamespace\"&\n" +
 	"\x10NamespaceDeleted\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"T\n" +
+	"\x12ReservationDefined\x12>\n" +
+	"\vreservation\x18\x01 \x01(\v2\x1c.quorumlb.log.v1.ReservationR\vreservation\"(\n" +
+	"\x12ReservationDeleted\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xad\x01\n" +
 	"\x10AddressAllocated\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
 	"\x04pool\x18\x04 \x01(\tR\x04pool\x129\n" +
-	"\x06reason\x18\x05 \x01(\x0e2!.quorumlb.log.v1.AllocationReasonR\x06reason\"\x8e\x01\n" +
+	"\x06reason\x18\x05 \x01(\x0e2!.quorumlb.log.v1.AllocationReasonR\x06reason\"\xcd\x01\n" +
 	"\x0fAddressReleased\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12/\n" +
-	"\x14kept_until_unix_nano\x18\x04 \x01(\x03R\x11keptUntilUnixNano\"\x93\x01\n" +
+	"\x14kept_until_unix_nano\x18\x04 \x01(\x03R\x11keptUntilUnixNano\x12=\n" +
+	"\x1bquarantined_until_unix_nano\x18\x05 \x01(\x03R\x18quarantinedUntilUnixNano\"\x93\x01\n" +
 	"\x11AllocationRefused\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -2890,14 +3042,15 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\"[\n" +
 	"\fRestoreBegun\x12#\n" +
 	"\rfrom_revision\x18\x01 \x01(\x04R\ffromRevision\x12&\n" +
-	"\x0ffrom_cluster_id\x18\x02 \x01(\fR\rfromClusterId*\xcf\x01\n" +
+	"\x0ffrom_cluster_id\x18\x02 \x01(\fR\rfromClusterId*\xef\x01\n" +
 	"\x10AllocationReason\x12!\n" +
 	"\x1dALLOCATION_REASON_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bALLOCATION_REASON_REQUESTED\x10\x01\x12\x1e\n" +
 	"\x1aALLOCATION_REASON_RETAINED\x10\x02\x12\x1b\n" +
 	"\x17ALLOCATION_REASON_FRESH\x10\x03\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_REUSED\x10\x04\x12\x1c\n" +
-	"\x18ALLOCATION_REASON_SHARED\x10\x05*\x87\x04\n" +
+	"\x18ALLOCATION_REASON_SHARED\x10\x05\x12\x1e\n" +
+	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xde\x04\n" +
 	"\rRefusalReason\x12\x1e\n" +
 	"\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dREFUSAL_REASON_NOT_AN_ADDRESS\x10\x01\x12\x1d\n" +
@@ -2915,7 +3068,10 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x1bREFUSAL_REASON_NOT_SELECTED\x10\f\x12\x1c\n" +
 	"\x18REFUSAL_REASON_NO_FAMILY\x10\r\x12\x17\n" +
 	"\x13REFUSAL_REASON_FULL\x10\x0e\x12\x17\n" +
-	"\x13REFUSAL_REASON_KEPT\x10\x0f*[\n" +
+	"\x13REFUSAL_REASON_KEPT\x10\x0f\x12\x1b\n" +
+	"\x17REFUSAL_REASON_RESERVED\x10\x10\x12\x18\n" +
+	"\x14REFUSAL_REASON_QUOTA\x10\x11\x12\x1e\n" +
+	"\x1aREFUSAL_REASON_QUARANTINED\x10\x12*[\n" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +
@@ -2948,7 +3104,7 @@ func file_quorumlb_log_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(AllocationReason)(0),           // 0: quorumlb.log.v1.AllocationReason
 	(RefusalReason)(0),              // 1: quorumlb.log.v1.RefusalReason
@@ -2969,31 +3125,34 @@ var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(*ServiceDeleted)(nil),          // 16: quorumlb.log.v1.ServiceDeleted
 	(*NamespaceDefined)(nil),        // 17: quorumlb.log.v1.NamespaceDefined
 	(*NamespaceDeleted)(nil),        // 18: quorumlb.log.v1.NamespaceDeleted
-	(*AddressAllocated)(nil),        // 19: quorumlb.log.v1.AddressAllocated
-	(*AddressReleased)(nil),         // 20: quorumlb.log.v1.AddressReleased
-	(*AllocationRefused)(nil),       // 21: quorumlb.log.v1.AllocationRefused
-	(*Refusal)(nil),                 // 22: quorumlb.log.v1.Refusal
-	(*SessionOpened)(nil),           // 23: quorumlb.log.v1.SessionOpened
-	(*SessionClosed)(nil),           // 24: quorumlb.log.v1.SessionClosed
-	(*SessionExpired)(nil),          // 25: quorumlb.log.v1.SessionExpired
-	(*Link)(nil),                    // 26: quorumlb.log.v1.Link
-	(*NodeLinksChanged)(nil),        // 27: quorumlb.log.v1.NodeLinksChanged
-	(*NodeDrained)(nil),             // 28: quorumlb.log.v1.NodeDrained
-	(*NodeUndrained)(nil),           // 29: quorumlb.log.v1.NodeUndrained
-	(*NodeForgotten)(nil),           // 30: quorumlb.log.v1.NodeForgotten
-	(*OwnerReleased)(nil),           // 31: quorumlb.log.v1.OwnerReleased
-	(*OwnerAssigned)(nil),           // 32: quorumlb.log.v1.OwnerAssigned
-	(*AnnounceFailed)(nil),          // 33: quorumlb.log.v1.AnnounceFailed
-	(*AnnounceRecovered)(nil),       // 34: quorumlb.log.v1.AnnounceRecovered
-	(*AddressConflictObserved)(nil), // 35: quorumlb.log.v1.AddressConflictObserved
-	(*AddressConflictCleared)(nil),  // 36: quorumlb.log.v1.AddressConflictCleared
-	(*RestoreBegun)(nil),            // 37: quorumlb.log.v1.RestoreBegun
-	nil,                             // 38: quorumlb.log.v1.SessionOpened.LabelsEntry
-	(*Pool)(nil),                    // 39: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),         // 40: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),                 // 41: quorumlb.log.v1.Service
-	(*Namespace)(nil),               // 42: quorumlb.log.v1.Namespace
-	(IPFamily)(0),                   // 43: quorumlb.log.v1.IPFamily
+	(*ReservationDefined)(nil),      // 19: quorumlb.log.v1.ReservationDefined
+	(*ReservationDeleted)(nil),      // 20: quorumlb.log.v1.ReservationDeleted
+	(*AddressAllocated)(nil),        // 21: quorumlb.log.v1.AddressAllocated
+	(*AddressReleased)(nil),         // 22: quorumlb.log.v1.AddressReleased
+	(*AllocationRefused)(nil),       // 23: quorumlb.log.v1.AllocationRefused
+	(*Refusal)(nil),                 // 24: quorumlb.log.v1.Refusal
+	(*SessionOpened)(nil),           // 25: quorumlb.log.v1.SessionOpened
+	(*SessionClosed)(nil),           // 26: quorumlb.log.v1.SessionClosed
+	(*SessionExpired)(nil),          // 27: quorumlb.log.v1.SessionExpired
+	(*Link)(nil),                    // 28: quorumlb.log.v1.Link
+	(*NodeLinksChanged)(nil),        // 29: quorumlb.log.v1.NodeLinksChanged
+	(*NodeDrained)(nil),             // 30: quorumlb.log.v1.NodeDrained
+	(*NodeUndrained)(nil),           // 31: quorumlb.log.v1.NodeUndrained
+	(*NodeForgotten)(nil),           // 32: quorumlb.log.v1.NodeForgotten
+	(*OwnerReleased)(nil),           // 33: quorumlb.log.v1.OwnerReleased
+	(*OwnerAssigned)(nil),           // 34: quorumlb.log.v1.OwnerAssigned
+	(*AnnounceFailed)(nil),          // 35: quorumlb.log.v1.AnnounceFailed
+	(*AnnounceRecovered)(nil),       // 36: quorumlb.log.v1.AnnounceRecovered
+	(*AddressConflictObserved)(nil), // 37: quorumlb.log.v1.AddressConflictObserved
+	(*AddressConflictCleared)(nil),  // 38: quorumlb.log.v1.AddressConflictCleared
+	(*RestoreBegun)(nil),            // 39: quorumlb.log.v1.RestoreBegun
+	nil,                             // 40: quorumlb.log.v1.SessionOpened.LabelsEntry
+	(*Pool)(nil),                    // 41: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),         // 42: quorumlb.log.v1.L2Advertisement
+	(*Service)(nil),                 // 43: quorumlb.log.v1.Service
+	(*Namespace)(nil),               // 44: quorumlb.log.v1.Namespace
+	(*Reservation)(nil),             // 45: quorumlb.log.v1.Reservation
+	(IPFamily)(0),                   // 46: quorumlb.log.v1.IPFamily
 }
 var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
 	5,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
@@ -3009,43 +3168,46 @@ var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
 	16, // 10: quorumlb.log.v1.Event.service_deleted:type_name -> quorumlb.log.v1.ServiceDeleted
 	17, // 11: quorumlb.log.v1.Event.namespace_defined:type_name -> quorumlb.log.v1.NamespaceDefined
 	18, // 12: quorumlb.log.v1.Event.namespace_deleted:type_name -> quorumlb.log.v1.NamespaceDeleted
-	19, // 13: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
-	20, // 14: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
-	21, // 15: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
-	23, // 16: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
-	24, // 17: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
-	25, // 18: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
-	27, // 19: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
-	28, // 20: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
-	29, // 21: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
-	30, // 22: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
-	31, // 23: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
-	32, // 24: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
-	33, // 25: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
-	34, // 26: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
-	35, // 27: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
-	36, // 28: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
-	37, // 29: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
-	8,  // 30: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
-	39, // 31: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
-	40, // 32: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	41, // 33: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
-	42, // 34: quorumlb.log.v1.NamespaceDefined.namespace:type_name -> quorumlb.log.v1.Namespace
-	0,  // 35: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
-	22, // 36: quorumlb.log.v1.AllocationRefused.refusals:type_name -> quorumlb.log.v1.Refusal
-	1,  // 37: quorumlb.log.v1.Refusal.reason:type_name -> quorumlb.log.v1.RefusalReason
-	43, // 38: quorumlb.log.v1.Refusal.family:type_name -> quorumlb.log.v1.IPFamily
-	38, // 39: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
-	26, // 40: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
-	26, // 41: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
-	2,  // 42: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
-	3,  // 43: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
-	3,  // 44: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	19, // 13: quorumlb.log.v1.Event.reservation_defined:type_name -> quorumlb.log.v1.ReservationDefined
+	20, // 14: quorumlb.log.v1.Event.reservation_deleted:type_name -> quorumlb.log.v1.ReservationDeleted
+	21, // 15: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
+	22, // 16: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
+	23, // 17: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
+	25, // 18: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
+	26, // 19: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
+	27, // 20: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
+	29, // 21: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
+	30, // 22: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
+	31, // 23: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
+	32, // 24: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
+	33, // 25: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
+	34, // 26: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
+	35, // 27: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
+	36, // 28: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
+	37, // 29: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
+	38, // 30: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
+	39, // 31: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
+	8,  // 32: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
+	41, // 33: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
+	42, // 34: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	43, // 35: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
+	44, // 36: quorumlb.log.v1.NamespaceDefined.namespace:type_name -> quorumlb.log.v1.Namespace
+	45, // 37: quorumlb.log.v1.ReservationDefined.reservation:type_name -> quorumlb.log.v1.Reservation
+	0,  // 38: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
+	24, // 39: quorumlb.log.v1.AllocationRefused.refusals:type_name -> quorumlb.log.v1.Refusal
+	1,  // 40: quorumlb.log.v1.Refusal.reason:type_name -> quorumlb.log.v1.RefusalReason
+	46, // 41: quorumlb.log.v1.Refusal.family:type_name -> quorumlb.log.v1.IPFamily
+	40, // 42: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
+	28, // 43: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
+	28, // 44: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
+	2,  // 45: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
+	3,  // 46: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
+	3,  // 47: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_log_proto_init() }
@@ -3067,6 +3229,8 @@ func file_quorumlb_log_v1_log_proto_init() {
 		(*Event_ServiceDeleted)(nil),
 		(*Event_NamespaceDefined)(nil),
 		(*Event_NamespaceDeleted)(nil),
+		(*Event_ReservationDefined)(nil),
+		(*Event_ReservationDeleted)(nil),
 		(*Event_AddressAllocated)(nil),
 		(*Event_AddressReleased)(nil),
 		(*Event_AllocationRefused)(nil),
@@ -3091,7 +3255,7 @@ func file_quorumlb_log_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_log_proto_rawDesc), len(file_quorumlb_log_v1_log_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
