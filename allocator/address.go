@@ -25,6 +25,9 @@ type Plan struct {
 	Choices []Choice
 	// Releases are addresses that it has and must not keep.
 	Releases []Release
+	// Wish says why it lacks an address that it would take but does not need: the
+	// second of PreferDualStack. Nil when there is none.
+	Wish *Refusal
 }
 
 // New gives the choices that the service does not have yet.
@@ -44,12 +47,18 @@ func (p Plan) New() []Choice {
 //     in conflict with those who share it.
 //   - A requested address has to be in a pool and free, or shareable. A request
 //     outranks the time for which an address is kept for another service.
-//   - Otherwise, in this order: the address kept for this service (or for its
-//     sharing key), an address of its sharing key that it can join, and then of
-//     the pools by name, those only on request left out, the lowest address that was
+//     Neither reservations for others, nor a quarantine, nor the quota of the
+//     namespace can be requested away.
+//   - Otherwise, in this order: an address reserved for this service, the one kept
+//     for it (or for its sharing key), an address of its sharing key that it can
+//     join, and then of the pools, those only on request left out, the lowest address that was
 //     never used, or the one given up longest ago that is kept for nobody.
+//   - A pool with a serviceAllocation gives only to the services that it selects,
+//     requests included. Such pools are tried first, by priority and name, and
+//     then those for everybody, by name.
 //   - Two families come from one pool. PreferDualStack takes a pool with both
-//     first, then one of the first family, then one of the second.
+//     first, then one of the first family, then one of the second; pools for
+//     certain services before those for everybody.
 func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error) {
 	c := chooser{s: s, spec: spec, now: now, key: fsm.KeyOf(spec.GetNamespace(), spec.GetName())}
 	c.want()
@@ -81,6 +90,13 @@ func familyOf(a netip.Addr) family {
 		return ipv4
 	}
 	return ipv6
+}
+
+func (f family) proto() logv1.IPFamily {
+	if f == ipv4 {
+		return logv1.IPFamily_IP_FAMILY_IPV4
+	}
+	return logv1.IPFamily_IP_FAMILY_IPV6
 }
 
 func (f family) other() family { return 1 - f }

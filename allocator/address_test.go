@@ -102,6 +102,9 @@ func families(f ...logv1.IPFamily) func(*logv1.Service) {
 func policy(p logv1.IPFamilyPolicy) func(*logv1.Service) {
 	return func(s *logv1.Service) { s.IpFamilyPolicy = p }
 }
+func labelled(k, v string) func(*logv1.Service) {
+	return func(s *logv1.Service) { s.Labels = map[string]string{k: v} }
+}
 func traffic(p logv1.ExternalTrafficPolicy) func(*logv1.Service) {
 	return func(s *logv1.Service) { s.ExternalTrafficPolicy = p }
 }
@@ -120,6 +123,9 @@ func TestChooseAddresses(t *testing.T) {
 	manual := fsmtest.Pool(&logv1.Pool{Name: "m", Addresses: []string{"203.0.113.0/24"}, ManualOnly: true})
 	buggy := fsmtest.Pool(&logv1.Pool{Name: "g", Addresses: []string{"203.0.113.0/24"}, AvoidBuggyIps: true})
 	only6 := fsmtest.PoolDefined("six", "2001:db8:6::/64")
+	pinned := func(name, cidr string, a *logv1.ServiceAllocation) *logv1.Event {
+		return fsmtest.Pool(&logv1.Pool{Name: name, Addresses: strings.Split(cidr, ","), ServiceAllocation: a})
+	}
 	for name, c := range map[string]struct {
 		pools []*logv1.Event
 		steps []step
@@ -144,6 +150,42 @@ func TestChooseAddresses(t *testing.T) {
 			{svc("1", pool("b")), "+198.51.100.0 fresh"},
 			{svc("2", pool("none")), "!no IPv4 address: pool none: no such pool"},
 			{svc("1", pool("a")), "-198.51.100.0 (not in the requested pool), +192.0.2.0 fresh"},
+		}},
+		"pools for certain services": {[]*logv1.Event{
+			fsmtest.PoolDefined("a", "192.0.2.0/32"), fsmtest.PoolDefined("b", "192.0.2.1/32"),
+			pinned("late", "203.0.113.0/32", &logv1.ServiceAllocation{Namespaces: []string{"default"}}),
+			pinned("second", "203.0.113.1/32", &logv1.ServiceAllocation{Priority: 9, ServiceSelectors: selector("app", "web")}),
+			pinned("first", "203.0.113.2/32", &logv1.ServiceAllocation{Priority: 3, ServiceSelectors: selector("app", "web")}),
+			pinned("others", "203.0.113.3/32", &logv1.ServiceAllocation{Priority: 1, Namespaces: []string{"other"}}),
+		}, []step{
+			{svc("1", labelled("app", "web")), "+203.0.113.2 fresh"},
+			{svc("2", labelled("app", "web")), "+203.0.113.1 fresh"},
+			{svc("3", labelled("app", "web")), "+203.0.113.0 fresh"},
+			{svc("4"), "+192.0.2.0 fresh"},
+			{svc("5", pool("others")), "!no IPv4 address: pool others: not for this service"},
+			{svc("5", addresses("203.0.113.3")), "!requested address 203.0.113.3: not for this service"},
+			{svc("5", pool("b")), "+192.0.2.1 fresh"},
+			{svc("6"), "!no IPv4 address: pool late: full; pool a: full; pool b: full; pool others: not for this service; pool first: not for this service; pool second: not for this service"},
+			{svc("1"), "=203.0.113.2"}, // the label is gone, the address stays
+		}},
+		"a namespace's labels": {[]*logv1.Event{
+			fsmtest.NamespaceDefined("default", map[string]string{"tier": "gold"}),
+			pinned("gold", "203.0.113.0/31", &logv1.ServiceAllocation{NamespaceSelectors: selector("tier", "gold")}),
+			pinned("silver", "203.0.113.2/31", &logv1.ServiceAllocation{NamespaceSelectors: selector("tier", "silver")}),
+		}, []step{
+			{svc("1"), "+203.0.113.0 fresh"},
+			{svc("2", pool("silver")), "!no IPv4 address: pool silver: not for this service"},
+		}},
+		"dual stack among pools for certain services": {[]*logv1.Event{
+			fsmtest.PoolDefined("both", "192.0.2.0/31", "2001:db8::/127"),
+			pinned("four", "203.0.113.0/32", &logv1.ServiceAllocation{Priority: 1}),
+			pinned("six", "2001:db8:6::/127", &logv1.ServiceAllocation{Priority: 2}),
+		}, []step{
+			// A pool for certain services comes before one for all, even with one family.
+			{svc("1", policy(prefer)), "+203.0.113.0 fresh"},
+			{svc("2", policy(prefer)), "+2001:db8:6:: fresh"},
+			{svc("3", policy(require)), "+192.0.2.0 fresh, +2001:db8:: fresh"},
+			{svc("4"), "+192.0.2.1 fresh"},
 		}},
 		"manual only": {[]*logv1.Event{manual}, []step{
 			{svc("1"), "!no IPv4 address: pool m: only on request"},

@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -60,8 +61,16 @@ func (c *chooser) request(a netip.Addr) (Choice, *Refusal) {
 		no.Why = InNoPool
 	case c.spec.GetPool() != "" && pool != c.spec.GetPool():
 		no.Why = InOtherPool
+	case !c.selects(pool):
+		no.Why = NotSelected
 	case fsm.Buggy(a) && c.s.Pools[pool].Spec.GetAvoidBuggyIps():
 		no.Why = BuggyAddress
+	case c.reservedAgainst(a):
+		no.Why = Reserved
+	case c.quarantined(a):
+		no.Why = Quarantined
+	case c.overQuota(pool, rec):
+		no.Why, no.pool = Quota, pool
 	case rec != nil:
 		no.Why, no.Service = c.shareable(rec)
 	}
@@ -87,15 +96,24 @@ func (c *chooser) one(f family) *Refusal {
 		return nil
 	}
 	no := &Refusal{Family: f.String()}
-	for _, pool := range c.pools(no) {
+	if c.oneOf(c.pools(no), f, no) {
+		return nil
+	}
+	return no
+}
+
+// oneOf takes an address of the first of the pools that has one; no says why
+// each has none.
+func (c *chooser) oneOf(pools []string, f family, no *Refusal) bool {
+	for _, pool := range pools {
 		choice, why := c.fromPool(pool, f)
 		if why == WhyInvalid {
 			c.take(choice)
-			return nil
+			return true
 		}
-		no.Pools = append(no.Pools, PoolRefusal{pool, why})
+		no.Pools = append(no.Pools, PoolRefusal{pool, why, f})
 	}
-	return no
+	return false
 }
 
 // chooseSecond adds the second family from the pool that the first came from.
@@ -107,10 +125,12 @@ func (c *chooser) chooseSecond() *Refusal {
 	if !ok {
 		var why Why
 		if choice, why = c.fromPool(have.Pool, f); why != WhyInvalid {
+			no := &Refusal{Family: f.String(), Pools: []PoolRefusal{{have.Pool, why, f}}}
 			if !c.required {
+				c.plan.Wish = no
 				return nil
 			}
-			return &Refusal{Family: f.String(), Pools: []PoolRefusal{{have.Pool, why}}}
+			return no
 		}
 	}
 	c.take(choice)
@@ -127,36 +147,67 @@ func (c *chooser) chooseBoth() *Refusal {
 	if choice, ok := c.again(c.first, ""); ok && c.pairIn(choice) {
 		return nil
 	}
-	for _, pool := range c.pools(no) {
-		choice, why := c.fromPool(pool, c.first)
-		if why == WhyInvalid && c.pairIn(choice) {
-			return nil
+	for _, class := range c.classes(c.pools(no)) {
+		for _, pool := range class {
+			choice, why := c.fromPool(pool, c.first)
+			if why == WhyInvalid && c.pairIn(choice) {
+				return nil
+			}
+			lacks := c.first
+			if why == WhyInvalid {
+				lacks = c.first.other()
+				if _, why = c.fromPool(pool, lacks); why == WhyInvalid {
+					why = Quota // of each one, but not of both
+				}
+			}
+			no.Pools = append(no.Pools, PoolRefusal{pool, why, lacks})
+			if !c.required && lacks == c.first {
+				// Either would do.
+				_, why = c.fromPool(pool, lacks.other())
+				no.Pools = append(no.Pools, PoolRefusal{pool, why, lacks.other()})
+			}
 		}
-		if why == WhyInvalid {
-			_, why = c.fromPool(pool, c.first.other())
+		if !c.required && (c.single(class, c.first) || c.single(class, c.first.other())) {
+			return c.chooseSecond() // in vain, but it says why
 		}
-		no.Pools = append(no.Pools, PoolRefusal{pool, why})
-	}
-	if c.required {
-		return no
-	}
-	if c.one(c.first) == nil || c.one(c.first.other()) == nil {
-		return nil
 	}
 	return no
 }
 
+// single takes one address of the family from one of the pools.
+func (c *chooser) single(pools []string, f family) bool {
+	if choice, ok := c.again(f, ""); ok && slices.Contains(pools, choice.Pool) {
+		c.take(choice)
+		return true
+	}
+	return c.oneOf(pools, f, new(Refusal))
+}
+
+// classes parts the pools into those for certain services and those for all.
+func (c *chooser) classes(pools []string) [2][]string {
+	at := slices.IndexFunc(pools, func(pool string) bool {
+		def := c.s.Pools[pool]
+		return def == nil || def.Spec.GetServiceAllocation() == nil
+	})
+	if at < 0 {
+		at = len(pools)
+	}
+	return [2][]string{pools[:at], pools[at:]}
+}
+
 // pairIn takes the choice and one of the other family from its pool, or nothing.
 func (c *chooser) pairIn(choice Choice) bool {
+	c.take(choice) // it counts for the quota
 	f := familyOf(choice.Addr).other()
 	other, ok := c.again(f, choice.Pool)
 	if !ok {
 		var why Why
 		if other, why = c.fromPool(choice.Pool, f); why != WhyInvalid {
+			c.plan.Choices = c.plan.Choices[:len(c.plan.Choices)-1]
+			c.has[familyOf(choice.Addr)] = netip.Addr{}
 			return false
 		}
 	}
-	c.take(choice)
 	c.take(other)
 	return true
 }
@@ -169,7 +220,7 @@ func (c *chooser) pools(no *Refusal) []string {
 	if len(c.s.PoolNames()) == 0 {
 		no.Why = NoPools
 	}
-	return c.s.PoolNames()
+	return c.s.TryOrder()
 }
 
 // admits tells whether the service may take from a pool; WhyInvalid when it may.
@@ -182,9 +233,14 @@ func (c *chooser) admits(pool string) Why {
 		return InOtherPool
 	case def.Spec.GetManualOnly() && c.spec.GetPool() != pool:
 		return ManualOnly
+	case !c.selects(pool):
+		return NotSelected
 	}
 	return WhyInvalid
 }
+
+// selects tells whether the pool is for the service.
+func (c *chooser) selects(pool string) bool { return c.s.PoolSelects(c.s.Pools[pool].Spec, c.spec) }
 
 func (c *chooser) anyPoolHas(f family) bool {
 	for _, pool := range c.pools(new(Refusal)) {
@@ -204,6 +260,9 @@ func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
 	if !c.s.PoolHas(pool, v4) {
 		return Choice{}, NoFamily
 	}
+	if c.overQuota(pool, nil) {
+		return Choice{}, Quota
+	}
 	if a := c.s.NextFresh(pool, v4); a.IsValid() {
 		return Choice{Addr: a, Pool: pool, Reason: logv1.AllocationReason_ALLOCATION_REASON_FRESH}, WhyInvalid
 	}
@@ -215,8 +274,11 @@ func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
 	if !v4 {
 		used, size = use.Used6, use.Size6
 	}
-	if used < size {
+	switch {
+	case used < size && c.s.PoolKept(pool) > 0:
 		return Choice{}, Kept
+	case used < size:
+		return Choice{}, Reserved
 	}
 	return Choice{}, Full
 }
@@ -225,8 +287,11 @@ func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
 // sharing key, or one of its sharing key that it can join; in one pool, or any
 // that admits the service.
 func (c *chooser) again(f family, pool string) (Choice, bool) {
+	if choice, ok := c.reserved(f, pool); ok {
+		return choice, true
+	}
 	for free := range c.s.KeptFor(c.key) {
-		if c.usable(free.Addr, f, pool) && free.KeptUntil > c.now {
+		if c.usable(free.Addr, f, pool, nil) && free.KeptUntil > c.now {
 			return Choice{free.Addr, free.Pool, logv1.AllocationReason_ALLOCATION_REASON_RETAINED, false}, true
 		}
 	}
@@ -235,21 +300,24 @@ func (c *chooser) again(f family, pool string) (Choice, bool) {
 		return Choice{}, false
 	}
 	for rec := range c.s.WithSharingKey(key) {
-		if why, _ := c.shareable(rec); why == WhyInvalid && c.usable(rec.Addr, f, pool) {
+		if why, _ := c.shareable(rec); why == WhyInvalid && c.usable(rec.Addr, f, pool, rec) {
 			return Choice{rec.Addr, rec.Pool, logv1.AllocationReason_ALLOCATION_REASON_SHARED, false}, true
 		}
 	}
 	for free := range c.s.KeptForSharing(key) {
-		if c.usable(free.Addr, f, pool) && free.KeptUntil > c.now {
+		if c.usable(free.Addr, f, pool, nil) && free.KeptUntil > c.now {
 			return Choice{free.Addr, free.Pool, logv1.AllocationReason_ALLOCATION_REASON_RETAINED, false}, true
 		}
 	}
 	return Choice{}, false
 }
 
-func (c *chooser) usable(a netip.Addr, f family, pool string) bool {
+// usable tells whether the pool of an address gives it to the service; rec is its
+// record when it is in use.
+func (c *chooser) usable(a netip.Addr, f family, pool string, rec *fsm.Address) bool {
 	has := c.s.PoolOf(a)
-	if familyOf(a) != f || has == "" || pool != "" && has != pool || c.admits(has) != WhyInvalid {
+	if familyOf(a) != f || has == "" || pool != "" && has != pool || c.admits(has) != WhyInvalid ||
+		c.reservedAgainst(a) || c.overQuota(has, rec) {
 		return false
 	}
 	return !fsm.Buggy(a) || !c.s.Pools[has].Spec.GetAvoidBuggyIps()

@@ -6,12 +6,13 @@ import (
 	"strings"
 
 	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
 
 // Why says why an address or a pool was not taken.
 type Why uint8
 
-// Reasons of a refusal.
+// Reasons of a refusal, with the numbers that the log gives them.
 const (
 	// WhyInvalid is the zero value.
 	WhyInvalid Why = iota
@@ -38,12 +39,21 @@ const (
 	NoSuchPool
 	// ManualOnly: the pool gives addresses only to those who ask for it.
 	ManualOnly
+	// NotSelected: the pool's serviceAllocation is not for the service.
+	NotSelected
 	// NoFamily: the pool has no addresses of the family.
 	NoFamily
 	// Full: all addresses of the family are in use.
 	Full
 	// Kept: all free addresses of the family are kept for services that had them.
 	Kept
+	// Reserved: the address asked for, or all that is free, is promised to another
+	// service or held back.
+	Reserved
+	// Quota: the service's namespace has as many addresses of the pool as it may.
+	Quota
+	// Quarantined: another service gave the address asked for up lately.
+	Quarantined
 )
 
 var whyTexts = [...]string{
@@ -59,9 +69,13 @@ var whyTexts = [...]string{
 	NoPools:         "no pool is defined",
 	NoSuchPool:      "no such pool",
 	ManualOnly:      "only on request",
+	NotSelected:     "not for this service",
 	NoFamily:        "has none",
 	Full:            "full",
 	Kept:            "full but for addresses kept for deleted services",
+	Reserved:        "reserved",
+	Quota:           "the namespace has as many as it may",
+	Quarantined:     "in quarantine after another service gave it up",
 }
 
 // String explains the reason to an operator.
@@ -76,6 +90,8 @@ func (w Why) String() string {
 type PoolRefusal struct {
 	Pool string
 	Why  Why
+	// family that it lacks.
+	family family
 }
 
 // Refusal is why a service has fewer addresses than it asks for. One state and
@@ -90,11 +106,53 @@ type Refusal struct {
 	Why Why
 	// Service stands in the way of the request: it has the address.
 	Service fsm.ServiceKey
+	// pool whose quota refuses the request.
+	pool string
 	// Pools were tried in this order.
 	Pools []PoolRefusal
 }
 
-// Error names the first eight pools.
+// Reason is the reason as the log has it.
+func (w Why) Reason() logv1.RefusalReason { return logv1.RefusalReason(w) }
+
+// hopeless tells of a pool that gives nothing to the service, whatever falls free.
+func (w Why) hopeless() bool { return w == NotSelected || w == ManualOnly }
+
+// hopelessKept bounds the pools without hope that a refusal names for programs:
+// with many pools, each for a few services, they would be most of the log.
+const hopelessKept = 8
+
+// Refusals are the same for programs: first the pools that are for the service.
+func (r *Refusal) Refusals() []fsm.Refusal {
+	if r == nil {
+		return nil
+	}
+	if r.Requested != "" {
+		a, _ := fsm.ParseAddr(r.Requested) // invalid when it is no address
+		out := fsm.Refusal{Addr: a, Pool: r.pool, Reason: r.Why.Reason()}
+		if a.IsValid() {
+			out.Family = familyOf(a).proto()
+		}
+		return []fsm.Refusal{out}
+	}
+	if r.Why != WhyInvalid {
+		return []fsm.Refusal{{Reason: r.Why.Reason()}}
+	}
+	out := make([]fsm.Refusal, 0, len(r.Pools))
+	for _, hopeless := range []bool{false, true} {
+		n := 0
+		for _, p := range r.Pools {
+			if p.Why.hopeless() != hopeless || hopeless && n == hopelessKept {
+				continue
+			}
+			n++
+			out = append(out, fsm.Refusal{Pool: p.Pool, Reason: p.Why.Reason(), Family: p.family.proto()})
+		}
+	}
+	return out
+}
+
+// Error names the first eight pools, those that are for the service before others.
 func (r *Refusal) Error() string {
 	var b strings.Builder
 	switch {
@@ -112,9 +170,10 @@ func (r *Refusal) Error() string {
 	if r.Why != WhyInvalid {
 		fmt.Fprintf(&b, ": %s", r.Why)
 	}
-	for i, p := range r.Pools {
+	pools := r.byPool()
+	for i, p := range pools {
 		if i == 8 {
-			fmt.Fprintf(&b, "; and %d more pools", len(r.Pools)-i)
+			fmt.Fprintf(&b, "; and %d more pools", len(pools)-i)
 			break
 		}
 		sep := "; "
@@ -124,6 +183,19 @@ func (r *Refusal) Error() string {
 		fmt.Fprintf(&b, "%spool %s: %s", sep, p.Pool, p.Why)
 	}
 	return b.String()
+}
+
+// byPool names each pool once, those without hope last.
+func (r *Refusal) byPool() []PoolRefusal {
+	out := make([]PoolRefusal, 0, len(r.Pools))
+	for _, hopeless := range []bool{false, true} {
+		for i, p := range r.Pools {
+			if p.Why.hopeless() == hopeless && (i == 0 || r.Pools[i-1].Pool != p.Pool) {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
 }
 
 // Release is an address that a service must give up.

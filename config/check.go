@@ -45,6 +45,10 @@ func (c *checker) finish(r *adminv1.Resource) {
 		faults = fsm.ValidateAdvertisement(k.L2Advertisement)
 	case *adminv1.Resource_Service:
 		faults = fsm.ValidateService(k.Service)
+	case *adminv1.Resource_Namespace:
+		faults = fsm.ValidateNamespace(k.Namespace)
+	case *adminv1.Resource_Reservation:
+		faults = fsm.ValidateReservation(k.Reservation)
 	}
 	for _, f := range faults {
 		if slices.ContainsFunc(known, func(e *Error) bool { return within(f.Path, e.Path) }) {
@@ -64,7 +68,47 @@ func (c *checker) pool(s *IPAddressPoolSpec) *adminv1.Resource {
 	return &adminv1.Resource{Kind: &adminv1.Resource_Pool{Pool: &logv1.Pool{
 		Name: c.meta.Name, Labels: c.meta.Labels, Addresses: s.Addresses,
 		ManualOnly: !s.AutoAssign, AvoidBuggyIps: s.AvoidBuggyIPs,
+		ServiceAllocation: toAllocation(s.ServiceAllocation),
+		Quota:             toQuota(s.Quota), QuarantineNanos: int64(s.Quarantine),
 	}}}
+}
+
+func toQuota(q *Quota) *logv1.Quota {
+	if q == nil {
+		return nil
+	}
+	return &logv1.Quota{PerNamespace: q.PerNamespace, Namespaces: q.Namespaces}
+}
+
+func (c *checker) reservation(s *ReservationSpec) *adminv1.Resource {
+	r := &logv1.Reservation{Name: c.meta.Name, Labels: c.meta.Labels, Addresses: s.Addresses}
+	if s.Service != nil {
+		r.ServiceNamespace, r.ServiceName = s.Service.Namespace, s.Service.Name
+		if r.ServiceNamespace == "" {
+			r.ServiceNamespace = DefaultNamespace
+		}
+	}
+	if s.Until != nil {
+		if s.Until.Year() > 2200 {
+			c.fail("spec.until", "is after the year 2200; leave it out for a reservation for ever")
+		}
+		r.UntilUnixNano = s.Until.UnixNano()
+	}
+	return &adminv1.Resource{Kind: &adminv1.Resource_Reservation{Reservation: r}}
+}
+
+func toAllocation(a *ServiceAllocation) *logv1.ServiceAllocation {
+	if a == nil {
+		return nil
+	}
+	return &logv1.ServiceAllocation{
+		Priority: a.Priority, Namespaces: a.Namespaces,
+		NamespaceSelectors: toSelectors(a.NamespaceSelectors), ServiceSelectors: toSelectors(a.ServiceSelectors),
+	}
+}
+
+func (c *checker) declaredNamespace() *adminv1.Resource {
+	return &adminv1.Resource{Kind: &adminv1.Resource_Namespace{Namespace: &logv1.Namespace{Name: c.meta.Name, Labels: c.meta.Labels}}}
 }
 
 func (c *checker) advertisement(s *L2AdvertisementSpec) *adminv1.Resource {

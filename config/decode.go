@@ -219,7 +219,11 @@ func (d *decoder) duration(n *yaml.Node, path string, v reflect.Value) {
 }
 
 func (d *decoder) text(n *yaml.Node, path string, v reflect.Value) {
-	s, ok := d.str(n, path)
+	s, ok := n.Value, true
+	// A time without quotes is a string all the same.
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!timestamp" {
+		s, ok = d.str(n, path)
+	}
 	if !ok {
 		return
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // kinds that can be applied, as an error lists them.
-var kinds = []string{KindIPAddressPool, KindL2Advertisement, KindVirtualService}
+var kinds = []string{KindIPAddressPool, KindL2Advertisement, KindVirtualService, KindNamespace, KindReservation}
 
 // metallbKinds are documents that a user of MetalLB may have and that have no
 // meaning here yet.
@@ -237,6 +237,14 @@ func (d *decoder) object(doc *Document, h *header) {
 		var s VirtualServiceSpec
 		decode(&s)
 		c.finish(c.service(&s))
+	case KindNamespace:
+		var s NamespaceSpec
+		decode(&s)
+		c.finish(c.declaredNamespace())
+	case KindReservation:
+		var s ReservationSpec
+		decode(&s)
+		c.finish(c.reservation(&s))
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 
 // refused are documents with one mistake each, and what is said about it.
 var refused = []struct{ name, doc, want string }{
-	{"unknown kind", head + "Foo\nmetadata: {name: x}", `kind: unknown kind "Foo"; allowed: IPAddressPool, L2Advertisement, VirtualService`},
+	{"unknown kind", head + "Foo\nmetadata: {name: x}", `kind: unknown kind "Foo"; allowed: IPAddressPool, L2Advertisement, VirtualService, Namespace, Reservation`},
 	{"misspelt kind", head + "IpAddressPool\nmetadata: {name: x}", `kind: unknown kind "IpAddressPool"; did you mean IPAddressPool? allowed:`},
 	{"kind not yet", head + "BGPPeer\nmetadata: {name: x}", "BGPPeer/x: kind: BGPPeer is a kind of MetalLB that QuorumLB does not support yet; allowed:"},
 	{"no kind", "apiVersion: quorumlb.io/v1\nmetadata: {name: x}", "kind: is missing; allowed:"},
@@ -33,7 +33,21 @@ var refused = []struct{ name, doc, want string }{
 	{"overlap", pool("  addresses: [192.0.2.0/24, 192.0.2.17-192.0.2.18]"), `spec.addresses[1]: "192.0.2.17-192.0.2.18" overlaps "192.0.2.0/24"`},
 	{"address is a string", pool("  addresses: 192.0.2.0/24"), `spec.addresses: must be a list, is the string "192.0.2.0/24"`},
 	{"autoAssign is a string", pool("  addresses: [192.0.2.0/24]\n  autoAssign: 'no'"), `spec.autoAssign: must be true or false, is the string "no"`},
-	{"field of MetalLB", pool("  addresses: [192.0.2.0/24]\n  serviceAllocation: {}"), "spec.serviceAllocation: is a field of MetalLB that QuorumLB does not support yet; allowed: addresses, autoAssign, avoidBuggyIPs"},
+	{"unknown part of serviceAllocation", pool("  addresses: [192.0.2.0/24]\n  serviceAllocation: {namespace: a}"), "spec.serviceAllocation.namespace: unknown field; did you mean namespaces? allowed: priority, namespaces"},
+	{"priority below 0", pool("  addresses: [192.0.2.0/24]\n  serviceAllocation: {priority: -1}"), "spec.serviceAllocation.priority: must be a whole number from 0"},
+	{"namespace twice", pool("  addresses: [192.0.2.0/24]\n  serviceAllocation: {namespaces: [a, a]}"), `spec.serviceAllocation.namespaces[1]: "a" comes twice`},
+	{"bad namespace in a pool", pool("  addresses: [192.0.2.0/24]\n  serviceAllocation: {namespaces: [A]}"), `spec.serviceAllocation.namespaces[0]: "A" is not a name`},
+	{"service selector twice", pool("  addresses: [192.0.2.0/24]\n  serviceAllocation: {serviceSelectors: [{}, {}]}"), "spec.serviceAllocation.serviceSelectors[1]: is the same as"},
+	{"quarantine without unit", pool("  addresses: [192.0.2.0/24]\n  quarantine: '5'"), `spec.quarantine: "5": must be a duration with a unit`},
+	{"negative quarantine", pool("  addresses: [192.0.2.0/24]\n  quarantine: -5s"), "spec.quarantine: -5s is not between 0s and"},
+	{"bad namespace in a quota", pool("  addresses: [192.0.2.0/24]\n  quota: {namespaces: {A: 1}}"), `spec.quota.namespaces["A"]: "A" is not a name`},
+	{"quota of many", pool("  addresses: [192.0.2.0/24]\n  quota: {perNamespace: many}"), "spec.quota.perNamespace: must be a whole number"},
+	{"reservation of nothing", head + "Reservation\nmetadata: {name: a}", "spec.addresses: at least one address, CIDR or range is required"},
+	{"reservation of one twice", head + "Reservation\nmetadata: {name: a}\nspec: {addresses: [192.0.2.1, 192.0.2.0/24]}", `spec.addresses[1]: "192.0.2.0/24" overlaps "192.0.2.1"`},
+	{"reservation until whenever", head + "Reservation\nmetadata: {name: a}\nspec: {addresses: [192.0.2.1], until: soon}", `spec.until: "soon": `},
+	{"reservation for no name", head + "Reservation\nmetadata: {name: a}\nspec: {addresses: [192.0.2.1], service: {namespace: x}}", "spec.service.name: is required"},
+	{"spec of a Namespace", head + "Namespace\nmetadata: {name: a}\nspec: {x: 1}", "spec.x: a Namespace has metadata only"},
+	{"false name of a Namespace", head + "Namespace\nmetadata: {name: a, labels: {kubernetes.io/metadata.name: b}}", `metadata.labels: kubernetes.io/metadata.name is always the namespace's own name, "a"`},
 	{"misspelt field", pool("  addresses: [192.0.2.0/24]\n  autoassign: true"), "spec.autoassign: unknown field; did you mean autoAssign? allowed:"},
 	{"key twice", pool("  addresses: [192.0.2.0/24]\n  addresses: [198.51.100.0/24]"), "spec.addresses: is given twice, first in line 5"},
 

@@ -1,6 +1,12 @@
 package config
 
-import logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+import (
+	"errors"
+	"strings"
+	"time"
+
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
 
 // APIVersion is that of every document.
 const APIVersion = "quorumlb.io/v1"
@@ -10,6 +16,8 @@ const (
 	KindIPAddressPool   = "IPAddressPool"
 	KindL2Advertisement = "L2Advertisement"
 	KindVirtualService  = "VirtualService"
+	KindNamespace       = "Namespace"
+	KindReservation     = "Reservation"
 	KindList            = "List"
 )
 
@@ -22,7 +30,7 @@ type Object struct {
 	APIVersion string   `json:"apiVersion"`
 	Kind       string   `json:"kind"`
 	Metadata   Metadata `json:"metadata"`
-	Spec       any      `json:"spec"`
+	Spec       any      `json:"spec,omitempty"`
 	// Status is what the group found; it is ignored when the document is applied.
 	Status any `json:"status,omitempty"`
 }
@@ -44,7 +52,81 @@ type IPAddressPoolSpec struct {
 	AutoAssign bool `json:"autoAssign"`
 	// AvoidBuggyIPs (default false) skips IPv4 addresses that end in .0 or .255.
 	AvoidBuggyIPs bool `json:"avoidBuggyIPs"`
+	// ServiceAllocation says for which services the pool is; not given: for all,
+	// after the pools that are for certain ones.
+	ServiceAllocation *ServiceAllocation `json:"serviceAllocation,omitempty"`
+	// Quota bounds how many addresses each namespace may have.
+	Quota *Quota `json:"quota,omitempty"`
+	// Quarantine (default none) is how long an address that was given up is given
+	// to no other service, not even on request.
+	Quarantine Duration `json:"quarantine,omitempty"`
 }
+
+// Quota bounds the addresses of a pool that the services of a namespace have.
+type Quota struct {
+	// PerNamespace is for namespaces that are not named; 0 (default): no bound.
+	PerNamespace uint32 `json:"perNamespace,omitempty"`
+	// Namespaces have their own bound; 0: none at all.
+	Namespaces map[string]uint32 `json:"namespaces,omitempty"`
+}
+
+// ReservationSpec promises addresses to a service, or holds them back.
+type ReservationSpec struct {
+	// Addresses are addresses, CIDRs and "first-last" ranges.
+	Addresses []string `json:"addresses"`
+	// Service that may have them; not given: nobody.
+	Service *ServiceName `json:"service,omitempty"`
+	// Until when ("2027-01-31T12:00:00Z"); not given: for ever.
+	Until *time.Time `json:"until,omitempty"`
+}
+
+// ServiceName names a service.
+type ServiceName struct {
+	// Namespace is "default" when not given.
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+// Duration is a time span as it is written: "90s", "24h".
+type Duration time.Duration
+
+// MarshalText gives the time span without zero units at its end.
+func (d Duration) MarshalText() ([]byte, error) {
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return []byte(s), nil
+}
+
+// UnmarshalText reads a time span with a unit.
+func (d *Duration) UnmarshalText(text []byte) error {
+	t, err := time.ParseDuration(string(text))
+	if err != nil {
+		return errors.New("must be a duration with a unit (ns, us, ms, s, m, h), such as \"90s\" or \"24h\"")
+	}
+	*d = Duration(t)
+	return nil
+}
+
+// ServiceAllocation chooses the services that a pool is for: those of the
+// namespaces (all when neither names nor selectors are given) that one of the
+// service selectors matches (all when there is none).
+type ServiceAllocation struct {
+	// Priority: pools of a lower number are tried first; 0 (default) comes last.
+	Priority uint32 `json:"priority,omitempty"`
+	// Namespaces and NamespaceSelectors choose namespaces, by name or by label.
+	Namespaces         []string        `json:"namespaces,omitempty"`
+	NamespaceSelectors []LabelSelector `json:"namespaceSelectors,omitempty"`
+	// ServiceSelectors choose services by label.
+	ServiceSelectors []LabelSelector `json:"serviceSelectors,omitempty"`
+}
+
+// NamespaceSpec is empty: a Namespace is its name and labels.
+type NamespaceSpec struct{}
 
 // L2AdvertisementSpec says for which pools, from which nodes and on which
 // interfaces addresses are announced in layer 2.
@@ -112,11 +194,8 @@ type LabelRequirement struct {
 
 const notYet = "is a field of MetalLB that QuorumLB does not support yet"
 
-func (IPAddressPoolSpec) fieldNote(name string) string {
-	if name == "serviceAllocation" {
-		return notYet
-	}
-	return ""
+func (NamespaceSpec) fieldNote(string) string {
+	return "a Namespace has metadata only: its name and labels"
 }
 
 func (L2AdvertisementSpec) fieldNote(name string) string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -27,6 +28,10 @@ func FromResource(r *adminv1.Resource) (*Object, error) {
 		return FromAdvertisement(k.L2Advertisement)
 	case *adminv1.Resource_Service:
 		return FromService(k.Service)
+	case *adminv1.Resource_Namespace:
+		return FromNamespace(k.Namespace), nil
+	case *adminv1.Resource_Reservation:
+		return FromReservation(k.Reservation), nil
 	}
 	return nil, fmt.Errorf("%w: kind %T", ErrUnknownResource, r.GetKind())
 }
@@ -36,8 +41,47 @@ func FromPool(p *logv1.Pool) *Object {
 	return &Object{
 		APIVersion: APIVersion, Kind: KindIPAddressPool,
 		Metadata: Metadata{Name: p.GetName(), Labels: p.GetLabels()},
-		Spec:     IPAddressPoolSpec{Addresses: p.GetAddresses(), AutoAssign: !p.GetManualOnly(), AvoidBuggyIPs: p.GetAvoidBuggyIps()},
+		Spec: IPAddressPoolSpec{
+			Addresses: p.GetAddresses(), AutoAssign: !p.GetManualOnly(), AvoidBuggyIPs: p.GetAvoidBuggyIps(),
+			ServiceAllocation: fromAllocation(p.GetServiceAllocation()),
+			Quota:             fromQuota(p.GetQuota()), Quarantine: Duration(p.GetQuarantineNanos()),
+		},
 	}
+}
+
+func fromQuota(q *logv1.Quota) *Quota {
+	if q == nil {
+		return nil
+	}
+	return &Quota{PerNamespace: q.GetPerNamespace(), Namespaces: q.GetNamespaces()}
+}
+
+// FromReservation is FromResource of a reservation.
+func FromReservation(r *logv1.Reservation) *Object {
+	spec := ReservationSpec{Addresses: r.GetAddresses()}
+	if r.GetServiceName() != "" {
+		spec.Service = &ServiceName{r.GetServiceNamespace(), r.GetServiceName()}
+	}
+	if r.GetUntilUnixNano() != 0 {
+		until := time.Unix(0, r.GetUntilUnixNano()).UTC()
+		spec.Until = &until
+	}
+	return &Object{APIVersion: APIVersion, Kind: KindReservation, Metadata: Metadata{Name: r.GetName(), Labels: r.GetLabels()}, Spec: spec}
+}
+
+func fromAllocation(a *logv1.ServiceAllocation) *ServiceAllocation {
+	if a == nil {
+		return nil
+	}
+	return &ServiceAllocation{
+		Priority: a.GetPriority(), Namespaces: a.GetNamespaces(),
+		NamespaceSelectors: fromSelectors(a.GetNamespaceSelectors()), ServiceSelectors: fromSelectors(a.GetServiceSelectors()),
+	}
+}
+
+// FromNamespace is FromResource of a namespace.
+func FromNamespace(n *logv1.Namespace) *Object {
+	return &Object{APIVersion: APIVersion, Kind: KindNamespace, Metadata: Metadata{Name: n.GetName(), Labels: n.GetLabels()}}
 }
 
 // FromAdvertisement is FromResource of an advertisement.

@@ -42,6 +42,17 @@ func (s *State) InPool(name string) iter.Seq[*Address] {
 	}
 }
 
+// InRange iterates over the addresses in use that lie in a range, in order.
+func (s *State) InRange(r Range) iter.Seq[*Address] {
+	return func(yield func(*Address) bool) {
+		for a := range s.idx.within(r) {
+			if rec := s.Addresses[a]; rec != nil && !yield(rec) {
+				return
+			}
+		}
+	}
+}
+
 // WithSharingKey iterates over the addresses in use whose services have the
 // sharing key, in a fixed order.
 func (s *State) WithSharingKey(key string) iter.Seq[*Address] {
@@ -153,7 +164,7 @@ func (s *State) LeastRecent(pool string, v4 bool, now int64) *Free {
 			return false
 		}
 		free := s.Free[t.addr.addr()]
-		if free.Addr.Is4() != v4 || !p.contains(free.Addr) || f.skips(free.Addr) {
+		if free.Addr.Is4() != v4 || !p.contains(free.Addr) || f.skips(free.Addr) || s.idx.isReserved(free.Addr) {
 			return true
 		}
 		if best == nil || lessQueued(queued{free.FreedAt, t.addr}, queued{best.FreedAt, keyOf(best.Addr)}) {

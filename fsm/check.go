@@ -11,6 +11,9 @@ func (s *State) check() error {
 	if err := s.checkPools(); err != nil {
 		return err
 	}
+	if err := s.checkReservations(); err != nil {
+		return err
+	}
 	for key, svc := range s.Services { // order-free: any damage is an error
 		for _, a := range svc.Addresses {
 			if rec := s.Addresses[a]; rec == nil || !slices.Contains(rec.Services, key) {
@@ -50,15 +53,7 @@ func (s *State) checkPools() error {
 			all = append(all, poolRange{keyOf(r.First), keyOf(r.Last), name})
 		}
 	}
-	slices.SortFunc(all, func(a, b poolRange) int {
-		switch {
-		case lessRange(a, b):
-			return -1
-		case lessRange(b, a):
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(all, compareRange)
 	for i := 1; i < len(all); i++ {
 		if !all[i-1].last.less(all[i].first) {
 			return corruptf("pools %s and %s overlap", all[i-1].pool, all[i].pool)

@@ -13,6 +13,9 @@ func (e *encoder) pool(p *logv1.Pool) {
 	e.strs(p.GetAddresses())
 	e.bool(p.GetManualOnly())
 	e.bool(p.GetAvoidBuggyIps())
+	e.serviceAllocation(p.GetServiceAllocation())
+	e.quota(p.GetQuota())
+	e.int(p.GetQuarantineNanos())
 }
 
 func (d *decoder) pool() *logv1.Pool {
@@ -22,6 +25,10 @@ func (d *decoder) pool() *logv1.Pool {
 		Addresses:     d.strs(),
 		ManualOnly:    d.bool(),
 		AvoidBuggyIps: d.bool(),
+
+		ServiceAllocation: d.serviceAllocation(),
+		Quota:             d.quota(),
+		QuarantineNanos:   d.int(),
 	}
 }
 

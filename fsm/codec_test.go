@@ -23,6 +23,7 @@ func TestEveryFieldOfASpecSurvives(t *testing.T) {
 		{&logv1.Pool{}, func(e *encoder, m proto.Message) { e.pool(m.(*logv1.Pool)) }, func(d *decoder) proto.Message { return d.pool() }},
 		{&logv1.L2Advertisement{}, func(e *encoder, m proto.Message) { e.advertisement(m.(*logv1.L2Advertisement)) }, func(d *decoder) proto.Message { return d.advertisement() }},
 		{&logv1.Service{}, func(e *encoder, m proto.Message) { e.service(m.(*logv1.Service)) }, func(d *decoder) proto.Message { return d.service() }},
+		{&logv1.Reservation{}, func(e *encoder, m proto.Message) { e.reservation(m.(*logv1.Reservation)) }, func(d *decoder) proto.Message { return d.reservation() }},
 		{&logv1.Link{}, func(e *encoder, m proto.Message) { e.link(m.(*logv1.Link)) }, func(d *decoder) proto.Message { return d.link() }},
 	}
 	for _, s := range specs {
@@ -53,12 +54,18 @@ func TestEveryFieldOfARecordSurvives(t *testing.T) {
 		"address":       {&Address{}, roundOf(encodeAddress, decodeAddress)},
 		"free":          {&Free{}, roundOf(encodeFree, decodeFree)},
 		"node":          {&Node{}, roundOf(encodeNode, decodeNode)},
+		"reservation":   {&Reservation{}, roundOf(encodeReservation, decodeReservation)},
+		"namespace":     {&Namespace{}, roundOf(encodeNamespace, decodeNamespace)},
 	} {
 		n := 0
 		fillRecord(reflect.ValueOf(c.record).Elem(), &n)
 		switch r := c.record.(type) { // what is derived from the spec
 		case *Pool:
 			r.Ranges, r.Spec.Addresses = []Range{{keyOf4(1), keyOf4(9)}}, []string{"0.0.0.1-0.0.0.9"}
+		case *Reservation:
+			r.Ranges, r.Spec.Addresses = []Range{{keyOf4(1), keyOf4(9)}}, []string{"0.0.0.1-0.0.0.9"}
+		case *Namespace:
+			*r = *newNamespace(r.Spec, r.DefinedAt)
 		case *Service:
 			r.Key = KeyOf(r.Spec.Namespace, r.Spec.Name)
 		}

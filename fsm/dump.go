@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -21,8 +22,9 @@ func (s *State) Dump(w io.Writer) error {
 		timesText(s.Lease), timesText(s.PriorLease), s.Retention, s.PolicyAt)
 	for _, k := range slices.Sorted(maps.Keys(s.Pools)) {
 		p := s.Pools[k]
-		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s at=%d\n",
-			k, p.Spec.GetAddresses(), p.Spec.GetManualOnly(), p.Spec.GetAvoidBuggyIps(), labelText(p.Spec.GetLabels()), p.DefinedAt)
+		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s for=%s quota=%s quarantine=%s at=%d\n",
+			k, p.Spec.GetAddresses(), p.Spec.GetManualOnly(), p.Spec.GetAvoidBuggyIps(), labelText(p.Spec.GetLabels()),
+			allocationText(p.Spec.GetServiceAllocation()), quotaText(p.Spec.GetQuota()), time.Duration(p.Spec.GetQuarantineNanos()), p.DefinedAt)
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Ads)) {
 		a := s.Ads[k]
@@ -38,11 +40,20 @@ func (s *State) Dump(w io.Writer) error {
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(s.Free), netip.Addr.Compare) {
 		f := s.Free[k]
-		fmt.Fprintf(b, "free %s pool=%q at=%d key=%s keptUntil=%d sharing=%q prior=%s\n",
-			f.Addr, f.Pool, f.FreedAt, f.Key, f.KeptUntil, f.SharingKey, priorText(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch))
+		fmt.Fprintf(b, "free %s pool=%q at=%d key=%s keptUntil=%d quarantinedUntil=%d sharing=%q prior=%s\n",
+			f.Addr, f.Pool, f.FreedAt, f.Key, f.KeptUntil, f.QuarantinedUntil, f.SharingKey, priorText(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch))
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Nodes)) {
 		s.Nodes[k].dump(b)
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Namespaces)) {
+		n := s.Namespaces[k]
+		fmt.Fprintf(b, "namespace %s labels=%s at=%d\n", k, labelText(n.Spec.GetLabels()), n.DefinedAt)
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Reservations)) {
+		r := s.Reservations[k]
+		fmt.Fprintf(b, "reservation %s addresses=%v for=%s until=%d labels=%s at=%d\n",
+			k, r.Spec.GetAddresses(), r.Key(), r.Spec.GetUntilUnixNano(), labelText(r.Spec.GetLabels()), r.DefinedAt)
 	}
 	return b.Flush()
 }
@@ -53,8 +64,12 @@ func (s *Service) dump(w io.Writer) {
 	for _, p := range spec.GetPorts() {
 		ports = append(ports, fmt.Sprintf("%s:%d/%d", p.GetName(), p.GetProtocol(), p.GetPort()))
 	}
-	fmt.Fprintf(w, "service %s addresses=%v pending=%q ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d labels=%s source=%s/%d created=%d declared=%d/%d\n",
-		s.Key, s.Addresses, s.Pending, ports, spec.GetAddresses(), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
+	var refusals []string
+	for _, r := range s.Refusals {
+		refusals = append(refusals, fmt.Sprintf("%s/%s:%d/%d", r.Pool, addrText(r.Addr), r.Family, r.Reason))
+	}
+	fmt.Fprintf(w, "service %s addresses=%v pending=%q refusals=%v ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d labels=%s source=%s/%d created=%d declared=%d/%d\n",
+		s.Key, s.Addresses, s.Pending, refusals, ports, spec.GetAddresses(), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
 		spec.GetExternalTrafficPolicy(), spec.GetSharingKey(), selectorText(spec.GetNodeSelectors()), spec.GetDelivery(),
 		labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime)
 }
@@ -88,6 +103,32 @@ func priorText(node string, at, session, epoch uint64) string {
 		return "-"
 	}
 	return fmt.Sprintf("%s@%d/%d/%d", node, at, session, epoch)
+}
+
+func quotaText(q *logv1.Quota) string {
+	if q == nil {
+		return "-"
+	}
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(q.GetNamespaces())) {
+		parts = append(parts, fmt.Sprintf("%s=%d", k, q.GetNamespaces()[k]))
+	}
+	return fmt.Sprintf("%d{%s}", q.GetPerNamespace(), strings.Join(parts, ","))
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return "-"
+	}
+	return a.String()
+}
+
+func allocationText(a *logv1.ServiceAllocation) string {
+	if a == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%d/%v/%s/%s", a.GetPriority(), a.GetNamespaces(),
+		selectorText(a.GetNamespaceSelectors()), selectorText(a.GetServiceSelectors()))
 }
 
 func labelText(labels map[string]string) string {

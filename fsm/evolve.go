@@ -17,6 +17,8 @@ type folding struct {
 	changes  Changes
 	// moved are touched addresses in ranges that a pool won or lost.
 	moved []netip.Addr
+	// reserved: a reservation was defined.
+	reserved bool
 	// nodes are the records that this batch made and that nobody else has seen,
 	// so that one that changes thousands of times is copied once. Nil in a draft,
 	// whose state is read between the events.
@@ -26,6 +28,7 @@ type folding struct {
 func (s *State) begin(time int64) folding {
 	s.Time = time
 	s.idx.releaseKept(s)
+	s.idx.endReservations(s)
 	return folding{s: s, revision: s.Revision + 1}
 }
 
@@ -53,6 +56,10 @@ var handlers = [...]handler{
 	23: on("AdvertisementDeleted", (*logv1.Event).GetAdvertisementDeleted, (*folding).advertisementDeleted),
 	24: on("ServiceDeclared", (*logv1.Event).GetServiceDeclared, (*folding).serviceDeclared),
 	25: on("ServiceDeleted", (*logv1.Event).GetServiceDeleted, (*folding).serviceDeleted),
+	26: on("NamespaceDefined", (*logv1.Event).GetNamespaceDefined, (*folding).namespaceDefined),
+	27: on("NamespaceDeleted", (*logv1.Event).GetNamespaceDeleted, (*folding).namespaceDeleted),
+	28: on("ReservationDefined", (*logv1.Event).GetReservationDefined, (*folding).reservationDefined),
+	29: on("ReservationDeleted", (*logv1.Event).GetReservationDeleted, (*folding).reservationDeleted),
 	30: on("AddressAllocated", (*logv1.Event).GetAddressAllocated, (*folding).addressAllocated),
 	31: on("AddressReleased", (*logv1.Event).GetAddressReleased, (*folding).addressReleased),
 	32: on("AllocationRefused", (*logv1.Event).GetAllocationRefused, (*folding).allocationRefused),
@@ -113,6 +120,11 @@ func (f *folding) fold(ev *logv1.Event) error {
 func (f *folding) finish() error {
 	if err := f.settlePools(); err != nil {
 		return err
+	}
+	if f.reserved {
+		if err := f.s.checkReservations(); err != nil {
+			return err
+		}
 	}
 	f.changes.settle()
 	return nil

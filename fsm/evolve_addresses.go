@@ -53,6 +53,9 @@ func (f *folding) joinAddress(rec *Address, svc *Service) error {
 		}
 	}
 	c := f.editAddress(rec)
+	if !rec.HasNamespace(svc.Key.Namespace) {
+		f.s.idx.countNamespace(rec, svc.Key.Namespace, 1)
+	}
 	at, _ := slices.BinarySearchFunc(rec.Services, svc.Key, ServiceKey.Compare)
 	c.Services = slices.Insert(slices.Clone(rec.Services), at, svc.Key)
 	return nil
@@ -76,8 +79,12 @@ func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllo
 	for _, p := range x.containing(buf[:0], a) {
 		fi := p.family(a)
 		fi.used++
+		p.addNamespace(key.Namespace, 1)
 		if free != nil {
 			fi.queue.Delete(queued{free.FreedAt, keyOf(a)})
+			if free.KeptUntil > f.s.Time {
+				fi.kept--
+			}
 		} else if a == fi.next {
 			fi.advance(f.s)
 		}
@@ -105,20 +112,24 @@ func (f *folding) addressReleased(e *logv1.AddressReleased) error {
 	f.touchAddress(a)
 	left := slices.DeleteFunc(slices.Clone(rec.Services), func(k ServiceKey) bool { return k == svc.Key })
 	f.s.idx.unshare(f.s, svc.sharingKey(), a, left)
+	if !hasNamespace(left, svc.Key.Namespace) {
+		f.s.idx.countNamespace(rec, svc.Key.Namespace, -1)
+	}
 	if len(left) > 0 {
 		f.editAddress(rec).Services = left
 		return nil
 	}
-	f.freeAddress(rec, svc, e.GetKeptUntilUnixNano())
+	f.freeAddress(rec, svc, e)
 	return nil
 }
 
 // freeAddress remembers an address that its last service gave up.
-func (f *folding) freeAddress(rec *Address, svc *Service, keptUntil int64) {
+func (f *folding) freeAddress(rec *Address, svc *Service, e *logv1.AddressReleased) {
 	x := &f.s.idx
+	keptUntil := e.GetKeptUntilUnixNano()
 	free := &Free{
 		Addr: rec.Addr, Pool: rec.Pool, FreedAt: f.revision,
-		Key: svc.Key, KeptUntil: keptUntil, SharingKey: svc.sharingKey(),
+		Key: svc.Key, KeptUntil: keptUntil, SharingKey: svc.sharingKey(), QuarantinedUntil: e.GetQuarantinedUntilUnixNano(),
 		Prior: rec.Prior, PriorAt: rec.PriorAt, PriorSession: rec.PriorSession, PriorEpoch: rec.PriorEpoch,
 	}
 	delete(f.s.Addresses, rec.Addr)
@@ -130,7 +141,9 @@ func (f *folding) freeAddress(rec *Address, svc *Service, keptUntil int64) {
 		fi := p.family(rec.Addr)
 		fi.used--
 		if keptUntil <= f.s.Time {
-			fi.enqueue(free)
+			fi.enqueue(x, free)
+		} else {
+			fi.kept++
 		}
 	}
 }

@@ -31,6 +31,7 @@ func (f *folding) poolDefined(e *logv1.PoolDefined) error {
 	if !same {
 		f.reindex(old, pool)
 	}
+	f.s.idx.settleOrder(f.s)
 	f.takenInPool(spec.GetName())
 	f.policyChanged()
 	return nil
@@ -50,6 +51,7 @@ func (f *folding) poolDeleted(e *logv1.PoolDeleted) error {
 	f.takenInPool(e.GetName())
 	delete(f.s.Pools, e.GetName())
 	f.reindex(old, nil)
+	f.s.idx.settleOrder(f.s)
 	f.policyChanged()
 	return nil
 }

@@ -12,11 +12,13 @@ func (f *folding) serviceDeclared(e *logv1.ServiceDeclared) error {
 	svc := &Service{Key: key, CreatedAt: f.revision}
 	if old != nil {
 		*svc = *old
+		f.s.idx.unwait(old)
 	}
 	svc.Spec = spec
 	svc.Source, svc.Generation = e.GetSource(), e.GetGeneration()
 	svc.DeclaredAt, svc.DeclaredTime = f.revision, f.s.Time
 	f.s.Services[key] = svc
+	f.s.idx.wait(svc)
 	if before, after := old.sharingKey(), spec.GetSharingKey(); before != after {
 		for _, a := range svc.Addresses {
 			f.s.idx.unshare(f.s, before, a, f.s.Addresses[a].Services)
@@ -46,7 +48,7 @@ func (f *folding) serviceDeleted(e *logv1.ServiceDeleted) error {
 	if len(svc.Addresses) > 0 {
 		return corruptf("service %s deleted while it has %s", svc.Key, svc.Addresses[0])
 	}
-	f.setPending(svc, "")
+	f.s.idx.unwait(svc)
 	delete(f.s.Services, svc.Key)
 	f.touchService(svc.Key)
 	return nil
@@ -57,17 +59,21 @@ func (f *folding) allocationRefused(e *logv1.AllocationRefused) error {
 	if err != nil {
 		return err
 	}
-	f.setPending(svc, e.GetReason())
-	f.editService(svc).Pending = e.GetReason()
-	return nil
-}
-
-func (f *folding) setPending(svc *Service, reason string) {
-	if item := (ageKey{svc.CreatedAt, svc.Key}); reason != "" {
-		f.s.idx.pending.Set(item)
-	} else {
-		f.s.idx.pending.Delete(item)
+	refusals := make([]Refusal, 0, len(e.GetRefusals()))
+	for _, r := range e.GetRefusals() {
+		out := Refusal{Pool: r.GetPool(), Reason: r.GetReason(), Family: r.GetFamily()}
+		if len(r.GetAddress()) > 0 {
+			if out.Addr, err = ToAddr(r.GetAddress()); err != nil {
+				return err
+			}
+		}
+		refusals = append(refusals, out)
 	}
+	f.s.idx.unwait(svc)
+	c := f.editService(svc)
+	c.Pending, c.Refusals = e.GetReason(), refusals
+	f.s.idx.wait(c)
+	return nil
 }
 
 func (f *folding) service(event, namespace, name string) (*Service, error) {

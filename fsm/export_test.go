@@ -24,6 +24,12 @@ func (s *State) CheckIndexes() error {
 		same("keptSharing", have.keptSharing, want.keptSharing),
 		same("kept", have.kept, want.kept),
 		same("pending", have.pending, want.pending),
+		same("waiting", have.waiting, want.waiting),
+		same("waitPool", have.waitPool, want.waitPool),
+		same("waitAddr", have.waitAddr, want.waitAddr),
+		same("waitKey", have.waitKey, want.waitKey),
+		same("reserved", have.reserved, want.reserved),
+		same("reservationEnds", have.reservationEnds, want.reservationEnds),
 		same("ranges", have.ranges, want.ranges),
 		sameKeys("owners", have.owners, want.owners),
 		sameKeys("pools", have.pools, want.pools),
@@ -34,6 +40,12 @@ func (s *State) CheckIndexes() error {
 	}
 	if !slices.Equal(have.poolOrder, want.poolOrder) {
 		return fmt.Errorf("poolOrder: %v, rebuilt %v", have.poolOrder, want.poolOrder)
+	}
+	if !maps.EqualFunc(have.reservedFor, want.reservedFor, slices.Equal) {
+		return fmt.Errorf("reservedFor: %v, rebuilt %v", have.reservedFor, want.reservedFor)
+	}
+	if !slices.Equal(have.tryOrder, want.tryOrder) {
+		return fmt.Errorf("tryOrder: %v, rebuilt %v", have.tryOrder, want.tryOrder)
 	}
 	if len(have.overlapping) > 0 {
 		return fmt.Errorf("overlapping: %v", have.overlapping)
@@ -54,6 +66,9 @@ func (s *State) CheckIndexes() error {
 func samePool(have, want *poolIndex) error {
 	if !maps.Equal(have.owned, want.owned) {
 		return fmt.Errorf("owned: %v, rebuilt %v", have.owned, want.owned)
+	}
+	if !maps.Equal(have.namespaces, want.namespaces) {
+		return fmt.Errorf("namespaces: %v, rebuilt %v", have.namespaces, want.namespaces)
 	}
 	for i := range have.families {
 		h, w := have.families[i], want.families[i]

@@ -22,7 +22,7 @@ func fillMessage(m protoreflect.Message, n *int) {
 			for range 2 {
 				*n++
 				k := protoreflect.ValueOfString(fmt.Sprint("k", *n)).MapKey()
-				m.Mutable(fd).Map().Set(k, protoreflect.ValueOfString(fmt.Sprint("v", *n)))
+				m.Mutable(fd).Map().Set(k, fillScalar(fd.MapValue(), n))
 			}
 		case fd.IsList():
 			for range 2 {

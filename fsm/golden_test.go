@@ -97,7 +97,15 @@ func recordRelease(t *testing.T, dir string) {
 		&logv1.Event{Fact: &logv1.Event_RetentionSet{RetentionSet: &logv1.RetentionSet{RetentionNanos: 36e11}}},
 		&logv1.Event{Fact: &logv1.Event_RestoreBegun{RestoreBegun: &logv1.RestoreBegun{FromRevision: 1, FromClusterId: make([]byte, 16)}}},
 		fsmtest.Pool(&logv1.Pool{Name: "gold", Labels: map[string]string{"tier": "gold", "site": "a"}, ManualOnly: true,
-			Addresses: []string{"203.0.113.0/28", "2001:db8:9::/64"}}),
+			Addresses: []string{"203.0.113.0/28", "2001:db8:9::/64"},
+			ServiceAllocation: &logv1.ServiceAllocation{Priority: 7, Namespaces: []string{"prod"},
+				NamespaceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "gold"}}},
+				ServiceSelectors:   []*logv1.LabelSelector{{MatchLabels: map[string]string{"app": "shop"}}}},
+			Quota: &logv1.Quota{PerNamespace: 5, Namespaces: map[string]uint32{"prod": 9, "test": 0}}, QuarantineNanos: 6e11}),
+		fsmtest.Reservation(&logv1.Reservation{Name: "vault", Labels: map[string]string{"x": "y"}, Addresses: []string{"203.0.113.9", "203.0.113.12/31"},
+			ServiceNamespace: "prod", ServiceName: "vault", UntilUnixNano: w.Now + 1e18}),
+		fsmtest.Reservation(&logv1.Reservation{Name: "gone", Addresses: []string{"2001:db8:9::9"}}), fsmtest.ReservationDeleted("gone"),
+		fsmtest.NamespaceDefined("prod", map[string]string{"tier": "gold"}), fsmtest.NamespaceDefined("gone", nil), fsmtest.NamespaceDeleted("gone"),
 		fsmtest.Ad(&logv1.L2Advertisement{Name: "gold", Labels: map[string]string{"x": "y"}, IpAddressPools: []string{"gold"},
 			IpAddressPoolSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "gold"}}},
 			NodeSelectors:          []*logv1.LabelSelector{{MatchExpressions: []*logv1.LabelRequirement{{Key: "zone", Operator: "NotIn", Values: []string{"n9"}}}}},
@@ -112,7 +120,9 @@ func recordRelease(t *testing.T, dir string) {
 		fsmtest.Opened("n8", 1, map[string]string{"zone": "n8", "rack": "1"}), fsmtest.Opened("n9", 4, nil),
 		fsmtest.AllocatedFor(shop, a4, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED),
 		fsmtest.AllocatedFor(shop, a6, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED))
-	w.Apply(fsmtest.OwnerAssigned(a4, "n8"), fsmtest.OwnerAssigned(a6, "n9"), fsmtest.Refused(shop, "for the record"),
+	w.Apply(fsmtest.OwnerAssigned(a4, "n8"), fsmtest.OwnerAssigned(a6, "n9"), fsmtest.Refused(shop, "for the record",
+		&logv1.Refusal{Pool: "gold", Reason: logv1.RefusalReason_REFUSAL_REASON_FULL, Family: logv1.IPFamily_IP_FAMILY_IPV6},
+		&logv1.Refusal{Address: fsm.FromAddr(spare), Reason: logv1.RefusalReason_REFUSAL_REASON_IN_USE}),
 		fsmtest.Released(fsm.KeyOf("default", "spare"), spare, w.Now+1))
 	w.Apply(fsmtest.OwnerReleased(a4, "n8", w.S.Revision), fsmtest.AnnounceFailed(a4, "n8", "no carrier"),
 		fsmtest.Conflict(a6, "n9", fsm.MAC{2, 1, 1, 1, 1, 1}), fsmtest.Drained("n9", logv1.DrainReason_DRAIN_REASON_ADMIN))

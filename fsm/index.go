@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,13 +30,28 @@ type indexes struct {
 	kept        *btree.BTreeG[timeAddr]
 	keptKey     *btree.BTreeG[serviceAddr]
 	keptSharing *btree.BTreeG[textAddr]
-	// pending holds the services that wait for an address, oldest first.
-	pending *btree.BTreeG[ageKey]
+	// pending holds the services that wait for an address, oldest first; waiting
+	// those and the ones that would take one more. Of the latter, waitPool holds
+	// what they wait for in each pool, waitAddr the addresses that they ask for,
+	// and waitKey those that have a sharing key.
+	pending  *btree.BTreeG[ageKey]
+	waiting  *btree.BTreeG[ageKey]
+	waitPool *btree.BTreeG[poolWait]
+	waitAddr *btree.BTreeG[addrWait]
+	waitKey  *btree.BTreeG[textWait]
 	// ranges holds the ranges of all pools by first address.
 	ranges *btree.BTreeG[poolRange]
 	pools  map[string]*poolIndex
 	// poolOrder are the names of the pools, sorted. The slice is replaced, never changed.
 	poolOrder []string
+	// tryOrder are the same in the order of TryOrder; replaced, never changed.
+	tryOrder []string
+	// reserved holds the ranges of the reservations in force, reservationEnds when
+	// they end, reservedFor their names by service (the slices are replaced, never
+	// changed).
+	reserved        *btree.BTreeG[poolRange]
+	reservationEnds *btree.BTreeG[textTime]
+	reservedFor     map[ServiceKey][]string
 	// overlapping are pools that share addresses with another. That may be while
 	// a batch redefines several, and no longer at its end.
 	overlapping []string
@@ -54,6 +70,18 @@ type serviceAddr struct {
 type timeAddr struct {
 	time int64
 	addr addrKey
+}
+
+type textTime struct {
+	time int64
+	text string
+}
+
+func lessTextTime(a, b textTime) bool {
+	if a.time != b.time {
+		return a.time < b.time
+	}
+	return a.text < b.text
 }
 
 type ageKey struct {
@@ -107,16 +135,23 @@ func newTree[T any](less func(a, b T) bool) *btree.BTreeG[T] {
 
 func newIndexes() indexes {
 	return indexes{
-		copying:     new(sync.Mutex),
-		touched:     newTree(addrKey.less),
-		owners:      map[string]*btree.BTreeG[addrKey]{},
-		sharing:     newTree(lessText),
-		keptKey:     newTree(lessService),
-		keptSharing: newTree(lessText),
-		kept:        newTree(lessTime),
-		pending:     newTree(lessAge),
-		ranges:      newTree(lessRange),
-		pools:       map[string]*poolIndex{},
+		copying:         new(sync.Mutex),
+		touched:         newTree(addrKey.less),
+		owners:          map[string]*btree.BTreeG[addrKey]{},
+		sharing:         newTree(lessText),
+		keptKey:         newTree(lessService),
+		keptSharing:     newTree(lessText),
+		kept:            newTree(lessTime),
+		pending:         newTree(lessAge),
+		waiting:         newTree(lessAge),
+		waitPool:        newTree(lessPoolWait),
+		waitAddr:        newTree(lessAddrWait),
+		waitKey:         newTree(lessTextWait),
+		ranges:          newTree(lessRange),
+		reserved:        newTree(lessRange),
+		reservationEnds: newTree(lessTextTime),
+		reservedFor:     map[ServiceKey][]string{},
+		pools:           map[string]*poolIndex{},
 	}
 }
 
@@ -124,18 +159,26 @@ func (x *indexes) clone() indexes {
 	x.copying.Lock()
 	defer x.copying.Unlock()
 	c := indexes{
-		copying:     new(sync.Mutex),
-		touched:     x.touched.Copy(),
-		owners:      make(map[string]*btree.BTreeG[addrKey], len(x.owners)),
-		sharing:     x.sharing.Copy(),
-		keptKey:     x.keptKey.Copy(),
-		keptSharing: x.keptSharing.Copy(),
-		kept:        x.kept.Copy(),
-		pending:     x.pending.Copy(),
-		ranges:      x.ranges.Copy(),
-		pools:       make(map[string]*poolIndex, len(x.pools)),
-		poolOrder:   x.poolOrder,
-		overlapping: slices.Clone(x.overlapping),
+		copying:         new(sync.Mutex),
+		touched:         x.touched.Copy(),
+		owners:          make(map[string]*btree.BTreeG[addrKey], len(x.owners)),
+		sharing:         x.sharing.Copy(),
+		keptKey:         x.keptKey.Copy(),
+		keptSharing:     x.keptSharing.Copy(),
+		kept:            x.kept.Copy(),
+		pending:         x.pending.Copy(),
+		waiting:         x.waiting.Copy(),
+		waitPool:        x.waitPool.Copy(),
+		waitAddr:        x.waitAddr.Copy(),
+		waitKey:         x.waitKey.Copy(),
+		ranges:          x.ranges.Copy(),
+		pools:           make(map[string]*poolIndex, len(x.pools)),
+		poolOrder:       x.poolOrder,
+		tryOrder:        x.tryOrder,
+		reserved:        x.reserved.Copy(),
+		reservationEnds: x.reservationEnds.Copy(),
+		reservedFor:     maps.Clone(x.reservedFor),
+		overlapping:     slices.Clone(x.overlapping),
 	}
 	for node, t := range x.owners { // order-free: fills a map
 		c.owners[node] = t.Copy()
@@ -161,14 +204,16 @@ func (s *State) rebuild() {
 		x.touched.Set(keyOf(a))
 		x.remember(s, free)
 	}
-	for _, svc := range s.Services { // order-free: fills an ordered tree
-		if svc.Pending != "" {
-			x.pending.Set(ageKey{svc.CreatedAt, svc.Key})
-		}
+	for _, svc := range s.Services { // order-free: fills ordered trees
+		x.wait(svc)
+	}
+	for _, r := range s.Reservations { // order-free: fills ordered trees, and a map of sorted lists
+		x.reserve(s, r)
 	}
 	for _, p := range s.Pools { // order-free: fills an ordered tree and a map
 		x.addPool(s, p)
 	}
+	x.settleOrder(s)
 }
 
 func (x *indexes) ownerSet(node string) *btree.BTreeG[addrKey] {
@@ -243,7 +288,8 @@ func (x *indexes) releaseKept(s *State) {
 		f := s.Free[t.addr.addr()]
 		x.forget(f)
 		for _, p := range x.containing(nil, f.Addr) {
-			p.family(f.Addr).enqueue(f)
+			p.family(f.Addr).kept--
+			p.family(f.Addr).enqueue(x, f)
 		}
 	}
 }

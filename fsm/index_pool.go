@@ -16,13 +16,17 @@ type poolIndex struct {
 	families [2]familyIndex // IPv4, IPv6
 	// owned counts the addresses in the pool by their owner.
 	owned map[string]int
+	// namespaces counts the addresses in use by the namespaces that have them.
+	namespaces map[string]int
 }
 
 // familyIndex is the part of one family.
 type familyIndex struct {
 	ranges     []Range
 	avoidBuggy bool
-	// at and next are the range and address of the lowest address that was never
+	// hand are the ranges without what is reserved.
+	hand []Range
+	// at and next are the range of hand and the address of the lowest address that was never
 	// used; next is invalid when there is none. An address, once touched, stays so
 	// for as long as the pool has it, so next only goes forward: every touched
 	// address is passed once, and nothing is held for those never used.
@@ -35,6 +39,8 @@ type familyIndex struct {
 	// at most 2^63-1.
 	used int
 	size uint64
+	// kept counts the free addresses that are kept for somebody.
+	kept int
 }
 
 type queued struct {
@@ -54,6 +60,7 @@ func (p *poolIndex) family(a netip.Addr) *familyIndex { return &p.families[fam(a
 func (p *poolIndex) clone() *poolIndex {
 	c := *p
 	c.owned = maps.Clone(p.owned)
+	c.namespaces = maps.Clone(p.namespaces)
 	for i := range c.families {
 		c.families[i].queue = p.families[i].queue.Copy()
 	}
@@ -82,14 +89,14 @@ func (p *poolIndex) addOwned(node string, delta int) {
 // advance moves next over addresses that are touched or must be avoided.
 func (f *familyIndex) advance(s *State) {
 	for f.next.IsValid() && (s.touched(f.next) || f.skips(f.next)) {
-		if f.next != f.ranges[f.at].Last {
+		if f.next != f.hand[f.at].Last {
 			f.next = f.next.Next()
 			continue
 		}
 		f.at++
 		f.next = netip.Addr{}
-		if f.at < len(f.ranges) {
-			f.next = f.ranges[f.at].First
+		if f.at < len(f.hand) {
+			f.next = f.hand[f.at].First
 		}
 	}
 }
@@ -117,7 +124,7 @@ func (s *State) touched(a netip.Addr) bool {
 // addPool enters a pool that is new or has new ranges.
 func (x *indexes) addPool(s *State, pool *Pool) {
 	name := pool.Spec.GetName()
-	p := &poolIndex{name: name, owned: map[string]int{}}
+	p := &poolIndex{name: name, owned: map[string]int{}, namespaces: map[string]int{}}
 	for i := range p.families {
 		p.families[i] = familyIndex{avoidBuggy: pool.Spec.GetAvoidBuggyIps(), queue: newTree(lessQueued)}
 	}
@@ -129,10 +136,11 @@ func (x *indexes) addPool(s *State, pool *Pool) {
 		for a := range x.within(r) {
 			p.enter(s, a)
 		}
+		f.hand = append(f.hand, r.without(x.holes(r))...)
 	}
 	for i := range p.families {
-		if f := &p.families[i]; len(f.ranges) > 0 {
-			f.next = f.ranges[0].First
+		if f := &p.families[i]; len(f.hand) > 0 {
+			f.next = f.hand[0].First
 			f.advance(s)
 		}
 	}
@@ -148,16 +156,23 @@ func (p *poolIndex) enter(s *State, a netip.Addr) {
 	if rec := s.Addresses[a]; rec != nil {
 		f.used++
 		p.addOwned(rec.Owner, 1)
+		for i, key := range rec.Services {
+			if !hasNamespace(rec.Services[:i], key.Namespace) {
+				p.addNamespace(key.Namespace, 1)
+			}
+		}
 		return
 	}
 	if free := s.Free[a]; free.KeptUntil <= s.Time {
-		f.enqueue(free)
+		f.enqueue(&s.idx, free)
+	} else {
+		f.kept++
 	}
 }
 
 // enqueue enters a free address that is kept for nobody.
-func (f *familyIndex) enqueue(free *Free) {
-	if !f.skips(free.Addr) {
+func (f *familyIndex) enqueue(x *indexes, free *Free) {
+	if !f.skips(free.Addr) && !x.isReserved(free.Addr) {
 		f.queue.Set(queued{free.FreedAt, keyOf(free.Addr)})
 	}
 }

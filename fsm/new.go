@@ -11,15 +11,17 @@ const MaxClusterVersion = 1
 // New returns the state of an empty log.
 func New() *State {
 	return &State{
-		Lease:     DefaultLeaseTimes,
-		Retention: DefaultRetention,
-		Pools:     map[string]*Pool{},
-		Ads:       map[string]*Advertisement{},
-		Services:  map[ServiceKey]*Service{},
-		Addresses: map[netip.Addr]*Address{},
-		Free:      map[netip.Addr]*Free{},
-		Nodes:     map[string]*Node{},
-		idx:       newIndexes(),
+		Lease:        DefaultLeaseTimes,
+		Retention:    DefaultRetention,
+		Pools:        map[string]*Pool{},
+		Ads:          map[string]*Advertisement{},
+		Services:     map[ServiceKey]*Service{},
+		Addresses:    map[netip.Addr]*Address{},
+		Free:         map[netip.Addr]*Free{},
+		Nodes:        map[string]*Node{},
+		Namespaces:   map[string]*Namespace{},
+		Reservations: map[string]*Reservation{},
+		idx:          newIndexes(),
 	}
 }
 
@@ -37,6 +39,8 @@ func (s *State) Clone() *State {
 	c.Addresses = maps.Clone(s.Addresses)
 	c.Free = maps.Clone(s.Free)
 	c.Nodes = maps.Clone(s.Nodes)
+	c.Namespaces = maps.Clone(s.Namespaces)
+	c.Reservations = maps.Clone(s.Reservations)
 	c.idx = s.idx.clone()
 	return &c
 }

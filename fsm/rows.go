@@ -31,6 +31,8 @@ var rowTypes = [...]rowType{
 	5: table("address", addressesOf, netip.Addr.Compare, encodeAddress, decodeAddress),
 	6: table("free", freeOf, netip.Addr.Compare, encodeFree, decodeFree),
 	7: table("node", nodesOf, cmp.Compare[string], encodeNode, decodeNode),
+	8: table("namespace", namespacesOf, cmp.Compare[string], encodeNamespace, decodeNamespace),
+	9: table("reservation", reservationsOf, cmp.Compare[string], encodeReservation, decodeReservation),
 }
 
 func poolsOf(s *State) map[string]*Pool            { return s.Pools }
@@ -130,6 +132,7 @@ func encodeService(e *encoder, s *Service) {
 	e.int(s.DeclaredTime)
 	encodeList(e, s.Addresses, (*encoder).addr)
 	e.str(s.Pending)
+	encodeList(e, s.Refusals, (*encoder).refusal)
 }
 
 func decodeService(d *decoder) (ServiceKey, *Service) {
@@ -142,6 +145,7 @@ func decodeService(d *decoder) (ServiceKey, *Service) {
 		DeclaredTime: d.int(),
 		Addresses:    decodeList(d, (*decoder).addr),
 		Pending:      d.name(),
+		Refusals:     decodeList(d, (*decoder).refusal),
 	}
 	s.Key = KeyOf(s.Spec.GetNamespace(), s.Spec.GetName())
 	return s.Key, s
@@ -203,17 +207,21 @@ func encodeFree(e *encoder, f *Free) {
 	e.key(f.Key)
 	e.int(f.KeptUntil)
 	e.str(f.SharingKey)
+	e.int(f.QuarantinedUntil)
 	e.prior(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch)
 }
 
 func decodeFree(d *decoder) (netip.Addr, *Free) {
 	f := &Free{
-		Addr:         d.addr(),
-		Pool:         d.name(),
-		FreedAt:      d.uint(),
-		Key:          d.key(),
-		KeptUntil:    d.int(),
-		SharingKey:   d.name(),
+		Addr:       d.addr(),
+		Pool:       d.name(),
+		FreedAt:    d.uint(),
+		Key:        d.key(),
+		KeptUntil:  d.int(),
+		SharingKey: d.name(),
+
+		QuarantinedUntil: d.int(),
+
 		Prior:        d.name(),
 		PriorAt:      d.uint(),
 		PriorSession: d.uint(),

@@ -44,12 +44,12 @@ type Header struct {
 
 // Counts are the numbers of rows in a state.
 type Counts struct {
-	Pools, Advertisements, Services, Addresses, Free, Nodes int
+	Pools, Advertisements, Services, Addresses, Free, Nodes, Namespaces, Reservations int
 }
 
 // Counts counts the rows of s.
 func (s *State) Counts() Counts {
-	return Counts{len(s.Pools), len(s.Ads), len(s.Services), len(s.Addresses), len(s.Free), len(s.Nodes)}
+	return Counts{len(s.Pools), len(s.Ads), len(s.Services), len(s.Addresses), len(s.Free), len(s.Nodes), len(s.Namespaces), len(s.Reservations)}
 }
 
 // Digest is the SHA-256 over all rows in the encoding of the cluster version.
@@ -245,7 +245,7 @@ func (fr *frameReader) header() (h Header, err error) {
 		return h, fmt.Errorf("header: %w", d.err)
 	}
 	n := func(i int) int { return int(min(fr.left[i], 1<<31)) }
-	h.Counts = Counts{Pools: n(2), Advertisements: n(3), Services: n(4), Addresses: n(5), Free: n(6), Nodes: n(7)}
+	h.Counts = Counts{Pools: n(2), Advertisements: n(3), Services: n(4), Addresses: n(5), Free: n(6), Nodes: n(7), Namespaces: n(8), Reservations: n(9)}
 	return h, nil
 }
 

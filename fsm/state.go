@@ -53,6 +53,10 @@ type State struct {
 	// Free remembers addresses that were used before and are free now.
 	Free  map[netip.Addr]*Free
 	Nodes map[string]*Node
+	// Namespaces are those that were declared, for their labels.
+	Namespaces map[string]*Namespace
+	// Reservations are kept when their time is over, until somebody deletes them.
+	Reservations map[string]*Reservation
 
 	// Indexes, derived from the maps above and rebuilt by a restore.
 	idx indexes
@@ -111,6 +115,18 @@ type Service struct {
 	Addresses []netip.Addr
 	// Pending says why it has fewer than it asks for; empty when it has all.
 	Pending string
+	// Refusals say the same pool by pool, or what it would take as well.
+	Refusals []Refusal
+}
+
+// Refusal is why a pool gives nothing to a service, or why an address that it
+// asks for cannot be had.
+type Refusal struct {
+	Pool   string
+	Reason logv1.RefusalReason
+	Family logv1.IPFamily
+	// Addr is the address asked for; invalid when it is about a pool.
+	Addr netip.Addr
 }
 
 // Address is an address in use.
@@ -162,6 +178,8 @@ type Free struct {
 	Key        ServiceKey
 	KeptUntil  int64
 	SharingKey string
+	// QuarantinedUntil: no other service may have it before, not even on request.
+	QuarantinedUntil int64
 	// Prior* as in Address: an address that is allocated again waits for its old owner.
 	Prior        string
 	PriorAt      uint64

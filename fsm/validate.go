@@ -50,6 +50,11 @@ func ValidatePool(p *logv1.Pool) []FieldError {
 		}
 		ranges = append(ranges, r)
 	}
+	if a := p.GetServiceAllocation(); a != nil {
+		f.serviceAllocation("spec.serviceAllocation", a)
+	}
+	f.quota("spec.quota", p.GetQuota())
+	f.quarantine("spec.quarantine", time.Duration(p.GetQuarantineNanos()))
 	return f
 }
 

@@ -78,9 +78,9 @@ func Released(key fsm.ServiceKey, addr netip.Addr, keptUntil int64) *logv1.Event
 }
 
 // Refused says why a service has no address.
-func Refused(key fsm.ServiceKey, reason string) *logv1.Event {
+func Refused(key fsm.ServiceKey, reason string, refusals ...*logv1.Refusal) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_AllocationRefused{AllocationRefused: &logv1.AllocationRefused{
-		Namespace: key.Namespace, Name: key.Name, Reason: reason}}}
+		Namespace: key.Namespace, Name: key.Name, Reason: reason, Refusals: refusals}}}
 }
 
 // Opened opens a session with one link, "eth0", that is up.
@@ -170,4 +170,25 @@ func Conflict(addr netip.Addr, node string, mac fsm.MAC) *logv1.Event {
 func ConflictCleared(addr netip.Addr) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_AddressConflictCleared{AddressConflictCleared: &logv1.AddressConflictCleared{
 		Address: fsm.FromAddr(addr)}}}
+}
+
+// NamespaceDefined declares a namespace.
+func NamespaceDefined(name string, labels map[string]string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_NamespaceDefined{NamespaceDefined: &logv1.NamespaceDefined{
+		Namespace: &logv1.Namespace{Name: name, Labels: labels}}}}
+}
+
+// NamespaceDeleted deletes a namespace.
+func NamespaceDeleted(name string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_NamespaceDeleted{NamespaceDeleted: &logv1.NamespaceDeleted{Name: name}}}
+}
+
+// Reservation declares a reservation.
+func Reservation(r *logv1.Reservation) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ReservationDefined{ReservationDefined: &logv1.ReservationDefined{Reservation: r}}}
+}
+
+// ReservationDeleted deletes a reservation.
+func ReservationDeleted(name string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ReservationDeleted{ReservationDeleted: &logv1.ReservationDeleted{Name: name}}}
 }

@@ -70,7 +70,7 @@ func (w *Walk) service() *logv1.Service {
 // change makes the events of one random change to the state, none when there
 // is nothing to change.
 func (w *Walk) change() []*logv1.Event {
-	switch w.pick(16) {
+	switch w.pick(19) {
 	case 0:
 		return w.definePool()
 	case 1:
@@ -99,8 +99,34 @@ func (w *Walk) change() []*logv1.Event {
 		return w.own()
 	case 15:
 		return w.report()
+	case 16:
+		name := fmt.Sprintf("ns%d", w.pick(3))
+		if w.S.Namespaces[name] != nil && w.pick(2) == 0 {
+			return []*logv1.Event{NamespaceDeleted(name)}
+		}
+		return []*logv1.Event{NamespaceDefined(name, map[string]string{"tier": walkKeys[w.pick(len(walkKeys))]})}
+	case 17, 18:
+		return w.reserve()
 	}
 	return nil
+}
+
+var walkReserved = [][]string{{"192.0.2.2-192.0.2.9", "2001:db8::102"}, {"192.0.2.250-192.0.3.0"}, {"2001:db8::/127", "2001:db8:1::/65"}}
+
+func (w *Walk) reserve() []*logv1.Event {
+	n := w.pick(3)
+	name := fmt.Sprintf("r%d", n)
+	if w.S.Reservations[name] != nil && w.pick(2) == 0 {
+		return []*logv1.Event{ReservationDeleted(name)}
+	}
+	r := &logv1.Reservation{Name: name, Addresses: walkReserved[n]}
+	if w.pick(2) == 0 {
+		r.ServiceNamespace, r.ServiceName = "default", fmt.Sprintf("s%d", w.pick(12))
+	}
+	if w.pick(3) > 0 {
+		r.UntilUnixNano = w.S.Time + int64(w.pick(200)-20)*int64(time.Second)
+	}
+	return []*logv1.Event{Reservation(r)}
 }
 
 // any1 picks a key of a map.
@@ -116,6 +142,9 @@ func any1[K comparable, V any](pick Pick, m map[K]V, compare func(a, b K) int) (
 func (w *Walk) definePool() []*logv1.Event {
 	n := w.pick(3)
 	p := &logv1.Pool{Name: fmt.Sprintf("p%d", n), AvoidBuggyIps: w.pick(3) == 0}
+	if w.pick(3) == 0 {
+		p.ServiceAllocation = &logv1.ServiceAllocation{Priority: uint32(w.pick(3)), Namespaces: [][]string{nil, {"default"}, {"x"}}[w.pick(3)]}
+	}
 	for i, r := range walkRanges {
 		if i%3 == n && w.pick(3) > 0 {
 			p.Addresses = append(p.Addresses, r)
@@ -200,7 +229,20 @@ func (w *Walk) release() []*logv1.Event {
 		events = append(events, OwnerReleased(a, rec.Owner, rec.Epoch))
 	}
 	key := rec.Services[w.pick(len(rec.Services))]
-	return append(events, Released(key, a, w.S.Time+int64(w.pick(200))*int64(time.Second)), Refused(key, "taken"))
+	return append(events, Released(key, a, w.S.Time+int64(w.pick(200))*int64(time.Second)), w.refused(key, a))
+}
+
+// refused says anything about why a service lacks an address.
+func (w *Walk) refused(key fsm.ServiceKey, a netip.Addr) *logv1.Event {
+	var list []*logv1.Refusal
+	for range w.pick(4) {
+		r := &logv1.Refusal{Pool: fmt.Sprintf("p%d", w.pick(3)), Reason: logv1.RefusalReason(1 + w.pick(15)), Family: logv1.IPFamily(w.pick(3))}
+		if w.pick(3) == 0 {
+			r = &logv1.Refusal{Address: fsm.FromAddr(a), Reason: logv1.RefusalReason_REFUSAL_REASON_IN_USE}
+		}
+		list = append(list, r)
+	}
+	return Refused(key, []string{"", "taken"}[w.pick(2)], list...)
 }
 
 func (w *Walk) deleteService() []*logv1.Event {

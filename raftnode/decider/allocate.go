@@ -1,7 +1,10 @@
 package decider
 
 import (
+	"cmp"
+	"errors"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/quorumlb/quorumlb/allocator"
@@ -16,16 +19,15 @@ import (
 // command's; a fault with any other concerns that service only.
 func (r *reign) allocate(t *tx, command bool) (err error) {
 	w := r.work
-	if len(w.services) == 0 && !w.retry {
+	if len(w.services) == 0 && !w.hope.any() {
 		return nil
 	}
 	t.asMember(func() {
-		for (len(w.services) > 0 || w.retry) && t.size < allocateBytes*r.d.cfg.MaxBatchBytes && err == nil {
+		for (len(w.services) > 0 || w.hope.any()) && t.size < allocateBytes*r.d.cfg.MaxBatchBytes && err == nil {
 			keys := w.services
 			w.services = nil
-			if w.retry {
-				w.retry = false
-				err = r.allocatePending(t)
+			if w.hope.any() {
+				err = r.allocateWaiting(t)
 			}
 			for _, key := range keys {
 				if command {
@@ -39,14 +41,24 @@ func (r *reign) allocate(t *tx, command bool) (err error) {
 			}
 		}
 	})
-	w.keptEnd = 0
-	for range t.s.PendingServices() {
-		if until, ok := t.s.NextKept(); ok {
-			w.keptEnd = r.d.cfg.Clock.Now() + max(time.Duration(until-t.now), time.Second)
-		}
-		break
-	}
+	w.settleKeptEnd(t)
 	return err
+}
+
+// settleKeptEnd notes when time alone may help somebody who waits: what is kept or
+// in quarantine falls free, a reservation ends.
+func (w *work) settleKeptEnd(t *tx) {
+	w.keptEnd = 0
+	if !t.s.AnyWaiting() {
+		return
+	}
+	until, ok := t.s.NextKept()
+	if end, ends := t.s.NextReservationEnd(); ends && (!ok || end < until) {
+		until, ok = end, true
+	}
+	if ok {
+		w.keptEnd = w.d.cfg.Clock.Now() + max(time.Duration(until-t.now), time.Second)
+	}
 }
 
 // tryFit is fit for a service that the command at hand has nothing to do with.
@@ -68,59 +80,94 @@ func (r *reign) tryFit(t *tx, key fsm.ServiceKey) (ok bool, spoilt error) {
 // other services have to wait for the next one.
 const allocateBytes = 4
 
-// shape is what makes two services fare alike when no address is free for them.
-type shape struct {
-	pool   string
-	policy logv1.IPFamilyPolicy
-	first  logv1.IPFamily
-}
-
-// shapeOf gives the service's shape; false when it is one of its kind.
-func shapeOf(s *fsm.State, svc *fsm.Service) (shape, bool) {
-	spec := svc.Spec
-	if len(spec.GetAddresses()) > 0 || spec.GetSharingKey() != "" || len(svc.Addresses) > 0 {
-		return shape{}, false
-	}
-	for range s.KeptFor(svc.Key) {
-		return shape{}, false
-	}
-	sh := shape{pool: spec.GetPool(), policy: spec.GetIpFamilyPolicy()}
-	if f := spec.GetIpFamilies(); len(f) > 0 {
-		sh.first = f[0]
-	}
-	return sh, true
-}
-
-// allocatePending tries the pending services, the longest waiting first. Of
-// services that fare alike only the first is tried once one got nothing.
-func (r *reign) allocatePending(t *tx) error {
-	var keys []fsm.ServiceKey
-	for svc := range t.s.PendingServices() {
-		if _, skip := r.work.faulty[svc.Key]; !skip {
-			keys = append(keys, svc.Key)
-		}
-	}
-	refused := map[shape]string{}
-	for _, key := range keys {
-		if t.size >= allocateBytes*r.d.cfg.MaxBatchBytes {
-			r.work.retry = true // the others come with the next batch
+// allocateWaiting tries those of the waiting services that something has changed
+// for, the longest waiting first. What was freed goes to as many as it is enough
+// for; who is tried in vain waits for something else from then on, so the next one
+// has its turn.
+func (r *reign) allocateWaiting(t *tx) error {
+	h := r.work.hope
+	r.work.hope = hope{}
+	tried := map[fsm.ServiceKey]struct{}{}
+	for {
+		candidates := r.candidates(t.s, t.now, &h, tried)
+		if len(candidates) == 0 {
 			return nil
 		}
-		svc := t.s.Services[key]
-		sh, alike := shapeOf(t.s, svc)
-		if why, no := refused[sh]; alike && no {
-			t.pending(svc, why)
-			continue
-		}
-		ok, err := r.tryFit(t, key)
-		if err != nil {
-			return err
-		}
-		if _, faulty := r.work.faulty[key]; !ok && alike && !faulty {
-			refused[sh] = t.s.Services[key].Pending
+		h = hope{anyPool: h.anyPool || h.all, pools: h.pools} // the rest has been looked up
+		for _, c := range candidates {
+			if t.size >= allocateBytes*r.d.cfg.MaxBatchBytes {
+				r.work.hope.all = true // the others come with the next batch
+				return nil
+			}
+			if c.wait.Pool != "" && !allocator.HasFree(t.s, c.wait, t.now) {
+				continue // another has taken it
+			}
+			tried[c.key] = struct{}{}
+			r.d.stats.Retries.Add(1)
+			if _, err := r.tryFit(t, c.key); err != nil {
+				return err
+			}
 		}
 	}
-	return nil
+}
+
+// candidate is a waiting service that may be helped. With wait set it needs that
+// something is free there.
+type candidate struct {
+	key  fsm.ServiceKey
+	age  uint64
+	wait fsm.Wait
+}
+
+// candidates are those of them that are not tried yet.
+func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.ServiceKey]struct{}) []candidate {
+	found := map[fsm.ServiceKey]int{}
+	var list []candidate
+	add := func(svc *fsm.Service, wait fsm.Wait) {
+		_, done := tried[svc.Key]
+		_, faulty := r.work.faulty[svc.Key]
+		if done || faulty {
+			return
+		}
+		at, twice := found[svc.Key]
+		switch {
+		case !twice:
+			found[svc.Key] = len(list)
+			list = append(list, candidate{svc.Key, svc.CreatedAt, wait})
+		case wait.Pool == "":
+			list[at].wait = wait // there is more hope than that
+		}
+	}
+	h.services(s, now, func(svc *fsm.Service) { add(svc, fsm.Wait{}) })
+	for wait := range s.WaitedFor() {
+		if !h.concerns(wait.Pool) {
+			continue
+		}
+		if wait.Namespace != "" && allocator.QuotaAllows(s, wait) {
+			for svc := range s.WaitingFor(wait) {
+				if svc.Refusals[0].Addr.IsValid() {
+					add(svc, fsm.Wait{}) // it asks for a certain one
+				}
+			}
+		}
+		if !allocator.HasFree(s, wait, now) {
+			continue
+		}
+		n := s.FreeAtMost(wait)
+		for svc := range s.WaitingFor(wait) {
+			if n == 0 {
+				break
+			}
+			if _, done := tried[svc.Key]; !done {
+				add(svc, wait)
+				n--
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(a.age, b.age), a.key.Compare(b.key))
+	})
+	return list
 }
 
 // fit gives a service what the allocator says it should have, and takes what it
@@ -137,19 +184,15 @@ func (t *tx) fit(key fsm.ServiceKey) bool {
 	for _, c := range plan.New() {
 		t.emit(addressAllocated(c.Addr, key, c.Pool, c.Reason))
 	}
-	why := ""
-	if refusal != nil {
-		why = refusal.Error()
+	why, refusals := "", plan.Wish.Refusals()
+	var no *allocator.Refusal
+	if errors.As(refusal, &no) {
+		why, refusals = no.Error(), no.Refusals()
 	}
-	t.pending(svc, why)
+	if why != svc.Pending || !slices.Equal(refusals, svc.Refusals) {
+		t.emit(allocationRefused(svc.Key, why, refusals))
+	}
 	return refusal == nil
-}
-
-// pending records why the service has fewer addresses than it asks for.
-func (t *tx) pending(svc *fsm.Service, why string) {
-	if why != svc.Pending {
-		t.emit(allocationRefused(svc.Key, why))
-	}
 }
 
 // release takes an address from a service. When it was the last one its owner
@@ -160,5 +203,9 @@ func (t *tx) release(addr netip.Addr, key fsm.ServiceKey, keptUntil int64) {
 	if len(rec.Services) == 1 && rec.Owner != "" {
 		t.emit(ownerReleased(rec, logv1.OwnerReason_OWNER_REASON_ADDRESS_DELETED))
 	}
-	t.emit(addressReleased(addr, key, keptUntil))
+	var quarantinedUntil int64
+	if pool := t.s.Pools[t.s.PoolOf(addr)]; pool != nil && pool.Spec.GetQuarantineNanos() > 0 && len(rec.Services) == 1 {
+		quarantinedUntil = t.now + pool.Spec.GetQuarantineNanos()
+	}
+	t.emit(addressReleased(addr, key, max(keptUntil, quarantinedUntil), quarantinedUntil))
 }

@@ -15,9 +15,11 @@ import (
 
 // Kinds of resources, as in the admin API.
 const (
-	KindPool    = "IPAddressPool"
-	KindAd      = "L2Advertisement"
-	KindService = "VirtualService"
+	KindPool        = "IPAddressPool"
+	KindAd          = "L2Advertisement"
+	KindService     = "VirtualService"
+	KindNamespace   = "Namespace"
+	KindReservation = "Reservation"
 )
 
 // DefaultSource declares what names no source.
@@ -63,10 +65,15 @@ func (c *Apply) decide(t *tx) (answer, error) {
 	if err := a.checkPools(); err != nil {
 		return nil, err
 	}
+	if err := a.checkReservations(); err != nil {
+		return nil, err
+	}
 	if err := a.checkRequests(); err != nil {
 		return nil, err
 	}
+	a.declareNamespaces()
 	a.declarePools()
+	a.declareReservations()
 	a.declareAds()
 	if err := a.declareServices(); err != nil {
 		return nil, err
@@ -105,6 +112,14 @@ func (a *applying) compare() error {
 		case res.GetL2Advertisement() != nil:
 			outcome = compare(a.t.s.Ads[res.GetL2Advertisement().GetName()] != nil, func() bool {
 				return proto.Equal(a.t.s.Ads[res.GetL2Advertisement().GetName()].Spec, res.GetL2Advertisement())
+			})
+		case res.GetNamespace() != nil:
+			outcome = compare(a.t.s.Namespaces[res.GetNamespace().GetName()] != nil, func() bool {
+				return proto.Equal(a.t.s.Namespaces[res.GetNamespace().GetName()].Spec, res.GetNamespace())
+			})
+		case res.GetReservation() != nil:
+			outcome = compare(a.t.s.Reservations[res.GetReservation().GetName()] != nil, func() bool {
+				return proto.Equal(a.t.s.Reservations[res.GetReservation().GetName()].Spec, res.GetReservation())
 			})
 		default:
 			svc := a.t.s.Services[keyOf(res.GetService())]
@@ -150,11 +165,11 @@ func (a *applying) source() string {
 }
 
 // checkRequests refuses requested addresses that cannot be had, as far as that
-// shows before anything is declared: a refusal here costs nothing. With new pools it
-// shows only afterwards.
+// shows before anything is declared: a refusal here costs nothing. With new pools,
+// namespaces or reservations it shows only afterwards.
 func (a *applying) checkRequests() error {
 	for i, res := range a.Resources {
-		if res.GetPool() != nil && a.changed[i] {
+		if res.GetService() == nil && res.GetL2Advertisement() == nil && a.changed[i] {
 			return nil
 		}
 	}
@@ -183,6 +198,41 @@ func (a *applying) checkRequest(f *faults, i int, spec *logv1.Service) {
 		}
 	}
 	f.add(fmt.Sprintf("resources[%d].spec.addresses", i), "%s", r.Error())
+}
+
+func (a *applying) declareNamespaces() {
+	for i, res := range a.Resources {
+		if res.GetNamespace() != nil && a.changed[i] {
+			a.t.emit(namespaceDefined(res.GetNamespace()))
+		}
+	}
+}
+
+// checkReservations refuses those that overlap, or whose time is over.
+func (a *applying) checkReservations() error {
+	var at []int
+	var list []*logv1.Reservation
+	for i, res := range a.Resources {
+		if res.GetReservation() != nil && a.changed[i] {
+			at, list = append(at, i), append(list, res.GetReservation())
+		}
+	}
+	var f faults
+	for i, part := range fsm.ValidateReservations(a.t.s, list) {
+		f.under(fmt.Sprintf("resources[%d]", at[i]), part)
+		if until := list[i].GetUntilUnixNano(); until != 0 && until <= a.t.now {
+			f.add(fmt.Sprintf("resources[%d].spec.until", at[i]), "is over: give a time to come, or delete the reservation")
+		}
+	}
+	return f.err()
+}
+
+func (a *applying) declareReservations() {
+	for i, res := range a.Resources {
+		if res.GetReservation() != nil && a.changed[i] {
+			a.t.emit(reservationDefined(res.GetReservation()))
+		}
+	}
 }
 
 func (a *applying) declarePools() {
@@ -236,7 +286,7 @@ func (a *applying) answer(head *fsm.State, r *Result) {
 			// A later command of the same batch may have deleted it.
 			if svc := head.Services[keyOf(spec)]; svc != nil {
 				out.Addresses = append([]netip.Addr(nil), svc.Addresses...)
-				out.Pending = svc.Pending
+				out.Pending, out.Refusals = svc.Pending, svc.Refusals
 			}
 		}
 		r.Resources = append(r.Resources, out)
@@ -253,6 +303,10 @@ func resourceKind(r *adminv1.Resource) string {
 		return KindAd
 	case r.GetService() != nil:
 		return KindService
+	case r.GetNamespace() != nil:
+		return KindNamespace
+	case r.GetReservation() != nil:
+		return KindReservation
 	}
 	return ""
 }
@@ -265,6 +319,10 @@ func resourceName(r *adminv1.Resource) string {
 		return r.GetL2Advertisement().GetName()
 	case r.GetService() != nil:
 		return keyOf(r.GetService()).String()
+	case r.GetNamespace() != nil:
+		return r.GetNamespace().GetName()
+	case r.GetReservation() != nil:
+		return r.GetReservation().GetName()
 	}
 	return ""
 }

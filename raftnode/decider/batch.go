@@ -117,6 +117,7 @@ func (r *reign) decideOne(t *tx, g *group, ticket *ticket, jump error) (full boo
 	}
 	m := t.mark()
 	t.by, t.dry, t.then = r.d.actorOf(ticket.cmd), false, nil
+	hoped := r.work.hope.any()
 	var ans answer
 	refusal := guard(func() (err error) {
 		if ans, err = ticket.cmd.decide(t); err != nil {
@@ -147,6 +148,7 @@ func (r *reign) decideOne(t *tx, g *group, ticket *ticket, jump error) (full boo
 		if err := r.rollback(t, m, errors.Is(rep.err, ErrInternal)); err != nil {
 			return false, err
 		}
+		r.work.hope = hope{all: hoped} // what the command changed has not been
 	} else {
 		for _, f := range t.then {
 			f()

@@ -26,6 +26,12 @@ func checkResource(f *faults, path string, res *adminv1.Resource) {
 	case res.GetService() != nil:
 		checkKnown(f, path, res.GetService())
 		f.under(path, fsm.ValidateService(res.GetService()))
+	case res.GetNamespace() != nil:
+		checkKnown(f, path, res.GetNamespace())
+		f.under(path, fsm.ValidateNamespace(res.GetNamespace()))
+	case res.GetReservation() != nil:
+		checkKnown(f, path, res.GetReservation())
+		f.under(path, fsm.ValidateReservation(res.GetReservation()))
 	default:
 		f.add(path, "is empty, or of a kind that this version does not know")
 	}

@@ -71,8 +71,12 @@ func (c *Delete) find(t *tx) ([]bool, error) {
 				f.add(path+".namespace", "must not be empty")
 			}
 			existed[i] = t.s.Services[fsm.KeyOf(n.GetNamespace(), n.GetName())] != nil
+		case KindNamespace:
+			existed[i] = t.s.Namespaces[n.GetName()] != nil
+		case KindReservation:
+			existed[i] = t.s.Reservations[n.GetName()] != nil
 		default:
-			f.add(path+".kind", "%q is none of %s, %s, %s", n.GetKind(), KindPool, KindAd, KindService)
+			f.add(path+".kind", "%q is none of %s, %s, %s, %s, %s", n.GetKind(), KindPool, KindAd, KindService, KindNamespace, KindReservation)
 		}
 		id := n.GetKind() + " " + n.GetNamespace() + "/" + n.GetName()
 		existed[i] = existed[i] && !seen[id]
@@ -107,6 +111,10 @@ func (c *Delete) emit(t *tx, existed []bool) {
 		case !existed[i]:
 		case n.GetKind() == KindAd:
 			t.emit(adDeleted(n.GetName()))
+		case n.GetKind() == KindReservation:
+			t.emit(reservationDeleted(n.GetName()))
+		case n.GetKind() == KindNamespace:
+			t.emit(namespaceDeleted(n.GetName()))
 		case n.GetKind() == KindPool:
 			t.emptyPool(n.GetName())
 			t.emit(poolDeleted(n.GetName()))

@@ -27,16 +27,19 @@ func addressAllocated(addr netip.Addr, key fsm.ServiceKey, pool string, why logv
 	}}}
 }
 
-func addressReleased(addr netip.Addr, key fsm.ServiceKey, keptUntil int64) *logv1.Event {
+func addressReleased(addr netip.Addr, key fsm.ServiceKey, keptUntil, quarantinedUntil int64) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_AddressReleased{AddressReleased: &logv1.AddressReleased{
 		Address: fsm.FromAddr(addr), Namespace: key.Namespace, Name: key.Name, KeptUntilUnixNano: keptUntil,
+		QuarantinedUntilUnixNano: quarantinedUntil,
 	}}}
 }
 
-func allocationRefused(key fsm.ServiceKey, reason string) *logv1.Event {
-	return &logv1.Event{Fact: &logv1.Event_AllocationRefused{AllocationRefused: &logv1.AllocationRefused{
-		Namespace: key.Namespace, Name: key.Name, Reason: reason,
-	}}}
+func allocationRefused(key fsm.ServiceKey, reason string, refusals []fsm.Refusal) *logv1.Event {
+	e := &logv1.AllocationRefused{Namespace: key.Namespace, Name: key.Name, Reason: reason}
+	for _, r := range refusals {
+		e.Refusals = append(e.Refusals, r.Proto())
+	}
+	return &logv1.Event{Fact: &logv1.Event_AllocationRefused{AllocationRefused: e}}
 }
 
 func serviceDeclared(spec *logv1.Service, source string, generation uint64) *logv1.Event {
@@ -57,6 +60,22 @@ func poolDefined(spec *logv1.Pool) *logv1.Event {
 
 func poolDeleted(name string) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_PoolDeleted{PoolDeleted: &logv1.PoolDeleted{Name: name}}}
+}
+
+func namespaceDefined(spec *logv1.Namespace) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_NamespaceDefined{NamespaceDefined: &logv1.NamespaceDefined{Namespace: spec}}}
+}
+
+func namespaceDeleted(name string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_NamespaceDeleted{NamespaceDeleted: &logv1.NamespaceDeleted{Name: name}}}
+}
+
+func reservationDefined(spec *logv1.Reservation) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ReservationDefined{ReservationDefined: &logv1.ReservationDefined{Reservation: spec}}}
+}
+
+func reservationDeleted(name string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_ReservationDeleted{ReservationDeleted: &logv1.ReservationDeleted{Name: name}}}
 }
 
 func adDefined(spec *logv1.L2Advertisement) *logv1.Event {

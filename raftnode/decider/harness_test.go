@@ -367,6 +367,14 @@ func eventText(ev *logv1.Event) string {
 		return name + " " + f.PoolDefined.GetPool().GetName()
 	case *logv1.Event_PoolDeleted:
 		return name + " " + f.PoolDeleted.GetName()
+	case *logv1.Event_ReservationDefined:
+		return name + " " + f.ReservationDefined.GetReservation().GetName()
+	case *logv1.Event_ReservationDeleted:
+		return name + " " + f.ReservationDeleted.GetName()
+	case *logv1.Event_NamespaceDefined:
+		return name + " " + f.NamespaceDefined.GetNamespace().GetName()
+	case *logv1.Event_NamespaceDeleted:
+		return name + " " + f.NamespaceDeleted.GetName()
 	case *logv1.Event_AdvertisementDefined:
 		return name + " " + f.AdvertisementDefined.GetAdvertisement().GetName()
 	case *logv1.Event_AdvertisementDeleted:

@@ -23,6 +23,7 @@ type Stats struct {
 	Term    atomic.Uint64 // in which it decides; 0: it does not, or not yet
 	Unowned atomic.Int64  // addresses that no node is eligible for
 	Waiting atomic.Int64  // addresses that wait for an old owner
+	Retries atomic.Uint64 // tries for services that wait for an address
 }
 
 // Observer is told what the decider does, for histograms. Its functions must

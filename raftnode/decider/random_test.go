@@ -81,6 +81,7 @@ func randomRun(t *testing.T, seed uint64) {
 	// A leader in between that nobody noticed shows with the next write only.
 	h.must(&SetRetention{Retention: time.Hour + time.Duration(seed), Actor: "admin:test"})
 	h.checkHead()
+	h.nothingMissed()
 	h.stop()
 	for _, c := range clients {
 		c.check(t)
@@ -231,6 +232,16 @@ func (c *randomClient) command() Command {
 	case 8:
 		return &AnnounceFailed{Node: node, Address: addr, Epoch: epoch, Reason: "random"}
 	case 9:
+		switch c.rng.IntN(6) {
+		case 2:
+			return apply(reservation("r", []string{"", "c1"}[c.rng.IntN(2)], 0, fmt.Sprintf("10.0.0.%d", c.rng.IntN(16))))
+		case 3:
+			return remove(KindReservation, "r")
+		case 0:
+			return apply(namespace("default", map[string]string{"tier": []string{"gold", "silver"}[c.rng.IntN(2)]}))
+		case 1:
+			return apply(poolWith("gold", "10.0.3.0/30", forGold))
+		}
 		cmd := apply(pool("q", fmt.Sprintf("10.0.1.0/%d", 27+c.rng.IntN(3))))
 		cmd.Force = c.rng.IntN(2) == 0
 		return cmd

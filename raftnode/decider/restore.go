@@ -14,7 +14,7 @@ import (
 )
 
 // RestoreTo reverts intent and allocations to those of an older state, by events:
-// pools, advertisements, services, their addresses, and the settings become what
+// pools, advertisements, namespaces, reservations, services, their addresses, and the settings become what
 // they were. Sessions, drains, owners and epochs stay; an address that is
 // taken from its service leaves its owner like a deleted one. Errors:
 // *PreconditionError for a state of a newer cluster version, and where
@@ -43,6 +43,8 @@ func (c *RestoreTo) decide(t *tx) (answer, error) {
 	v.release()
 	v.pools()
 	v.ads()
+	v.namespaces()
+	v.reservations()
 	v.declare()
 	v.allocate()
 	if err := v.settings(); err != nil {
@@ -112,6 +114,38 @@ func (v *revert) ads() {
 	for _, name := range slices.Sorted(maps.Keys(v.s.Ads)) {
 		if v.old.Ads[name] == nil {
 			v.emit(adDeleted(name))
+		}
+	}
+}
+
+func (v *revert) namespaces() {
+	for _, name := range slices.Sorted(maps.Keys(v.old.Namespaces)) {
+		if now := v.s.Namespaces[name]; now == nil || !proto.Equal(now.Spec, v.old.Namespaces[name].Spec) {
+			v.emit(namespaceDefined(v.old.Namespaces[name].Spec))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.s.Namespaces)) {
+		if v.old.Namespaces[name] == nil {
+			v.emit(namespaceDeleted(name))
+		}
+	}
+}
+
+// reservations deletes all that differ first, because two of them may have changed
+// places.
+func (v *revert) reservations() {
+	same := func(name string) bool {
+		old, now := v.old.Reservations[name], v.s.Reservations[name]
+		return old != nil && now != nil && proto.Equal(old.Spec, now.Spec)
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.s.Reservations)) {
+		if !same(name) {
+			v.emit(reservationDeleted(name))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.old.Reservations)) {
+		if !same(name) {
+			v.emit(reservationDefined(v.old.Reservations[name].Spec))
 		}
 	}
 }

@@ -32,6 +32,12 @@ func sameIntent(t *testing.T, got, want *fsm.State) {
 	}) {
 		t.Errorf("services differ: %v and %v", slices.Collect(maps.Keys(got.Services)), slices.Collect(maps.Keys(want.Services)))
 	}
+	if !maps.EqualFunc(got.Namespaces, want.Namespaces, func(a, b *fsm.Namespace) bool { return proto.Equal(a.Spec, b.Spec) }) {
+		t.Error("namespaces differ")
+	}
+	if !maps.EqualFunc(got.Reservations, want.Reservations, func(a, b *fsm.Reservation) bool { return proto.Equal(a.Spec, b.Spec) }) {
+		t.Error("reservations differ")
+	}
 	if got.Retention != want.Retention || got.Lease != want.Lease {
 		t.Error("settings differ")
 	}
@@ -41,13 +47,18 @@ func TestRestore(t *testing.T) {
 	inBubble(t, func(h *harness) {
 		h.leases.auto = 10 * time.Millisecond
 		oneVip(h)
-		h.must(apply(service("gone"), service("pinned", at("10.0.0.9")), pool("q", "10.1.0.0/24"), ad("only", release)))
+		h.must(apply(service("gone"), service("pinned", at("10.0.0.9")), pool("q", "10.1.0.0/24"), ad("only", release),
+			namespace("shop", map[string]string{"tier": "gold"}), namespace("gone", nil),
+			reservation("r", "web", 0, "10.1.0.7"), reservation("old", "", 0, "10.1.0.8")))
 		old := h.older()
 		// Everything is turned over.
 		h.must(remove(KindService, "web", "gone"))
 		h.must(apply(service("thief", at("10.0.0.1")), service("pinned", at("10.0.0.8"))))
 		h.must(remove(KindPool, "q"))
 		h.must(remove(KindAd, "only"))
+		h.must(remove(KindNamespace, "gone"))
+		h.must(apply(reservation("r", "", 0, "10.1.0.8"), reservation("old", "", 0, "10.1.0.7"), reservation("newer", "", 0, "10.1.0.9")))
+		h.must(apply(namespace("shop", nil), namespace("new", nil)))
 		h.must(apply(pool("r", "10.2.0.0/24"), ad("a", release)))
 		h.must(&SetRetention{Retention: time.Hour})
 		h.must(&SetLeaseTimes{Times: fsm.LeaseTimes{Detection: time.Second, Heartbeat: 100 * time.Millisecond}})

@@ -57,8 +57,9 @@ type ResourceResult struct {
 	Outcome    Outcome
 	// Addresses of a service after the decision.
 	Addresses []netip.Addr
-	// Pending says why a service has fewer than it asks for.
-	Pending string
+	// Pending says why a service has fewer than it asks for, Refusals pool by pool.
+	Pending  string
+	Refusals []fsm.Refusal
 }
 
 // SessionResult is an admitted session.

@@ -46,14 +46,14 @@ type work struct {
 	idle, ideal map[netip.Addr]struct{}
 	// retries are addresses to look at again at a boot time.
 	retries timeQueue
-	// keptEnd is when an address that is kept for a deleted service falls free, as
-	// long as a service is pending; 0: never.
+	// keptEnd is when an address that is kept for a deleted service falls free, or a
+	// reservation ends, as long as a service waits; 0: never.
 	keptEnd time.Duration
 
-	// services need an address, in the order in which they were declared. retry:
-	// something was freed or defined that may help a pending one.
+	// services need an address, in the order in which they were declared. hope is
+	// for those that wait.
 	services []fsm.ServiceKey
-	retry    bool
+	hope     hope
 	// faulty services have run into a fault of this program.
 	faulty map[fsm.ServiceKey]struct{}
 
@@ -80,7 +80,7 @@ func newWork(d *Decider, head *fsm.State) *work {
 		idle:     map[netip.Addr]struct{}{},
 		ideal:    map[netip.Addr]struct{}{},
 		faulty:   map[fsm.ServiceKey]struct{}{},
-		retry:    true,
+		hope:     hope{all: true},
 		sweepAll: true,
 	}
 	for _, name := range slices.Sorted(maps.Keys(head.Nodes)) {
@@ -125,7 +125,7 @@ func (w *work) askLeases() { w.ask = true }
 // due tells whether there is something to do at the boot time now.
 func (w *work) due(now time.Duration) bool {
 	if w.dead.len()+w.dirty.len()+len(w.sweep) > 0 || w.sweepAll || len(w.suspects) > 0 ||
-		len(w.services) > 0 || w.retry || w.ask && len(w.waits)+len(w.fences) > 0 {
+		len(w.services) > 0 || w.hope.any() || w.ask && len(w.waits)+len(w.fences) > 0 {
 		return true
 	}
 	at, ok := w.deadline()
@@ -157,8 +157,22 @@ func (w *work) deadline() (first time.Duration, ok bool) {
 // note takes down what an event, just folded into s, concerns.
 func (w *work) note(s *fsm.State, ev *logv1.Event) {
 	switch f := ev.GetFact().(type) {
-	case *logv1.Event_PoolDefined, *logv1.Event_PoolDeleted:
-		w.retry, w.sweepAll, w.chooser = true, true, nil
+	case *logv1.Event_PoolDefined:
+		w.hope.noteDefined(f.PoolDefined.GetPool().GetName())
+		w.sweepAll, w.chooser = true, nil
+	case *logv1.Event_PoolDeleted:
+		w.hope.noteDefined(f.PoolDeleted.GetName())
+		w.sweepAll, w.chooser = true, nil
+	case *logv1.Event_NamespaceDefined:
+		markIn(&w.hope.namespaces, f.NamespaceDefined.GetNamespace().GetName())
+	case *logv1.Event_NamespaceDeleted:
+		markIn(&w.hope.namespaces, f.NamespaceDeleted.GetName())
+	case *logv1.Event_ReservationDefined:
+		r := f.ReservationDefined.GetReservation()
+		w.hope.anyPool, w.hope.held = true, true
+		markIn(&w.hope.promised, fsm.KeyOf(r.GetServiceNamespace(), r.GetServiceName()))
+	case *logv1.Event_ReservationDeleted:
+		w.hope.anyPool, w.hope.held = true, true
 	case *logv1.Event_AdvertisementDefined, *logv1.Event_AdvertisementDeleted:
 		w.sweepAll, w.chooser = true, nil
 	case *logv1.Event_ServiceDeclared:
@@ -167,13 +181,18 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 		delete(w.faulty, key)
 		for _, a := range s.Services[key].Addresses {
 			w.dirty.push(a)
+			w.hope.noteChanged(s, a, key)
 		}
 	case *logv1.Event_AddressAllocated:
 		w.pushBytes(f.AddressAllocated.GetAddress())
+		w.hope.noteShares(s, fsm.KeyOf(f.AddressAllocated.GetNamespace(), f.AddressAllocated.GetName()))
 	case *logv1.Event_AddressReleased:
-		w.retry = true
-		w.pushBytes(f.AddressReleased.GetAddress())
-		w.services = append(w.services, fsm.KeyOf(f.AddressReleased.GetNamespace(), f.AddressReleased.GetName()))
+		key := fsm.KeyOf(f.AddressReleased.GetNamespace(), f.AddressReleased.GetName())
+		if a, err := fsm.ToAddr(f.AddressReleased.GetAddress()); err == nil { // it was folded, so it is one
+			w.hope.noteReleased(s, a, key)
+			w.dirty.push(a)
+		}
+		w.services = append(w.services, key)
 	case *logv1.Event_OwnerReleased:
 		w.pushBytes(f.OwnerReleased.GetAddress())
 	case *logv1.Event_AnnounceFailed:
@@ -264,7 +283,7 @@ func (w *work) settleTimes(now time.Duration) {
 		w.dirty.push(heap.Pop(&w.retries).(timedAddr).addr)
 	}
 	if w.keptEnd > 0 && now >= w.keptEnd {
-		w.keptEnd, w.retry = 0, true
+		w.keptEnd, w.hope.anyPool, w.hope.held = 0, true, true
 	}
 	for rel, p := range w.waits {
 		if !w.ask && now < p.again {

@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -14,6 +15,7 @@ import (
 	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 )
 
@@ -26,6 +28,8 @@ var getters = map[string]func(*view, *adminv1.GetResponse){
 	"pools":            (*view).pools,
 	"l2advertisements": (*view).advertisements,
 	"services":         (*view).services,
+	"namespaces":       (*view).namespaces,
+	"reservations":     (*view).reservations,
 	"vips":             (*view).vips,
 	"nodes":            (*view).nodes,
 }
@@ -91,7 +95,12 @@ func (v *view) pools(resp *adminv1.GetResponse) {
 			continue
 		}
 		use := v.s.PoolUse(name)
+		byNamespace := map[string]uint32{}
+		for namespace, n := range v.s.PoolNamespaces(name) {
+			byNamespace[namespace] = uint32(n)
+		}
 		resp.Pools = append(resp.Pools, &adminv1.PoolStatus{
+			Namespaces: byNamespace, Kept: v.s.PoolKept(name), Reserved: v.s.PoolReserved(name),
 			Pool:         v.s.Pools[name].Spec,
 			AssignedIpv4: use.Used4, AvailableIpv4: free(use.Size4, use.Used4),
 			AssignedIpv6: use.Used6, AvailableIpv6: free(use.Size6, use.Used6),
@@ -116,12 +125,75 @@ func (v *view) services(resp *adminv1.GetResponse) {
 		}
 		svc := v.s.Services[key]
 		st := &adminv1.ServiceStatus{
-			Service: svc.Spec, Pending: svc.Pending, DeclaredRevision: svc.DeclaredAt, DeclaredUnixNano: svc.DeclaredTime,
+			Service: svc.Spec, DeclaredRevision: svc.DeclaredAt, DeclaredUnixNano: svc.DeclaredTime,
+		}
+		var refusals []fsm.Refusal
+		st.Pending, refusals = v.pending(svc)
+		for _, r := range refusals {
+			st.Refusals = append(st.Refusals, r.Proto())
 		}
 		for _, a := range svc.Addresses {
 			st.Addresses = append(st.Addresses, a.String())
 		}
 		resp.Services = append(resp.Services, st)
+	}
+}
+
+// pending says why a service lacks an address, by what is so now: the log says
+// what was so when it was tried.
+func (v *view) pending(svc *fsm.Service) (why string, refusals []fsm.Refusal) {
+	if svc.Pending == "" {
+		return "", svc.Refusals
+	}
+	_, err := allocator.ChooseAddresses(v.s, svc.Spec, v.s.Time)
+	if no := (*allocator.Refusal)(nil); errors.As(err, &no) {
+		return no.Error(), no.Refusals()
+	}
+	return svc.Pending, svc.Refusals // it has its turn in a moment
+}
+
+// namespaces are those that are declared or have services.
+func (v *view) namespaces(resp *adminv1.GetResponse) {
+	found := map[string]*adminv1.NamespaceStatus{}
+	get := func(name string) *adminv1.NamespaceStatus {
+		if found[name] == nil {
+			found[name] = &adminv1.NamespaceStatus{Namespace: &logv1.Namespace{Name: name}}
+			if n := v.s.Namespaces[name]; n != nil {
+				found[name] = &adminv1.NamespaceStatus{Namespace: n.Spec, Defined: true}
+			}
+		}
+		return found[name]
+	}
+	for name := range v.s.Namespaces {
+		get(name)
+	}
+	for key, svc := range v.s.Services {
+		st := get(key.Namespace)
+		st.Services++
+		st.Addresses += uint32(len(svc.Addresses))
+	}
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if v.wants(name) {
+			resp.Namespaces = append(resp.Namespaces, found[name])
+		}
+	}
+}
+
+func (v *view) reservations(resp *adminv1.GetResponse) {
+	for _, name := range slices.Sorted(maps.Keys(v.s.Reservations)) {
+		if !v.wants(name) {
+			continue
+		}
+		r := v.s.Reservations[name]
+		st := &adminv1.ReservationStatus{Reservation: r.Spec, Ended: !r.Holds(v.s.Time)}
+		for _, span := range r.Ranges {
+			for rec := range v.s.InRange(span) {
+				for _, key := range rec.Services {
+					st.Holders = append(st.Holders, &adminv1.Holder{Address: rec.Addr.String(), Service: key.String()})
+				}
+			}
+		}
+		resp.Reservations = append(resp.Reservations, st)
 	}
 }
 

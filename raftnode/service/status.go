@@ -72,7 +72,8 @@ func (s *Services) Status(ctx context.Context, req *adminv1.StatusRequest) (*adm
 	v.vipProblems(p, resp)
 	v.advertisementProblems(p)
 	for svc := range v.s.PendingServices() {
-		p.example("service waits for an address", "%s (%s)", svc.Key, svc.Pending)
+		why, _ := v.pending(svc)
+		p.example("service waits for an address", "%s (%s)", svc.Key, why)
 	}
 	resp.Problems = p.list()
 	return resp, nil

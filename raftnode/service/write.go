@@ -34,6 +34,9 @@ func (s *Services) Apply(ctx context.Context, req *adminv1.ApplyRequest) (*admin
 		for _, a := range r.Addresses {
 			result.Addresses = append(result.Addresses, a.String())
 		}
+		for _, no := range r.Refusals {
+			result.Refusals = append(result.Refusals, no.Proto())
+		}
 		resp.Results = append(resp.Results, result)
 	}
 	return resp, nil

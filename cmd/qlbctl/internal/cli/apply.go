@@ -22,11 +22,12 @@ import (
 
 // applyResult is what became of one document, for programs.
 type applyResult struct {
-	Kind      string   `json:"kind"`
-	Name      string   `json:"name"`
-	Result    string   `json:"result"`
-	Addresses []string `json:"addresses,omitempty"`
-	Pending   string   `json:"pending,omitempty"`
+	Kind      string          `json:"kind"`
+	Name      string          `json:"name"`
+	Result    string          `json:"result"`
+	Addresses []string        `json:"addresses,omitempty"`
+	Pending   string          `json:"pending,omitempty"`
+	Refusals  []refusalStatus `json:"refusals,omitempty"`
 }
 
 func (r applyResult) id() string { return strings.ToLower(r.Kind) + "/" + r.Name }
@@ -36,7 +37,7 @@ func (a *app) applyCmd() *cobra.Command {
 	var dryRun, force bool
 	cmd := command(&cobra.Command{
 		Use:   "apply -f FILE|-|DIR",
-		Short: "Declare pools, l2advertisements and services from files",
+		Short: "Declare pools, l2advertisements, services, namespaces and reservations from files",
 		Long: `Declare what is in YAML or JSON files: all of it, or nothing when anything is wrong.
 
 A directory means its files *.yaml, *.yml and *.json. Documents have
@@ -46,6 +47,10 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     addresses               CIDRs and first-last ranges, IPv4 and IPv6 (required)
     autoAssign              false: only for services that name it (default true)
     avoidBuggyIPs           skip .0 and .255 (default false)
+    serviceAllocation       {priority, namespaces, namespaceSelectors, serviceSelectors}:
+                            only for these services, and for them before other pools
+    quota                   {perNamespace, namespaces: {NAME: N}}: addresses that each may have
+    quarantine              how long nobody else gets an address that was given up (default 0s)
 
   kind: L2Advertisement     metadata: name, labels
     ipAddressPools, ipAddressPoolSelectors   which pools (default all)
@@ -64,6 +69,14 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     sharingKey              services with one key may share an address
     nodeSelectors           which nodes may own (default all)
     delivery                None (default) | Host
+
+  kind: Namespace           metadata: name, labels (for namespaceSelectors; every namespace
+                            has the label kubernetes.io/metadata.name by itself)
+
+  kind: Reservation         metadata: name, labels
+    addresses               addresses, CIDRs and ranges (required)
+    service                 {namespace, name}: who may have them (default: nobody)
+    until                   until when, such as 2027-01-31T12:00:00Z (default: for ever)
 
 What "get -o yaml" prints can be applied; a status in it is ignored.
 
@@ -97,7 +110,7 @@ func (a *app) apply(ctx context.Context, docs []*config.Document, dryRun, force 
 	}
 	var objects []any
 	for _, r := range resp.GetResults() {
-		objects = append(objects, applyResult{r.GetKind(), r.GetName(), r.GetResult(), r.GetAddresses(), r.GetPending()})
+		objects = append(objects, applyResult{r.GetKind(), r.GetName(), r.GetResult(), r.GetAddresses(), r.GetPending(), refusalsOf(r.GetRefusals())})
 	}
 	return a.print(objects, func(w io.Writer, _ bool) error {
 		suffix := ""

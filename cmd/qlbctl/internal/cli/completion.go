@@ -35,6 +35,12 @@ func (a *app) names(ctx context.Context, plural string) []string {
 	for _, s := range got.GetServices() {
 		out = append(out, s.GetService().GetNamespace()+"/"+s.GetService().GetName())
 	}
+	for _, n := range got.GetNamespaces() {
+		out = append(out, n.GetNamespace().GetName())
+	}
+	for _, r := range got.GetReservations() {
+		out = append(out, r.GetReservation().GetName())
+	}
 	for _, v := range got.GetVips() {
 		out = append(out, v.GetAddress())
 	}

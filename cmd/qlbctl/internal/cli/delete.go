@@ -20,11 +20,11 @@ func (a *app) deleteCmd() *cobra.Command {
 	cmd := command(&cobra.Command{
 		Use:   "delete KIND NAME... | delete KIND/NAME... | delete -f FILE|-|DIR",
 		Short: "Take back what apply declared",
-		Long: `Take back pools, l2advertisements and services: all that are named, or none.
+		Long: `Take back pools, l2advertisements, services, namespaces and reservations: all that are named, or none.
 
 The address of a deleted service is kept for the same namespace and name for the
 retention time (see "qlbctl retention"), so that a reinstall gets it again.
-A pool that services use is not deleted unless --force, which takes their addresses.`,
+A namespace loses its labels, not its services. A pool that services use is not deleted unless --force, which takes their addresses.`,
 		Example: `  qlbctl delete service web -n shop
   qlbctl delete pool/public l2advertisement/public
   qlbctl delete -f first.yaml`,

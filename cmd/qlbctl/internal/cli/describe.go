@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/words"
 	"github.com/quorumlb/quorumlb/config"
+	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -22,7 +24,8 @@ func (a *app) describeCmd() *cobra.Command {
 	cmd := command(&cobra.Command{
 		Use:   "describe KIND NAME | describe KIND/NAME",
 		Short: "Tell everything about one thing, with reasons and history",
-		Long: `Tell everything about one pool, l2advertisement, service, vip, node or member: what is
+		Long: `Tell everything about one pool, l2advertisement, service, namespace, reservation, vip, node
+or member: what is
 wanted, what is so, why, and what happened to it lately.
 
 For a vip that is every node's answer to "may it own this address?".`,
@@ -69,6 +72,16 @@ func (a *app) describe(ctx context.Context, t target, most int) error {
 			return missing
 		}
 		return a.describeAdvertisement(w, got.GetL2Advertisements()[0])
+	case "namespaces":
+		if len(got.GetNamespaces()) != 1 {
+			return missing
+		}
+		return a.describeNamespace(w, got.GetNamespaces()[0])
+	case "reservations":
+		if len(got.GetReservations()) != 1 {
+			return missing
+		}
+		return a.describeReservation(w, got.GetReservations()[0])
 	case "members":
 		if len(got.GetMembers()) != 1 {
 			return missing
@@ -113,8 +126,61 @@ func (a *app) describePool(w io.Writer, p *adminv1.PoolStatus) error {
 	}
 	f.add("Auto-assign", yesNo(!spec.GetManualOnly()))
 	f.add("Avoid buggy IPs", yesNo(spec.GetAvoidBuggyIps()))
+	f.add("For services", allocation(spec.GetServiceAllocation()))
+	f.add("Quota", quota(spec.GetQuota()))
+	f.add("Quarantine", words.Setting(time.Duration(spec.GetQuarantineNanos())))
 	f.add("IPv4", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv4()), number(p.GetAvailableIpv4())))
 	f.add("IPv6", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv6()), number(p.GetAvailableIpv6())))
+	f.add("Kept", number(p.GetKept()))
+	f.add("Reserved", number(p.GetReserved()))
+	if err := f.write(w); err != nil {
+		return err
+	}
+	if len(p.GetNamespaces()) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "\nIn use, by namespace:")
+	t := newTable("NAMESPACE", "ADDRESSES", "MAY-HAVE")
+	for _, name := range words.SortedKeys(p.GetNamespaces()) {
+		t.row(name, number(uint64(p.GetNamespaces()[name])), mayHave(spec.GetQuota(), name))
+	}
+	return t.write(w, "  ")
+}
+
+func mayHave(q *logv1.Quota, namespace string) string {
+	if n, own := q.GetNamespaces()[namespace]; own {
+		return number(uint64(n))
+	}
+	if q.GetPerNamespace() == 0 {
+		return "any"
+	}
+	return number(uint64(q.GetPerNamespace()))
+}
+
+func (a *app) describeReservation(w io.Writer, r *adminv1.ReservationStatus) error {
+	var f fields
+	spec := r.GetReservation()
+	f.add("Name", spec.GetName())
+	f.addSome("Labels", words.Labels(spec.GetLabels()))
+	f.add("Addresses", strings.Join(spec.GetAddresses(), ", "))
+	f.add("For", promisedTo(spec))
+	f.add("Until", until(r))
+	f.add("Held by", words.OrNone(strings.Join(holders(r), ", ")))
+	return f.write(w)
+}
+
+func (a *app) describeNamespace(w io.Writer, n *adminv1.NamespaceStatus) error {
+	var f fields
+	f.add("Name", n.GetNamespace().GetName())
+	labels := maps.Clone(n.GetNamespace().GetLabels())
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[fsm.LabelNamespaceName] = n.GetNamespace().GetName() // every namespace has it
+	f.add("Labels", words.Labels(labels))
+	f.add("Declared", yesNo(n.GetDefined()))
+	f.add("Services", number(uint64(n.GetServices())))
+	f.add("Addresses", number(uint64(n.GetAddresses())))
 	return f.write(w)
 }
 
@@ -175,7 +241,31 @@ func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.Serv
 	if err := f.write(w); err != nil {
 		return err
 	}
+	if err := refusalsTable(w, sv); err != nil {
+		return err
+	}
 	return a.vipsTable(ctx, w, func(vip *adminv1.VipStatus) bool { return slices.Contains(sv.GetAddresses(), vip.GetAddress()) })
+}
+
+// refusalsTable says why a service waits, pool by pool.
+func refusalsTable(w io.Writer, sv *adminv1.ServiceStatus) error {
+	if len(sv.GetRefusals()) == 0 {
+		return nil
+	}
+	title := "Waits for:"
+	if sv.GetPending() == "" {
+		title = "Would take as well:"
+	}
+	fmt.Fprintln(w, "\n"+title)
+	t := newTable("POOL", "ADDRESS", "FAMILY", "WHY-NOT")
+	for _, r := range sv.GetRefusals() {
+		addr := ""
+		if len(r.GetAddress()) > 0 {
+			addr = words.Addr(r.GetAddress())
+		}
+		t.row(r.GetPool(), addr, words.Family(r.GetFamily()), words.RefusalReason(r.GetReason()))
+	}
+	return t.write(w, "  ")
 }
 
 // vipsTable adds the table of those vips that keep chooses.

@@ -108,6 +108,10 @@ func (m *fakeMember) Get(_ context.Context, req *adminv1.GetRequest) (*adminv1.G
 			out.Services = slices.DeleteFunc(all.Services, func(s *adminv1.ServiceStatus) bool {
 				return !wants(s.GetService().GetNamespace() + "/" + s.GetService().GetName())
 			})
+		case "namespaces":
+			out.Namespaces = slices.DeleteFunc(all.Namespaces, func(n *adminv1.NamespaceStatus) bool { return !wants(n.GetNamespace().GetName()) })
+		case "reservations":
+			out.Reservations = slices.DeleteFunc(all.Reservations, func(r *adminv1.ReservationStatus) bool { return !wants(r.GetReservation().GetName()) })
 		case "vips":
 			out.Vips = slices.DeleteFunc(all.Vips, func(v *adminv1.VipStatus) bool { return !wants(v.GetAddress()) })
 		case "nodes":
@@ -145,6 +149,10 @@ func (m *fakeMember) Apply(_ context.Context, req *adminv1.ApplyRequest) (*admin
 			}
 		case *adminv1.Resource_L2Advertisement:
 			out.Kind, out.Name = "L2Advertisement", k.L2Advertisement.GetName()
+		case *adminv1.Resource_Namespace:
+			out.Kind, out.Name = "Namespace", k.Namespace.GetName()
+		case *adminv1.Resource_Reservation:
+			out.Kind, out.Name = "Reservation", k.Reservation.GetName()
 		case *adminv1.Resource_Service:
 			out.Kind, out.Name = "VirtualService", k.Service.GetNamespace()+"/"+k.Service.GetName()
 			out.Addresses = []string{"192.0.2.10"}

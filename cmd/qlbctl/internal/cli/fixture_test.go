@@ -26,7 +26,7 @@ func mac(last byte) []byte { return []byte{2, 0, 0, 0, 0, last} }
 // healthyGroup has nothing to complain about.
 func healthyGroup() *fakeGroup {
 	g := &fakeGroup{
-		get:    &adminv1.GetResponse{Revision: 1234, Pools: fixturePools(), L2Advertisements: fixtureAds(), Services: fixtureServices(), Nodes: fixtureNodes()},
+		get:    &adminv1.GetResponse{Revision: 1234, Pools: fixturePools(), L2Advertisements: fixtureAds(), Services: fixtureServices(), Namespaces: fixtureNamespaces(), Reservations: fixtureReservations(), Nodes: fixtureNodes()},
 		events: fixtureEvents(),
 	}
 	for i, id := range []string{"m1", "m2", "m3"} {
@@ -69,11 +69,31 @@ func healthyGroup() *fakeGroup {
 
 func fixturePools() []*adminv1.PoolStatus {
 	return []*adminv1.PoolStatus{
-		{Pool: &logv1.Pool{Name: "reserved", Addresses: []string{"203.0.113.0/28"}, ManualOnly: true, AvoidBuggyIps: true}, AvailableIpv4: 15},
+		{Pool: &logv1.Pool{Name: "reserved", Addresses: []string{"203.0.113.0/28"}, ManualOnly: true, AvoidBuggyIps: true,
+			Quota: &logv1.Quota{PerNamespace: 2, Namespaces: map[string]uint32{"shop": 9}}, QuarantineNanos: 600e9,
+			ServiceAllocation: &logv1.ServiceAllocation{Priority: 3, Namespaces: []string{"shop"}, NamespaceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "gold"}}}}}, AvailableIpv4: 15},
 		{
 			Pool:         &logv1.Pool{Name: "public", Labels: map[string]string{"zone": "edge"}, Addresses: []string{"192.0.2.10-192.0.2.99", "198.51.100.0/28", "2001:db8:0:1::/64"}},
 			AssignedIpv4: 1, AvailableIpv4: 105, AssignedIpv6: 1, AvailableIpv6: 1<<63 - 1,
+			Namespaces: map[string]uint32{"default": 1, "shop": 2}, Kept: 1, Reserved: 11,
 		},
+	}
+}
+
+func fixtureReservations() []*adminv1.ReservationStatus {
+	return []*adminv1.ReservationStatus{
+		{
+			Reservation: &logv1.Reservation{Name: "web", Addresses: []string{"192.0.2.10"}, ServiceNamespace: "shop", ServiceName: "web", UntilUnixNano: ago(-24 * time.Hour)},
+			Holders:     []*adminv1.Holder{{Address: "192.0.2.10", Service: "shop/web"}},
+		},
+		{Reservation: &logv1.Reservation{Name: "later", Addresses: []string{"192.0.2.90-192.0.2.99"}}},
+	}
+}
+
+func fixtureNamespaces() []*adminv1.NamespaceStatus {
+	return []*adminv1.NamespaceStatus{
+		{Namespace: &logv1.Namespace{Name: "default"}, Services: 2, Addresses: 2},
+		{Namespace: &logv1.Namespace{Name: "shop", Labels: map[string]string{"tier": "gold"}}, Defined: true, Services: 1, Addresses: 2},
 	}
 }
 
@@ -162,6 +182,10 @@ func brokenGroup() *fakeGroup {
 		OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE,
 	})
 	g.get.Services[1].Addresses, g.get.Services[1].Pending = nil, "pool reserved: no free IPv4 address"
+	g.get.Services[1].Refusals = []*logv1.Refusal{
+		{Pool: "reserved", Reason: logv1.RefusalReason_REFUSAL_REASON_FULL, Family: logv1.IPFamily_IP_FAMILY_IPV4},
+		{Pool: "public", Reason: logv1.RefusalReason_REFUSAL_REASON_NOT_SELECTED, Family: logv1.IPFamily_IP_FAMILY_IPV4},
+	}
 	g.get.Nodes[0].State, g.get.Nodes[0].UnheardNanos = "Expired", int64(12*time.Minute)
 	g.get.Nodes[1].State, g.get.Nodes[1].Drained, g.get.Nodes[1].DrainReason = "Drained", true, logv1.DrainReason_DRAIN_REASON_ADMIN
 	m3 := g.get.Members[2]

@@ -19,10 +19,10 @@ func (a *app) getCmd() *cobra.Command {
 	var problems bool
 	cmd := command(&cobra.Command{
 		Use:   "get KIND[,KIND...] [NAME...] | get KIND/NAME...",
-		Short: "List pools, services, vips, nodes, members, l2advertisements",
+		Short: "List pools, services, vips, nodes, members, l2advertisements, namespaces, reservations",
 		Long: `List what is declared and what is found.
 
-Kinds: pools, l2advertisements, services (declared); vips, nodes, members (found);
+Kinds: pools, l2advertisements, services, namespaces, reservations (declared); vips, nodes, members (found);
 "all" for every one. Singular and Kubernetes-like names are understood too.
 
 In the table of vips, OWNER is what the group wants and ANNOUNCED what each speaker
@@ -172,6 +172,10 @@ func (a *app) section(t target, got *adminv1.GetResponse, problems bool) (*secti
 			return t.name == "" && t.namespace != "" && sv.GetService().GetNamespace() != t.namespace
 		})
 		return s, a.serviceRows(s, services, problems)
+	case "namespaces":
+		a.namespaceRows(s, got.GetNamespaces())
+	case "reservations":
+		a.reservationRows(s, got.GetReservations())
 	case "vips":
 		a.vipRows(s, got.GetVips(), problems)
 	case "nodes":

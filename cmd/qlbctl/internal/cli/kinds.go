@@ -22,6 +22,8 @@ var kindTable = []kind{
 	{"pools", config.KindIPAddressPool, []string{"pool", "ipaddresspool", "ipaddresspools"}, true},
 	{"l2advertisements", config.KindL2Advertisement, []string{"l2advertisement", "l2ad", "l2ads"}, true},
 	{"services", config.KindVirtualService, []string{"service", "svc", "virtualservice", "virtualservices", "vs"}, true},
+	{"namespaces", config.KindNamespace, []string{"namespace", "ns"}, true},
+	{"reservations", config.KindReservation, []string{"reservation"}, true},
 	{"vips", "VIP", []string{"vip", "address", "addresses"}, false},
 	{"nodes", "Node", []string{"node"}, false},
 	{"members", "Member", []string{"member"}, false},

@@ -42,11 +42,47 @@ type poolStatus struct {
 	AssignedIPv6  uint64 `json:"assignedIPv6"`
 	AvailableIPv4 uint64 `json:"availableIPv4"`
 	AvailableIPv6 uint64 `json:"availableIPv6"`
+	Kept          uint64 `json:"kept"`
+	Reserved      uint64 `json:"reserved"`
+	// Namespaces counts the addresses in use by namespace.
+	Namespaces map[string]uint32 `json:"namespaces,omitempty"`
 }
 
 func poolObject(p *adminv1.PoolStatus) object {
 	o := config.FromPool(p.GetPool())
-	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6()}
+	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6(), p.GetKept(), p.GetReserved(), p.GetNamespaces()}
+	return object{o}
+}
+
+type reservationStatus struct {
+	Ended   bool           `json:"ended"`
+	Holders []holderStatus `json:"holders,omitempty"`
+}
+
+type holderStatus struct {
+	Address string `json:"address"`
+	Service string `json:"service"`
+}
+
+func reservationObject(r *adminv1.ReservationStatus) object {
+	o := config.FromReservation(r.GetReservation())
+	st := reservationStatus{Ended: r.GetEnded()}
+	for _, h := range r.GetHolders() {
+		st.Holders = append(st.Holders, holderStatus{h.GetAddress(), h.GetService()})
+	}
+	o.Status = st
+	return object{o}
+}
+
+type namespaceStatus struct {
+	Declared  bool   `json:"declared"`
+	Services  uint32 `json:"services"`
+	Addresses uint32 `json:"addresses"`
+}
+
+func namespaceObject(n *adminv1.NamespaceStatus) object {
+	o := config.FromNamespace(n.GetNamespace())
+	o.Status = namespaceStatus{n.GetDefined(), n.GetServices(), n.GetAddresses()}
 	return object{o}
 }
 
@@ -55,9 +91,30 @@ type serviceStatus struct {
 	LoadBalancer struct {
 		Ingress []ingress `json:"ingress,omitempty"`
 	} `json:"loadBalancer"`
-	Pending          string `json:"pending,omitempty"`
-	DeclaredAt       string `json:"declaredAt,omitempty"`
-	DeclaredRevision uint64 `json:"declaredRevision,omitempty"`
+	Pending string `json:"pending,omitempty"`
+	// Refusals say why it waits, pool by pool.
+	Refusals         []refusalStatus `json:"refusals,omitempty"`
+	DeclaredAt       string          `json:"declaredAt,omitempty"`
+	DeclaredRevision uint64          `json:"declaredRevision,omitempty"`
+}
+
+// refusalStatus has the reason's name of the API without its prefix: "FULL".
+type refusalStatus struct {
+	Pool    string `json:"pool,omitempty"`
+	Address string `json:"address,omitempty"`
+	Family  string `json:"family,omitempty"`
+	Reason  string `json:"reason"`
+}
+
+func refusalsOf(list []*logv1.Refusal) (out []refusalStatus) {
+	for _, r := range list {
+		st := refusalStatus{Pool: r.GetPool(), Family: unset(words.Family(r.GetFamily())), Reason: strings.TrimPrefix(r.GetReason().String(), "REFUSAL_REASON_")}
+		if len(r.GetAddress()) > 0 {
+			st.Address = words.Addr(r.GetAddress())
+		}
+		out = append(out, st)
+	}
+	return out
 }
 
 type ingress struct {
@@ -70,6 +127,7 @@ func serviceObject(s *adminv1.ServiceStatus) (object, error) {
 		return object{}, err
 	}
 	st := serviceStatus{Pending: s.GetPending(), DeclaredAt: moment(s.GetDeclaredUnixNano()), DeclaredRevision: s.GetDeclaredRevision()}
+	st.Refusals = refusalsOf(s.GetRefusals())
 	for _, a := range s.GetAddresses() {
 		st.LoadBalancer.Ingress = append(st.LoadBalancer.Ingress, ingress{a})
 	}

@@ -33,7 +33,7 @@ func cells(t *table, wide bool, narrow []string, more ...string) {
 
 func (a *app) poolRows(s *section, pools []*adminv1.PoolStatus) {
 	s.found = len(pools)
-	s.header = columns("NAME ADDRESSES AUTO-ASSIGN USED-IPV4 FREE-IPV4 USED-IPV6 FREE-IPV6", "AVOID-BUGGY LABELS")
+	s.header = columns("NAME ADDRESSES AUTO-ASSIGN USED-IPV4 FREE-IPV4 USED-IPV6 FREE-IPV6", "KEPT RESERVED FOR QUOTA QUARANTINE AVOID-BUGGY LABELS")
 	slices.SortStableFunc(pools, func(x, y *adminv1.PoolStatus) int { return byName(x.GetPool().GetName(), y.GetPool().GetName()) })
 	for _, p := range pools {
 		spec := p.GetPool()
@@ -45,7 +45,113 @@ func (a *app) poolRows(s *section, pools []*adminv1.PoolStatus) {
 			cells(t, wide, []string{
 				spec.GetName(), words.Some(spec.GetAddresses(), most), yesNo(!spec.GetManualOnly()),
 				number(p.GetAssignedIpv4()), number(p.GetAvailableIpv4()), number(p.GetAssignedIpv6()), number(p.GetAvailableIpv6()),
-			}, yesNo(spec.GetAvoidBuggyIps()), words.Labels(spec.GetLabels()))
+			}, number(p.GetKept()), number(p.GetReserved()), allocation(spec.GetServiceAllocation()), quota(spec.GetQuota()),
+				words.Setting(time.Duration(spec.GetQuarantineNanos())), yesNo(spec.GetAvoidBuggyIps()), words.Labels(spec.GetLabels()))
+		})
+	}
+}
+
+// allocation says for which services a pool is.
+func allocation(a *logv1.ServiceAllocation) string {
+	if a == nil {
+		return "all"
+	}
+	var parts []string
+	if namespaces := namespacesOf(a); namespaces != "" {
+		parts = append(parts, "namespaces "+namespaces)
+	}
+	if len(a.GetServiceSelectors()) > 0 {
+		parts = append(parts, "services "+selectors(a.GetServiceSelectors()))
+	}
+	if len(parts) == 0 {
+		parts = append(parts, "all")
+	}
+	if a.GetPriority() > 0 {
+		parts = append(parts, fmt.Sprintf("priority %d", a.GetPriority()))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func namespacesOf(a *logv1.ServiceAllocation) string {
+	parts := slices.Clone(a.GetNamespaces())
+	for _, sel := range a.GetNamespaceSelectors() {
+		parts = append(parts, "{"+selector(sel)+"}")
+	}
+	return strings.Join(parts, " or ")
+}
+
+// quota gives "5 each, shop 9".
+func quota(q *logv1.Quota) string {
+	var parts []string
+	if q.GetPerNamespace() > 0 {
+		parts = append(parts, fmt.Sprintf("%d each", q.GetPerNamespace()))
+	}
+	for _, name := range words.SortedKeys(q.GetNamespaces()) {
+		parts = append(parts, fmt.Sprintf("%s %d", name, q.GetNamespaces()[name]))
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (a *app) reservationRows(s *section, list []*adminv1.ReservationStatus) {
+	s.found = len(list)
+	s.header = columns("NAME ADDRESSES FOR UNTIL HELD-BY", "LABELS")
+	slices.SortStableFunc(list, func(x, y *adminv1.ReservationStatus) int {
+		return byName(x.GetReservation().GetName(), y.GetReservation().GetName())
+	})
+	for _, r := range list {
+		s.add(reservationObject(r), func(t *table, wide bool) {
+			most := 2
+			if wide {
+				most = 1000
+			}
+			cells(t, wide, []string{
+				r.GetReservation().GetName(), words.Some(r.GetReservation().GetAddresses(), most), promisedTo(r.GetReservation()), until(r),
+				words.Some(holders(r), most),
+			}, words.Labels(r.GetReservation().GetLabels()))
+		})
+	}
+}
+
+func promisedTo(r *logv1.Reservation) string {
+	if r.GetServiceName() == "" {
+		return "nobody"
+	}
+	return r.GetServiceNamespace() + "/" + r.GetServiceName()
+}
+
+func until(r *adminv1.ReservationStatus) string {
+	switch {
+	case r.GetReservation().GetUntilUnixNano() == 0:
+		return "for ever"
+	case r.GetEnded():
+		return "over since " + moment(r.GetReservation().GetUntilUnixNano())
+	}
+	return moment(r.GetReservation().GetUntilUnixNano())
+}
+
+func holders(r *adminv1.ReservationStatus) []string {
+	var out []string
+	for _, h := range r.GetHolders() {
+		out = append(out, fmt.Sprintf("%s (%s)", h.GetService(), h.GetAddress()))
+	}
+	return out
+}
+
+func (a *app) namespaceRows(s *section, namespaces []*adminv1.NamespaceStatus) {
+	s.found = len(namespaces)
+	s.header = columns("NAME DECLARED SERVICES ADDRESSES LABELS", "")
+	slices.SortStableFunc(namespaces, func(x, y *adminv1.NamespaceStatus) int {
+		return byName(x.GetNamespace().GetName(), y.GetNamespace().GetName())
+	})
+	for _, n := range namespaces {
+		s.add(namespaceObject(n), func(t *table, wide bool) {
+			cells(t, wide, []string{
+				n.GetNamespace().GetName(), yesNo(n.GetDefined()), number(uint64(n.GetServices())), number(uint64(n.GetAddresses())),
+				words.Labels(n.GetNamespace().GetLabels()),
+			})
 		})
 	}
 }

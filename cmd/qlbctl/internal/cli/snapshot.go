@@ -52,6 +52,8 @@ type snapshotReport struct {
 	Addresses      int    `json:"addresses"`
 	Free           int    `json:"keptAddresses"`
 	Nodes          int    `json:"nodes"`
+	Namespaces     int    `json:"namespaces"`
+	Reservations   int    `json:"reservations"`
 }
 
 func newSnapshotReport(file string, h fsm.Header) snapshotReport {
@@ -59,7 +61,7 @@ func newSnapshotReport(file string, h fsm.Header) snapshotReport {
 		File: file, ClusterID: hex.EncodeToString(h.ClusterID[:]), ClusterVersion: h.ClusterVersion, Format: h.Format,
 		Revision: h.Revision, Time: moment(h.Time),
 		Pools: h.Counts.Pools, Advertisements: h.Counts.Advertisements, Services: h.Counts.Services,
-		Addresses: h.Counts.Addresses, Free: h.Counts.Free, Nodes: h.Counts.Nodes,
+		Addresses: h.Counts.Addresses, Free: h.Counts.Free, Nodes: h.Counts.Nodes, Namespaces: h.Counts.Namespaces, Reservations: h.Counts.Reservations,
 	}
 }
 

@@ -82,13 +82,19 @@ func addressEvent(ev *logv1.Event) (string, string) {
 	case *logv1.Event_AddressReleased:
 		e := f.AddressReleased
 		kept := ""
-		if e.GetKeptUntilUnixNano() != 0 {
+		switch {
+		case e.GetQuarantinedUntilUnixNano() != 0:
+			kept = ", for no other until " + Time(e.GetQuarantinedUntilUnixNano())
+		case e.GetKeptUntilUnixNano() != 0:
 			kept = ", kept for it until " + Time(e.GetKeptUntilUnixNano())
 		}
 		return Addr(e.GetAddress()), fmt.Sprintf("taken from service %s/%s%s", e.GetNamespace(), e.GetName(), kept)
 	case *logv1.Event_AllocationRefused:
 		e := f.AllocationRefused
-		if e.GetReason() == "" {
+		switch {
+		case e.GetReason() == "" && len(e.GetRefusals()) > 0:
+			return service(e.GetNamespace(), e.GetName()), "has what it needs and would take one more address: " + Refusal(e.GetRefusals()[0])
+		case e.GetReason() == "":
 			return service(e.GetNamespace(), e.GetName()), "has all addresses that it asks for"
 		}
 		return service(e.GetNamespace(), e.GetName()), "waits for an address: " + e.GetReason()
@@ -113,6 +119,23 @@ func intentEvent(ev *logv1.Event) (string, string) {
 		return service(s.GetNamespace(), s.GetName()), fmt.Sprintf("declared by %s: ports %s", OrNone(f.ServiceDeclared.GetSource()), Ports(s.GetPorts()))
 	case *logv1.Event_ServiceDeleted:
 		return service(f.ServiceDeleted.GetNamespace(), f.ServiceDeleted.GetName()), "deleted"
+	case *logv1.Event_NamespaceDefined:
+		n := f.NamespaceDefined.GetNamespace()
+		return "namespace " + n.GetName(), "declared: labels " + Labels(n.GetLabels())
+	case *logv1.Event_NamespaceDeleted:
+		return "namespace " + f.NamespaceDeleted.GetName(), "its labels deleted"
+	case *logv1.Event_ReservationDefined:
+		r := f.ReservationDefined.GetReservation()
+		whom := "held back"
+		if r.GetServiceName() != "" {
+			whom = "promised to " + service(r.GetServiceNamespace(), r.GetServiceName())
+		}
+		if r.GetUntilUnixNano() != 0 {
+			whom += " until " + Time(r.GetUntilUnixNano())
+		}
+		return "reservation " + r.GetName(), Some(r.GetAddresses(), 4) + " " + whom
+	case *logv1.Event_ReservationDeleted:
+		return "reservation " + f.ReservationDeleted.GetName(), "deleted"
 	case *logv1.Event_RestoreBegun:
 		e := f.RestoreBegun
 		return "group", fmt.Sprintf("reverts to revision %d of group %s", e.GetFromRevision(), Hex(e.GetFromClusterId(), 4))

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 )
@@ -185,8 +186,46 @@ func AllocationReason(r logv1.AllocationReason) string {
 		return "longest unused"
 	case logv1.AllocationReason_ALLOCATION_REASON_SHARED:
 		return "shared"
+	case logv1.AllocationReason_ALLOCATION_REASON_RESERVED:
+		return "reserved for it"
 	}
 	return fmt.Sprintf("reason %d of a newer version", r)
+}
+
+// RefusalReason says why a pool gives nothing, or an address cannot be had.
+func RefusalReason(r logv1.RefusalReason) string {
+	if r == logv1.RefusalReason_REFUSAL_REASON_UNSPECIFIED {
+		return None
+	}
+	if _, known := logv1.RefusalReason_name[int32(r)]; !known {
+		return fmt.Sprintf("reason %d of a newer version", r)
+	}
+	return allocator.Why(r).String()
+}
+
+// Refusal gives "pool p: IPv4: full" or "address 192.0.2.1: in use".
+func Refusal(r *logv1.Refusal) string {
+	subject := "pool " + r.GetPool()
+	switch {
+	case len(r.GetAddress()) > 0:
+		subject = "address " + Addr(r.GetAddress())
+	case r.GetPool() == "":
+		return RefusalReason(r.GetReason())
+	case r.GetFamily() != 0:
+		subject += ": " + Family(r.GetFamily())
+	}
+	return subject + ": " + RefusalReason(r.GetReason())
+}
+
+// Family gives "IPv4" or "IPv6".
+func Family(f logv1.IPFamily) string {
+	switch f {
+	case logv1.IPFamily_IP_FAMILY_IPV4:
+		return "IPv4"
+	case logv1.IPFamily_IP_FAMILY_IPV6:
+		return "IPv6"
+	}
+	return None
 }
 
 // DrainReason says who drained a node.

@@ -33,6 +33,8 @@ type Resource struct {
 	//	*Resource_Pool
 	//	*Resource_L2Advertisement
 	//	*Resource_Service
+	//	*Resource_Namespace
+	//	*Resource_Reservation
 	Kind          isResource_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -102,6 +104,24 @@ func (x *Resource) GetService() *v1.Service {
 	return nil
 }
 
+func (x *Resource) GetNamespace() *v1.Namespace {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_Namespace); ok {
+			return x.Namespace
+		}
+	}
+	return nil
+}
+
+func (x *Resource) GetReservation() *v1.Reservation {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_Reservation); ok {
+			return x.Reservation
+		}
+	}
+	return nil
+}
+
 type isResource_Kind interface {
 	isResource_Kind()
 }
@@ -118,11 +138,23 @@ type Resource_Service struct {
 	Service *v1.Service `protobuf:"bytes,3,opt,name=service,proto3,oneof"`
 }
 
+type Resource_Namespace struct {
+	Namespace *v1.Namespace `protobuf:"bytes,10,opt,name=namespace,proto3,oneof"`
+}
+
+type Resource_Reservation struct {
+	Reservation *v1.Reservation `protobuf:"bytes,11,opt,name=reservation,proto3,oneof"`
+}
+
 func (*Resource_Pool) isResource_Kind() {}
 
 func (*Resource_L2Advertisement) isResource_Kind() {}
 
 func (*Resource_Service) isResource_Kind() {}
+
+func (*Resource_Namespace) isResource_Kind() {}
+
+func (*Resource_Reservation) isResource_Kind() {}
 
 type ApplyRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -266,7 +298,9 @@ type ApplyResult struct {
 	// Addresses of a service, after the decision.
 	Addresses []string `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// Why it has fewer than it asks for.
-	Pending       string `protobuf:"bytes,5,opt,name=pending,proto3" json:"pending,omitempty"`
+	Pending string `protobuf:"bytes,5,opt,name=pending,proto3" json:"pending,omitempty"`
+	// The same for programs, pool by pool.
+	Refusals      []*v1.Refusal `protobuf:"bytes,10,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -336,6 +370,13 @@ func (x *ApplyResult) GetPending() string {
 	return ""
 }
 
+func (x *ApplyResult) GetRefusals() []*v1.Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
 type DeleteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Names []*ResourceName        `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
@@ -391,7 +432,8 @@ func (x *DeleteRequest) GetForce() bool {
 
 type ResourceName struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "IPAddressPool", "L2Advertisement" or "VirtualService".
+	// "IPAddressPool", "L2Advertisement", "VirtualService", "Namespace" or
+	// "Reservation".
 	Kind          string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Namespace     string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
@@ -505,7 +547,8 @@ func (x *DeleteResponse) GetExisted() []bool {
 
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Any of "pools", "l2advertisements", "services", "vips", "nodes", "members".
+	// Any of "pools", "l2advertisements", "services", "namespaces",
+	// "reservations", "vips", "nodes", "members".
 	Kinds []string `protobuf:"bytes,1,rep,name=kinds,proto3" json:"kinds,omitempty"`
 	// Only the one of this name ("namespace/name" for services).
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -595,6 +638,8 @@ type GetResponse struct {
 	Vips             []*VipStatus           `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
 	Nodes            []*NodeStatus          `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Members          []*MemberStatus        `protobuf:"bytes,7,rep,name=members,proto3" json:"members,omitempty"`
+	Namespaces       []*NamespaceStatus     `protobuf:"bytes,10,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	Reservations     []*ReservationStatus   `protobuf:"bytes,11,rep,name=reservations,proto3" json:"reservations,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -678,6 +723,204 @@ func (x *GetResponse) GetMembers() []*MemberStatus {
 	return nil
 }
 
+func (x *GetResponse) GetNamespaces() []*NamespaceStatus {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *GetResponse) GetReservations() []*ReservationStatus {
+	if x != nil {
+		return x.Reservations
+	}
+	return nil
+}
+
+type ReservationStatus struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Reservation *v1.Reservation        `protobuf:"bytes,1,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	// Its time is over.
+	Ended         bool      `protobuf:"varint,2,opt,name=ended,proto3" json:"ended,omitempty"`
+	Holders       []*Holder `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReservationStatus) Reset() {
+	*x = ReservationStatus{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReservationStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReservationStatus) ProtoMessage() {}
+
+func (x *ReservationStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReservationStatus.ProtoReflect.Descriptor instead.
+func (*ReservationStatus) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReservationStatus) GetReservation() *v1.Reservation {
+	if x != nil {
+		return x.Reservation
+	}
+	return nil
+}
+
+func (x *ReservationStatus) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+func (x *ReservationStatus) GetHolders() []*Holder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+// Holder is a service that has an address.
+type Holder struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// "namespace/name".
+	Service       string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holder) Reset() {
+	*x = Holder{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holder) ProtoMessage() {}
+
+func (x *Holder) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holder.ProtoReflect.Descriptor instead.
+func (*Holder) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Holder) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Holder) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+// NamespaceStatus is a namespace that is defined or has services.
+type NamespaceStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     *v1.Namespace          `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Defined       bool                   `protobuf:"varint,2,opt,name=defined,proto3" json:"defined,omitempty"`
+	Services      uint32                 `protobuf:"varint,3,opt,name=services,proto3" json:"services,omitempty"`
+	Addresses     uint32                 `protobuf:"varint,4,opt,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceStatus) Reset() {
+	*x = NamespaceStatus{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceStatus) ProtoMessage() {}
+
+func (x *NamespaceStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceStatus.ProtoReflect.Descriptor instead.
+func (*NamespaceStatus) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NamespaceStatus) GetNamespace() *v1.Namespace {
+	if x != nil {
+		return x.Namespace
+	}
+	return nil
+}
+
+func (x *NamespaceStatus) GetDefined() bool {
+	if x != nil {
+		return x.Defined
+	}
+	return false
+}
+
+func (x *NamespaceStatus) GetServices() uint32 {
+	if x != nil {
+		return x.Services
+	}
+	return 0
+}
+
+func (x *NamespaceStatus) GetAddresses() uint32 {
+	if x != nil {
+		return x.Addresses
+	}
+	return 0
+}
+
 type PoolStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pool          *v1.Pool               `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -686,13 +929,19 @@ type PoolStatus struct {
 	AssignedIpv6  uint64                 `protobuf:"varint,4,opt,name=assigned_ipv6,json=assignedIpv6,proto3" json:"assigned_ipv6,omitempty"`
 	// Clipped at 2^63-1.
 	AvailableIpv6 uint64 `protobuf:"varint,5,opt,name=available_ipv6,json=availableIpv6,proto3" json:"available_ipv6,omitempty"`
+	// Addresses in use, by the namespace of the services that have them.
+	Namespaces map[string]uint32 `protobuf:"bytes,11,rep,name=namespaces,proto3" json:"namespaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Free addresses that are kept for the service that had them, or in quarantine.
+	Kept uint64 `protobuf:"varint,12,opt,name=kept,proto3" json:"kept,omitempty"`
+	// Addresses that are promised or held back, at most 2^63-1.
+	Reserved      uint64 `protobuf:"varint,13,opt,name=reserved,proto3" json:"reserved,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +953,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +966,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PoolStatus) GetPool() *v1.Pool {
@@ -755,6 +1004,27 @@ func (x *PoolStatus) GetAvailableIpv6() uint64 {
 	return 0
 }
 
+func (x *PoolStatus) GetNamespaces() map[string]uint32 {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *PoolStatus) GetKept() uint64 {
+	if x != nil {
+		return x.Kept
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetReserved() uint64 {
+	if x != nil {
+		return x.Reserved
+	}
+	return 0
+}
+
 type ServiceStatus struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Service   *v1.Service            `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -763,13 +1033,15 @@ type ServiceStatus struct {
 	Pending          string `protobuf:"bytes,3,opt,name=pending,proto3" json:"pending,omitempty"`
 	DeclaredRevision uint64 `protobuf:"varint,4,opt,name=declared_revision,json=declaredRevision,proto3" json:"declared_revision,omitempty"`
 	DeclaredUnixNano int64  `protobuf:"varint,5,opt,name=declared_unix_nano,json=declaredUnixNano,proto3" json:"declared_unix_nano,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The same for programs, pool by pool.
+	Refusals      []*v1.Refusal `protobuf:"bytes,10,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceStatus) Reset() {
 	*x = ServiceStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +1053,7 @@ func (x *ServiceStatus) String() string {
 func (*ServiceStatus) ProtoMessage() {}
 
 func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +1066,7 @@ func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceStatus.ProtoReflect.Descriptor instead.
 func (*ServiceStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ServiceStatus) GetService() *v1.Service {
@@ -832,6 +1104,13 @@ func (x *ServiceStatus) GetDeclaredUnixNano() int64 {
 	return 0
 }
 
+func (x *ServiceStatus) GetRefusals() []*v1.Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
 type VipStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -858,7 +1137,7 @@ type VipStatus struct {
 
 func (x *VipStatus) Reset() {
 	*x = VipStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +1149,7 @@ func (x *VipStatus) String() string {
 func (*VipStatus) ProtoMessage() {}
 
 func (x *VipStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +1162,7 @@ func (x *VipStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipStatus.ProtoReflect.Descriptor instead.
 func (*VipStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VipStatus) GetAddress() string {
@@ -980,7 +1259,7 @@ type NodeAnnouncement struct {
 
 func (x *NodeAnnouncement) Reset() {
 	*x = NodeAnnouncement{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1271,7 @@ func (x *NodeAnnouncement) String() string {
 func (*NodeAnnouncement) ProtoMessage() {}
 
 func (x *NodeAnnouncement) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1284,7 @@ func (x *NodeAnnouncement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAnnouncement.ProtoReflect.Descriptor instead.
 func (*NodeAnnouncement) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NodeAnnouncement) GetNode() string {
@@ -1033,7 +1312,7 @@ type NodeEligibility struct {
 
 func (x *NodeEligibility) Reset() {
 	*x = NodeEligibility{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1324,7 @@ func (x *NodeEligibility) String() string {
 func (*NodeEligibility) ProtoMessage() {}
 
 func (x *NodeEligibility) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1337,7 @@ func (x *NodeEligibility) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeEligibility.ProtoReflect.Descriptor instead.
 func (*NodeEligibility) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NodeEligibility) GetNode() string {
@@ -1106,7 +1385,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1397,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1410,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -1244,7 +1523,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1535,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1548,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MemberStatus) GetId() string {
@@ -1351,7 +1630,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1642,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1655,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StatusRequest) GetStale() bool {
@@ -1414,7 +1693,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1705,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1718,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StatusResponse) GetClusterId() []byte {
@@ -1577,7 +1856,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1868,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1881,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DrainRequest) GetNode() string {
@@ -1623,7 +1902,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1914,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1927,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DrainResponse) GetRevision() uint64 {
@@ -1674,7 +1953,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1965,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1978,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UndrainRequest) GetNode() string {
@@ -1718,7 +1997,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +2009,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +2022,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UndrainResponse) GetRevision() uint64 {
@@ -1764,7 +2043,7 @@ type MoveRequest struct {
 
 func (x *MoveRequest) Reset() {
 	*x = MoveRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2055,7 @@ func (x *MoveRequest) String() string {
 func (*MoveRequest) ProtoMessage() {}
 
 func (x *MoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2068,7 @@ func (x *MoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
 func (*MoveRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MoveRequest) GetAddress() string {
@@ -1817,7 +2096,7 @@ type MoveResponse struct {
 
 func (x *MoveResponse) Reset() {
 	*x = MoveResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +2108,7 @@ func (x *MoveResponse) String() string {
 func (*MoveResponse) ProtoMessage() {}
 
 func (x *MoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +2121,7 @@ func (x *MoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveResponse.ProtoReflect.Descriptor instead.
 func (*MoveResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MoveResponse) GetRevision() uint64 {
@@ -1875,7 +2154,7 @@ type ForgetNodeRequest struct {
 
 func (x *ForgetNodeRequest) Reset() {
 	*x = ForgetNodeRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2166,7 @@ func (x *ForgetNodeRequest) String() string {
 func (*ForgetNodeRequest) ProtoMessage() {}
 
 func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2179,7 @@ func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeRequest.ProtoReflect.Descriptor instead.
 func (*ForgetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ForgetNodeRequest) GetNode() string {
@@ -1919,7 +2198,7 @@ type ForgetNodeResponse struct {
 
 func (x *ForgetNodeResponse) Reset() {
 	*x = ForgetNodeResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +2210,7 @@ func (x *ForgetNodeResponse) String() string {
 func (*ForgetNodeResponse) ProtoMessage() {}
 
 func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2223,7 @@ func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeResponse.ProtoReflect.Descriptor instead.
 func (*ForgetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ForgetNodeResponse) GetRevision() uint64 {
@@ -1963,7 +2242,7 @@ type SetLeaseTimesRequest struct {
 
 func (x *SetLeaseTimesRequest) Reset() {
 	*x = SetLeaseTimesRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2254,7 @@ func (x *SetLeaseTimesRequest) String() string {
 func (*SetLeaseTimesRequest) ProtoMessage() {}
 
 func (x *SetLeaseTimesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2267,7 @@ func (x *SetLeaseTimesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeaseTimesRequest.ProtoReflect.Descriptor instead.
 func (*SetLeaseTimesRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetLeaseTimesRequest) GetTimes() *v1.LeaseTimes {
@@ -2007,7 +2286,7 @@ type SetLeaseTimesResponse struct {
 
 func (x *SetLeaseTimesResponse) Reset() {
 	*x = SetLeaseTimesResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2298,7 @@ func (x *SetLeaseTimesResponse) String() string {
 func (*SetLeaseTimesResponse) ProtoMessage() {}
 
 func (x *SetLeaseTimesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2311,7 @@ func (x *SetLeaseTimesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeaseTimesResponse.ProtoReflect.Descriptor instead.
 func (*SetLeaseTimesResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetLeaseTimesResponse) GetRevision() uint64 {
@@ -2051,7 +2330,7 @@ type SetRetentionRequest struct {
 
 func (x *SetRetentionRequest) Reset() {
 	*x = SetRetentionRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2342,7 @@ func (x *SetRetentionRequest) String() string {
 func (*SetRetentionRequest) ProtoMessage() {}
 
 func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2355,7 @@ func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionRequest.ProtoReflect.Descriptor instead.
 func (*SetRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetRetentionRequest) GetRetentionNanos() int64 {
@@ -2095,7 +2374,7 @@ type SetRetentionResponse struct {
 
 func (x *SetRetentionResponse) Reset() {
 	*x = SetRetentionResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2386,7 @@ func (x *SetRetentionResponse) String() string {
 func (*SetRetentionResponse) ProtoMessage() {}
 
 func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2399,7 @@ func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionResponse.ProtoReflect.Descriptor instead.
 func (*SetRetentionResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SetRetentionResponse) GetRevision() uint64 {
@@ -2140,7 +2419,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2431,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2444,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ProbeRequest) GetAddress() string {
@@ -2191,7 +2470,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2482,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2495,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ProbeResponse) GetNodes() []*NodeProbe {
@@ -2237,7 +2516,7 @@ type NodeProbe struct {
 
 func (x *NodeProbe) Reset() {
 	*x = NodeProbe{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2528,7 @@ func (x *NodeProbe) String() string {
 func (*NodeProbe) ProtoMessage() {}
 
 func (x *NodeProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2541,7 @@ func (x *NodeProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProbe.ProtoReflect.Descriptor instead.
 func (*NodeProbe) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeProbe) GetNode() string {
@@ -2298,7 +2577,7 @@ type ProbeHit struct {
 
 func (x *ProbeHit) Reset() {
 	*x = ProbeHit{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2589,7 @@ func (x *ProbeHit) String() string {
 func (*ProbeHit) ProtoMessage() {}
 
 func (x *ProbeHit) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2602,7 @@ func (x *ProbeHit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeHit.ProtoReflect.Descriptor instead.
 func (*ProbeHit) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ProbeHit) GetMac() []byte {
@@ -2366,7 +2645,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2657,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2670,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *EventsRequest) GetSinceRevision() uint64 {
@@ -2456,7 +2735,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2747,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2760,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EventsResponse) GetRevision() uint64 {
@@ -2534,7 +2813,7 @@ type SnapshotSaveRequest struct {
 
 func (x *SnapshotSaveRequest) Reset() {
 	*x = SnapshotSaveRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +2825,7 @@ func (x *SnapshotSaveRequest) String() string {
 func (*SnapshotSaveRequest) ProtoMessage() {}
 
 func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +2838,7 @@ func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSaveRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SnapshotSaveRequest) GetStale() bool {
@@ -2592,7 +2871,7 @@ type SnapshotSaveResponse struct {
 
 func (x *SnapshotSaveResponse) Reset() {
 	*x = SnapshotSaveResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2883,7 @@ func (x *SnapshotSaveResponse) String() string {
 func (*SnapshotSaveResponse) ProtoMessage() {}
 
 func (x *SnapshotSaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2896,7 @@ func (x *SnapshotSaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSaveResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SnapshotSaveResponse) GetChunk() []byte {
@@ -2638,7 +2917,7 @@ type SnapshotRestoreRequest struct {
 
 func (x *SnapshotRestoreRequest) Reset() {
 	*x = SnapshotRestoreRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2929,7 @@ func (x *SnapshotRestoreRequest) String() string {
 func (*SnapshotRestoreRequest) ProtoMessage() {}
 
 func (x *SnapshotRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2942,7 @@ func (x *SnapshotRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRestoreRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SnapshotRestoreRequest) GetChunk() []byte {
@@ -2692,7 +2971,7 @@ type SnapshotRestoreResponse struct {
 
 func (x *SnapshotRestoreResponse) Reset() {
 	*x = SnapshotRestoreResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +2983,7 @@ func (x *SnapshotRestoreResponse) String() string {
 func (*SnapshotRestoreResponse) ProtoMessage() {}
 
 func (x *SnapshotRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,7 +2996,7 @@ func (x *SnapshotRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRestoreResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SnapshotRestoreResponse) GetRevision() uint64 {
@@ -2758,7 +3037,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2770,7 +3049,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2783,7 +3062,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AddMemberRequest) GetId() string {
@@ -2808,7 +3087,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +3099,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +3112,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 type RemoveMemberRequest struct {
@@ -2845,7 +3124,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2857,7 +3136,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2870,7 +3149,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -2888,7 +3167,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +3179,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +3192,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 type TransferLeadershipRequest struct {
@@ -2926,7 +3205,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2938,7 +3217,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2951,7 +3230,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -2970,7 +3249,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3261,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3274,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TransferLeadershipResponse) GetLeader() string {
@@ -3013,7 +3292,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3304,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3317,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 type VersionResponse struct {
@@ -3052,7 +3331,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3343,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3356,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3105,11 +3384,14 @@ var File_quorumlb_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1dquorumlb/admin/v1/admin.proto\x12\x11quorumlb.admin.v1\x1a\x19quorumlb/log/v1/log.proto\x1a\x1equorumlb/log/v1/resource.proto\x1a!quorumlb/speaker/v1/speaker.proto\"\xc4\x01\n" +
+	"\x1dquorumlb/admin/v1/admin.proto\x12\x11quorumlb.admin.v1\x1a\x19quorumlb/log/v1/log.proto\x1a\x1equorumlb/log/v1/resource.proto\x1a!quorumlb/speaker/v1/speaker.proto\"\xc2\x02\n" +
 	"\bResource\x12+\n" +
 	"\x04pool\x18\x01 \x01(\v2\x15.quorumlb.log.v1.PoolH\x00R\x04pool\x12M\n" +
 	"\x10l2_advertisement\x18\x02 \x01(\v2 .quorumlb.log.v1.L2AdvertisementH\x00R\x0fl2Advertisement\x124\n" +
-	"\aservice\x18\x03 \x01(\v2\x18.quorumlb.log.v1.ServiceH\x00R\aserviceB\x06\n" +
+	"\aservice\x18\x03 \x01(\v2\x18.quorumlb.log.v1.ServiceH\x00R\aservice\x12:\n" +
+	"\tnamespace\x18\n" +
+	" \x01(\v2\x1a.quorumlb.log.v1.NamespaceH\x00R\tnamespace\x12@\n" +
+	"\vreservation\x18\v \x01(\v2\x1c.quorumlb.log.v1.ReservationH\x00R\vreservationB\x06\n" +
 	"\x04kind\"\xb0\x01\n" +
 	"\fApplyRequest\x129\n" +
 	"\tresources\x18\x01 \x03(\v2\x1b.quorumlb.admin.v1.ResourceR\tresources\x12\x17\n" +
@@ -3121,13 +3403,15 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"generation\"e\n" +
 	"\rApplyResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x128\n" +
-	"\aresults\x18\x02 \x03(\v2\x1e.quorumlb.admin.v1.ApplyResultR\aresults\"\x85\x01\n" +
+	"\aresults\x18\x02 \x03(\v2\x1e.quorumlb.admin.v1.ApplyResultR\aresults\"\xbb\x01\n" +
 	"\vApplyResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06result\x18\x03 \x01(\tR\x06result\x12\x1c\n" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x18\n" +
-	"\apending\x18\x05 \x01(\tR\apending\"\\\n" +
+	"\apending\x18\x05 \x01(\tR\apending\x124\n" +
+	"\brefusals\x18\n" +
+	" \x03(\v2\x18.quorumlb.log.v1.RefusalR\brefusals\"\\\n" +
 	"\rDeleteRequest\x125\n" +
 	"\x05names\x18\x01 \x03(\v2\x1f.quorumlb.admin.v1.ResourceNameR\x05names\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"T\n" +
@@ -3146,7 +3430,7 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\vat_revision\x18\x04 \x01(\x04R\n" +
 	"atRevision\x12 \n" +
 	"\fat_unix_nano\x18\x05 \x01(\x03R\n" +
-	"atUnixNano\"\x8d\x03\n" +
+	"atUnixNano\"\x9b\x04\n" +
 	"\vGetResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x123\n" +
 	"\x05pools\x18\x02 \x03(\v2\x1d.quorumlb.admin.v1.PoolStatusR\x05pools\x12M\n" +
@@ -3154,20 +3438,47 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\bservices\x18\x04 \x03(\v2 .quorumlb.admin.v1.ServiceStatusR\bservices\x120\n" +
 	"\x04vips\x18\x05 \x03(\v2\x1c.quorumlb.admin.v1.VipStatusR\x04vips\x123\n" +
 	"\x05nodes\x18\x06 \x03(\v2\x1d.quorumlb.admin.v1.NodeStatusR\x05nodes\x129\n" +
-	"\amembers\x18\a \x03(\v2\x1f.quorumlb.admin.v1.MemberStatusR\amembers\"\xcf\x01\n" +
+	"\amembers\x18\a \x03(\v2\x1f.quorumlb.admin.v1.MemberStatusR\amembers\x12B\n" +
+	"\n" +
+	"namespaces\x18\n" +
+	" \x03(\v2\".quorumlb.admin.v1.NamespaceStatusR\n" +
+	"namespaces\x12H\n" +
+	"\freservations\x18\v \x03(\v2$.quorumlb.admin.v1.ReservationStatusR\freservations\"\x9e\x01\n" +
+	"\x11ReservationStatus\x12>\n" +
+	"\vreservation\x18\x01 \x01(\v2\x1c.quorumlb.log.v1.ReservationR\vreservation\x12\x14\n" +
+	"\x05ended\x18\x02 \x01(\bR\x05ended\x123\n" +
+	"\aholders\x18\x03 \x03(\v2\x19.quorumlb.admin.v1.HolderR\aholders\"<\n" +
+	"\x06Holder\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\"\x9f\x01\n" +
+	"\x0fNamespaceStatus\x128\n" +
+	"\tnamespace\x18\x01 \x01(\v2\x1a.quorumlb.log.v1.NamespaceR\tnamespace\x12\x18\n" +
+	"\adefined\x18\x02 \x01(\bR\adefined\x12\x1a\n" +
+	"\bservices\x18\x03 \x01(\rR\bservices\x12\x1c\n" +
+	"\taddresses\x18\x04 \x01(\rR\taddresses\"\x8d\x03\n" +
 	"\n" +
 	"PoolStatus\x12)\n" +
 	"\x04pool\x18\x01 \x01(\v2\x15.quorumlb.log.v1.PoolR\x04pool\x12#\n" +
 	"\rassigned_ipv4\x18\x02 \x01(\x04R\fassignedIpv4\x12%\n" +
 	"\x0eavailable_ipv4\x18\x03 \x01(\x04R\ravailableIpv4\x12#\n" +
 	"\rassigned_ipv6\x18\x04 \x01(\x04R\fassignedIpv6\x12%\n" +
-	"\x0eavailable_ipv6\x18\x05 \x01(\x04R\ravailableIpv6\"\xd6\x01\n" +
+	"\x0eavailable_ipv6\x18\x05 \x01(\x04R\ravailableIpv6\x12M\n" +
+	"\n" +
+	"namespaces\x18\v \x03(\v2-.quorumlb.admin.v1.PoolStatus.NamespacesEntryR\n" +
+	"namespaces\x12\x12\n" +
+	"\x04kept\x18\f \x01(\x04R\x04kept\x12\x1a\n" +
+	"\breserved\x18\r \x01(\x04R\breserved\x1a=\n" +
+	"\x0fNamespacesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\x8c\x02\n" +
 	"\rServiceStatus\x122\n" +
 	"\aservice\x18\x01 \x01(\v2\x18.quorumlb.log.v1.ServiceR\aservice\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x18\n" +
 	"\apending\x18\x03 \x01(\tR\apending\x12+\n" +
 	"\x11declared_revision\x18\x04 \x01(\x04R\x10declaredRevision\x12,\n" +
-	"\x12declared_unix_nano\x18\x05 \x01(\x03R\x10declaredUnixNano\"\xf6\x03\n" +
+	"\x12declared_unix_nano\x18\x05 \x01(\x03R\x10declaredUnixNano\x124\n" +
+	"\brefusals\x18\n" +
+	" \x03(\v2\x18.quorumlb.log.v1.RefusalR\brefusals\"\xf6\x03\n" +
 	"\tVipStatus\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x1a\n" +
@@ -3368,7 +3679,7 @@ func file_quorumlb_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_quorumlb_admin_v1_admin_proto_rawDescData
 }
 
-var file_quorumlb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_quorumlb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_quorumlb_admin_v1_admin_proto_goTypes = []any{
 	(*Resource)(nil),                   // 0: quorumlb.admin.v1.Resource
 	(*ApplyRequest)(nil),               // 1: quorumlb.admin.v1.ApplyRequest
@@ -3379,127 +3690,144 @@ var file_quorumlb_admin_v1_admin_proto_goTypes = []any{
 	(*DeleteResponse)(nil),             // 6: quorumlb.admin.v1.DeleteResponse
 	(*GetRequest)(nil),                 // 7: quorumlb.admin.v1.GetRequest
 	(*GetResponse)(nil),                // 8: quorumlb.admin.v1.GetResponse
-	(*PoolStatus)(nil),                 // 9: quorumlb.admin.v1.PoolStatus
-	(*ServiceStatus)(nil),              // 10: quorumlb.admin.v1.ServiceStatus
-	(*VipStatus)(nil),                  // 11: quorumlb.admin.v1.VipStatus
-	(*NodeAnnouncement)(nil),           // 12: quorumlb.admin.v1.NodeAnnouncement
-	(*NodeEligibility)(nil),            // 13: quorumlb.admin.v1.NodeEligibility
-	(*NodeStatus)(nil),                 // 14: quorumlb.admin.v1.NodeStatus
-	(*MemberStatus)(nil),               // 15: quorumlb.admin.v1.MemberStatus
-	(*StatusRequest)(nil),              // 16: quorumlb.admin.v1.StatusRequest
-	(*StatusResponse)(nil),             // 17: quorumlb.admin.v1.StatusResponse
-	(*DrainRequest)(nil),               // 18: quorumlb.admin.v1.DrainRequest
-	(*DrainResponse)(nil),              // 19: quorumlb.admin.v1.DrainResponse
-	(*UndrainRequest)(nil),             // 20: quorumlb.admin.v1.UndrainRequest
-	(*UndrainResponse)(nil),            // 21: quorumlb.admin.v1.UndrainResponse
-	(*MoveRequest)(nil),                // 22: quorumlb.admin.v1.MoveRequest
-	(*MoveResponse)(nil),               // 23: quorumlb.admin.v1.MoveResponse
-	(*ForgetNodeRequest)(nil),          // 24: quorumlb.admin.v1.ForgetNodeRequest
-	(*ForgetNodeResponse)(nil),         // 25: quorumlb.admin.v1.ForgetNodeResponse
-	(*SetLeaseTimesRequest)(nil),       // 26: quorumlb.admin.v1.SetLeaseTimesRequest
-	(*SetLeaseTimesResponse)(nil),      // 27: quorumlb.admin.v1.SetLeaseTimesResponse
-	(*SetRetentionRequest)(nil),        // 28: quorumlb.admin.v1.SetRetentionRequest
-	(*SetRetentionResponse)(nil),       // 29: quorumlb.admin.v1.SetRetentionResponse
-	(*ProbeRequest)(nil),               // 30: quorumlb.admin.v1.ProbeRequest
-	(*ProbeResponse)(nil),              // 31: quorumlb.admin.v1.ProbeResponse
-	(*NodeProbe)(nil),                  // 32: quorumlb.admin.v1.NodeProbe
-	(*ProbeHit)(nil),                   // 33: quorumlb.admin.v1.ProbeHit
-	(*EventsRequest)(nil),              // 34: quorumlb.admin.v1.EventsRequest
-	(*EventsResponse)(nil),             // 35: quorumlb.admin.v1.EventsResponse
-	(*SnapshotSaveRequest)(nil),        // 36: quorumlb.admin.v1.SnapshotSaveRequest
-	(*SnapshotSaveResponse)(nil),       // 37: quorumlb.admin.v1.SnapshotSaveResponse
-	(*SnapshotRestoreRequest)(nil),     // 38: quorumlb.admin.v1.SnapshotRestoreRequest
-	(*SnapshotRestoreResponse)(nil),    // 39: quorumlb.admin.v1.SnapshotRestoreResponse
-	(*AddMemberRequest)(nil),           // 40: quorumlb.admin.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 41: quorumlb.admin.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 42: quorumlb.admin.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 43: quorumlb.admin.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 44: quorumlb.admin.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 45: quorumlb.admin.v1.TransferLeadershipResponse
-	(*VersionRequest)(nil),             // 46: quorumlb.admin.v1.VersionRequest
-	(*VersionResponse)(nil),            // 47: quorumlb.admin.v1.VersionResponse
-	nil,                                // 48: quorumlb.admin.v1.NodeStatus.LabelsEntry
-	(*v1.Pool)(nil),                    // 49: quorumlb.log.v1.Pool
-	(*v1.L2Advertisement)(nil),         // 50: quorumlb.log.v1.L2Advertisement
-	(*v1.Service)(nil),                 // 51: quorumlb.log.v1.Service
-	(v1.OwnerReason)(0),                // 52: quorumlb.log.v1.OwnerReason
-	(v1.ControlLoss)(0),                // 53: quorumlb.log.v1.ControlLoss
-	(*v11.VipStatus)(nil),              // 54: quorumlb.speaker.v1.VipStatus
-	(*v1.Link)(nil),                    // 55: quorumlb.log.v1.Link
-	(v1.DrainReason)(0),                // 56: quorumlb.log.v1.DrainReason
-	(*v1.LeaseTimes)(nil),              // 57: quorumlb.log.v1.LeaseTimes
-	(*v1.Event)(nil),                   // 58: quorumlb.log.v1.Event
+	(*ReservationStatus)(nil),          // 9: quorumlb.admin.v1.ReservationStatus
+	(*Holder)(nil),                     // 10: quorumlb.admin.v1.Holder
+	(*NamespaceStatus)(nil),            // 11: quorumlb.admin.v1.NamespaceStatus
+	(*PoolStatus)(nil),                 // 12: quorumlb.admin.v1.PoolStatus
+	(*ServiceStatus)(nil),              // 13: quorumlb.admin.v1.ServiceStatus
+	(*VipStatus)(nil),                  // 14: quorumlb.admin.v1.VipStatus
+	(*NodeAnnouncement)(nil),           // 15: quorumlb.admin.v1.NodeAnnouncement
+	(*NodeEligibility)(nil),            // 16: quorumlb.admin.v1.NodeEligibility
+	(*NodeStatus)(nil),                 // 17: quorumlb.admin.v1.NodeStatus
+	(*MemberStatus)(nil),               // 18: quorumlb.admin.v1.MemberStatus
+	(*StatusRequest)(nil),              // 19: quorumlb.admin.v1.StatusRequest
+	(*StatusResponse)(nil),             // 20: quorumlb.admin.v1.StatusResponse
+	(*DrainRequest)(nil),               // 21: quorumlb.admin.v1.DrainRequest
+	(*DrainResponse)(nil),              // 22: quorumlb.admin.v1.DrainResponse
+	(*UndrainRequest)(nil),             // 23: quorumlb.admin.v1.UndrainRequest
+	(*UndrainResponse)(nil),            // 24: quorumlb.admin.v1.UndrainResponse
+	(*MoveRequest)(nil),                // 25: quorumlb.admin.v1.MoveRequest
+	(*MoveResponse)(nil),               // 26: quorumlb.admin.v1.MoveResponse
+	(*ForgetNodeRequest)(nil),          // 27: quorumlb.admin.v1.ForgetNodeRequest
+	(*ForgetNodeResponse)(nil),         // 28: quorumlb.admin.v1.ForgetNodeResponse
+	(*SetLeaseTimesRequest)(nil),       // 29: quorumlb.admin.v1.SetLeaseTimesRequest
+	(*SetLeaseTimesResponse)(nil),      // 30: quorumlb.admin.v1.SetLeaseTimesResponse
+	(*SetRetentionRequest)(nil),        // 31: quorumlb.admin.v1.SetRetentionRequest
+	(*SetRetentionResponse)(nil),       // 32: quorumlb.admin.v1.SetRetentionResponse
+	(*ProbeRequest)(nil),               // 33: quorumlb.admin.v1.ProbeRequest
+	(*ProbeResponse)(nil),              // 34: quorumlb.admin.v1.ProbeResponse
+	(*NodeProbe)(nil),                  // 35: quorumlb.admin.v1.NodeProbe
+	(*ProbeHit)(nil),                   // 36: quorumlb.admin.v1.ProbeHit
+	(*EventsRequest)(nil),              // 37: quorumlb.admin.v1.EventsRequest
+	(*EventsResponse)(nil),             // 38: quorumlb.admin.v1.EventsResponse
+	(*SnapshotSaveRequest)(nil),        // 39: quorumlb.admin.v1.SnapshotSaveRequest
+	(*SnapshotSaveResponse)(nil),       // 40: quorumlb.admin.v1.SnapshotSaveResponse
+	(*SnapshotRestoreRequest)(nil),     // 41: quorumlb.admin.v1.SnapshotRestoreRequest
+	(*SnapshotRestoreResponse)(nil),    // 42: quorumlb.admin.v1.SnapshotRestoreResponse
+	(*AddMemberRequest)(nil),           // 43: quorumlb.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 44: quorumlb.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 45: quorumlb.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 46: quorumlb.admin.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 47: quorumlb.admin.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 48: quorumlb.admin.v1.TransferLeadershipResponse
+	(*VersionRequest)(nil),             // 49: quorumlb.admin.v1.VersionRequest
+	(*VersionResponse)(nil),            // 50: quorumlb.admin.v1.VersionResponse
+	nil,                                // 51: quorumlb.admin.v1.PoolStatus.NamespacesEntry
+	nil,                                // 52: quorumlb.admin.v1.NodeStatus.LabelsEntry
+	(*v1.Pool)(nil),                    // 53: quorumlb.log.v1.Pool
+	(*v1.L2Advertisement)(nil),         // 54: quorumlb.log.v1.L2Advertisement
+	(*v1.Service)(nil),                 // 55: quorumlb.log.v1.Service
+	(*v1.Namespace)(nil),               // 56: quorumlb.log.v1.Namespace
+	(*v1.Reservation)(nil),             // 57: quorumlb.log.v1.Reservation
+	(*v1.Refusal)(nil),                 // 58: quorumlb.log.v1.Refusal
+	(v1.OwnerReason)(0),                // 59: quorumlb.log.v1.OwnerReason
+	(v1.ControlLoss)(0),                // 60: quorumlb.log.v1.ControlLoss
+	(*v11.VipStatus)(nil),              // 61: quorumlb.speaker.v1.VipStatus
+	(*v1.Link)(nil),                    // 62: quorumlb.log.v1.Link
+	(v1.DrainReason)(0),                // 63: quorumlb.log.v1.DrainReason
+	(*v1.LeaseTimes)(nil),              // 64: quorumlb.log.v1.LeaseTimes
+	(*v1.Event)(nil),                   // 65: quorumlb.log.v1.Event
 }
 var file_quorumlb_admin_v1_admin_proto_depIdxs = []int32{
-	49, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
-	50, // 1: quorumlb.admin.v1.Resource.l2_advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	51, // 2: quorumlb.admin.v1.Resource.service:type_name -> quorumlb.log.v1.Service
-	0,  // 3: quorumlb.admin.v1.ApplyRequest.resources:type_name -> quorumlb.admin.v1.Resource
-	3,  // 4: quorumlb.admin.v1.ApplyResponse.results:type_name -> quorumlb.admin.v1.ApplyResult
-	5,  // 5: quorumlb.admin.v1.DeleteRequest.names:type_name -> quorumlb.admin.v1.ResourceName
-	9,  // 6: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
-	50, // 7: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
-	10, // 8: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
-	11, // 9: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
-	14, // 10: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
-	15, // 11: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	49, // 12: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
-	51, // 13: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
-	52, // 14: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
-	12, // 15: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
-	53, // 16: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	13, // 17: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
-	54, // 18: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
-	48, // 19: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
-	55, // 20: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
-	56, // 21: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
-	57, // 22: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	15, // 23: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	57, // 24: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
-	32, // 25: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
-	33, // 26: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
-	58, // 27: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
-	1,  // 28: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
-	4,  // 29: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
-	7,  // 30: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
-	16, // 31: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
-	18, // 32: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
-	20, // 33: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
-	22, // 34: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
-	24, // 35: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
-	26, // 36: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
-	28, // 37: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
-	30, // 38: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
-	34, // 39: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
-	36, // 40: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
-	38, // 41: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
-	40, // 42: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
-	42, // 43: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
-	44, // 44: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
-	46, // 45: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
-	2,  // 46: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
-	6,  // 47: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
-	8,  // 48: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
-	17, // 49: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
-	19, // 50: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
-	21, // 51: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
-	23, // 52: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
-	25, // 53: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
-	27, // 54: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
-	29, // 55: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
-	31, // 56: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
-	35, // 57: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
-	37, // 58: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
-	39, // 59: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
-	41, // 60: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
-	43, // 61: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
-	45, // 62: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
-	47, // 63: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
-	46, // [46:64] is the sub-list for method output_type
-	28, // [28:46] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	53, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
+	54, // 1: quorumlb.admin.v1.Resource.l2_advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	55, // 2: quorumlb.admin.v1.Resource.service:type_name -> quorumlb.log.v1.Service
+	56, // 3: quorumlb.admin.v1.Resource.namespace:type_name -> quorumlb.log.v1.Namespace
+	57, // 4: quorumlb.admin.v1.Resource.reservation:type_name -> quorumlb.log.v1.Reservation
+	0,  // 5: quorumlb.admin.v1.ApplyRequest.resources:type_name -> quorumlb.admin.v1.Resource
+	3,  // 6: quorumlb.admin.v1.ApplyResponse.results:type_name -> quorumlb.admin.v1.ApplyResult
+	58, // 7: quorumlb.admin.v1.ApplyResult.refusals:type_name -> quorumlb.log.v1.Refusal
+	5,  // 8: quorumlb.admin.v1.DeleteRequest.names:type_name -> quorumlb.admin.v1.ResourceName
+	12, // 9: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
+	54, // 10: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
+	13, // 11: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
+	14, // 12: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
+	17, // 13: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
+	18, // 14: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
+	11, // 15: quorumlb.admin.v1.GetResponse.namespaces:type_name -> quorumlb.admin.v1.NamespaceStatus
+	9,  // 16: quorumlb.admin.v1.GetResponse.reservations:type_name -> quorumlb.admin.v1.ReservationStatus
+	57, // 17: quorumlb.admin.v1.ReservationStatus.reservation:type_name -> quorumlb.log.v1.Reservation
+	10, // 18: quorumlb.admin.v1.ReservationStatus.holders:type_name -> quorumlb.admin.v1.Holder
+	56, // 19: quorumlb.admin.v1.NamespaceStatus.namespace:type_name -> quorumlb.log.v1.Namespace
+	53, // 20: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
+	51, // 21: quorumlb.admin.v1.PoolStatus.namespaces:type_name -> quorumlb.admin.v1.PoolStatus.NamespacesEntry
+	55, // 22: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
+	58, // 23: quorumlb.admin.v1.ServiceStatus.refusals:type_name -> quorumlb.log.v1.Refusal
+	59, // 24: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
+	15, // 25: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
+	60, // 26: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	16, // 27: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
+	61, // 28: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
+	52, // 29: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
+	62, // 30: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
+	63, // 31: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
+	64, // 32: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	18, // 33: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
+	64, // 34: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
+	35, // 35: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
+	36, // 36: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
+	65, // 37: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
+	1,  // 38: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
+	4,  // 39: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
+	7,  // 40: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
+	19, // 41: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
+	21, // 42: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
+	23, // 43: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
+	25, // 44: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
+	27, // 45: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
+	29, // 46: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
+	31, // 47: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
+	33, // 48: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
+	37, // 49: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
+	39, // 50: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
+	41, // 51: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
+	43, // 52: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
+	45, // 53: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
+	47, // 54: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
+	49, // 55: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
+	2,  // 56: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
+	6,  // 57: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
+	8,  // 58: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
+	20, // 59: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
+	22, // 60: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
+	24, // 61: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
+	26, // 62: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
+	28, // 63: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
+	30, // 64: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
+	32, // 65: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
+	34, // 66: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
+	38, // 67: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
+	40, // 68: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
+	42, // 69: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
+	44, // 70: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
+	46, // 71: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
+	48, // 72: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
+	50, // 73: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
+	56, // [56:74] is the sub-list for method output_type
+	38, // [38:56] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_admin_v1_admin_proto_init() }
@@ -3511,6 +3839,8 @@ func file_quorumlb_admin_v1_admin_proto_init() {
 		(*Resource_Pool)(nil),
 		(*Resource_L2Advertisement)(nil),
 		(*Resource_Service)(nil),
+		(*Resource_Namespace)(nil),
+		(*Resource_Reservation)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3518,7 +3848,7 @@ func file_quorumlb_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_admin_v1_admin_proto_rawDesc), len(file_quorumlb_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,8 @@ const (
 	AllocationReason_ALLOCATION_REASON_REUSED AllocationReason = 4
 	// Joined the services that share the address.
 	AllocationReason_ALLOCATION_REASON_SHARED AllocationReason = 5
+	// Reserved for the service.
+	AllocationReason_ALLOCATION_REASON_RESERVED AllocationReason = 6
 )
 
 // Enum value maps for AllocationReason.
@@ -50,6 +52,7 @@ var (
 		3: "ALLOCATION_REASON_FRESH",
 		4: "ALLOCATION_REASON_REUSED",
 		5: "ALLOCATION_REASON_SHARED",
+		6: "ALLOCATION_REASON_RESERVED",
 	}
 	AllocationReason_value = map[string]int32{
 		"ALLOCATION_REASON_UNSPECIFIED": 0,
@@ -58,6 +61,7 @@ var (
 		"ALLOCATION_REASON_FRESH":       3,
 		"ALLOCATION_REASON_REUSED":      4,
 		"ALLOCATION_REASON_SHARED":      5,
+		"ALLOCATION_REASON_RESERVED":    6,
 	}
 )
 
@@ -86,6 +90,121 @@ func (x AllocationReason) Number() protoreflect.EnumNumber {
 // Deprecated: Use AllocationReason.Descriptor instead.
 func (AllocationReason) EnumDescriptor() ([]byte, []int) {
 	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{0}
+}
+
+type RefusalReason int32
+
+const (
+	RefusalReason_REFUSAL_REASON_UNSPECIFIED RefusalReason = 0
+	// What the service asks for is no address.
+	RefusalReason_REFUSAL_REASON_NOT_AN_ADDRESS RefusalReason = 1
+	// No pool has the address asked for.
+	RefusalReason_REFUSAL_REASON_IN_NO_POOL RefusalReason = 2
+	// The address asked for is not in the pool asked for.
+	RefusalReason_REFUSAL_REASON_IN_OTHER_POOL RefusalReason = 3
+	// The address asked for ends in .0 or .255, and its pool avoids those.
+	RefusalReason_REFUSAL_REASON_BUGGY_ADDRESS RefusalReason = 4
+	// Another service has the address, and they share no key.
+	RefusalReason_REFUSAL_REASON_IN_USE RefusalReason = 5
+	// A service with the same sharing key uses one of the ports.
+	RefusalReason_REFUSAL_REASON_PORT_TAKEN RefusalReason = 6
+	// externalTrafficPolicy differs from that of those who share the address.
+	RefusalReason_REFUSAL_REASON_POLICY_DIFFERS RefusalReason = 7
+	// The service does not ask for the address's family.
+	RefusalReason_REFUSAL_REASON_FAMILY_NOT_WANTED RefusalReason = 8
+	// There are no pools.
+	RefusalReason_REFUSAL_REASON_NO_POOLS RefusalReason = 9
+	// The pool asked for does not exist.
+	RefusalReason_REFUSAL_REASON_NO_SUCH_POOL RefusalReason = 10
+	// The pool gives only to those who ask for it.
+	RefusalReason_REFUSAL_REASON_MANUAL_ONLY RefusalReason = 11
+	// The pool's serviceAllocation is not for the service.
+	RefusalReason_REFUSAL_REASON_NOT_SELECTED RefusalReason = 12
+	// The pool has no addresses of the family.
+	RefusalReason_REFUSAL_REASON_NO_FAMILY RefusalReason = 13
+	// All addresses of the family are in use.
+	RefusalReason_REFUSAL_REASON_FULL RefusalReason = 14
+	// All free addresses of the family are kept for services that had them.
+	RefusalReason_REFUSAL_REASON_KEPT RefusalReason = 15
+	// The address asked for, or all that is free, is reserved.
+	RefusalReason_REFUSAL_REASON_RESERVED RefusalReason = 16
+	// The namespace has as many addresses of the pool as it may.
+	RefusalReason_REFUSAL_REASON_QUOTA RefusalReason = 17
+	// The address asked for was given up lately by another service.
+	RefusalReason_REFUSAL_REASON_QUARANTINED RefusalReason = 18
+)
+
+// Enum value maps for RefusalReason.
+var (
+	RefusalReason_name = map[int32]string{
+		0:  "REFUSAL_REASON_UNSPECIFIED",
+		1:  "REFUSAL_REASON_NOT_AN_ADDRESS",
+		2:  "REFUSAL_REASON_IN_NO_POOL",
+		3:  "REFUSAL_REASON_IN_OTHER_POOL",
+		4:  "REFUSAL_REASON_BUGGY_ADDRESS",
+		5:  "REFUSAL_REASON_IN_USE",
+		6:  "REFUSAL_REASON_PORT_TAKEN",
+		7:  "REFUSAL_REASON_POLICY_DIFFERS",
+		8:  "REFUSAL_REASON_FAMILY_NOT_WANTED",
+		9:  "REFUSAL_REASON_NO_POOLS",
+		10: "REFUSAL_REASON_NO_SUCH_POOL",
+		11: "REFUSAL_REASON_MANUAL_ONLY",
+		12: "REFUSAL_REASON_NOT_SELECTED",
+		13: "REFUSAL_REASON_NO_FAMILY",
+		14: "REFUSAL_REASON_FULL",
+		15: "REFUSAL_REASON_KEPT",
+		16: "REFUSAL_REASON_RESERVED",
+		17: "REFUSAL_REASON_QUOTA",
+		18: "REFUSAL_REASON_QUARANTINED",
+	}
+	RefusalReason_value = map[string]int32{
+		"REFUSAL_REASON_UNSPECIFIED":       0,
+		"REFUSAL_REASON_NOT_AN_ADDRESS":    1,
+		"REFUSAL_REASON_IN_NO_POOL":        2,
+		"REFUSAL_REASON_IN_OTHER_POOL":     3,
+		"REFUSAL_REASON_BUGGY_ADDRESS":     4,
+		"REFUSAL_REASON_IN_USE":            5,
+		"REFUSAL_REASON_PORT_TAKEN":        6,
+		"REFUSAL_REASON_POLICY_DIFFERS":    7,
+		"REFUSAL_REASON_FAMILY_NOT_WANTED": 8,
+		"REFUSAL_REASON_NO_POOLS":          9,
+		"REFUSAL_REASON_NO_SUCH_POOL":      10,
+		"REFUSAL_REASON_MANUAL_ONLY":       11,
+		"REFUSAL_REASON_NOT_SELECTED":      12,
+		"REFUSAL_REASON_NO_FAMILY":         13,
+		"REFUSAL_REASON_FULL":              14,
+		"REFUSAL_REASON_KEPT":              15,
+		"REFUSAL_REASON_RESERVED":          16,
+		"REFUSAL_REASON_QUOTA":             17,
+		"REFUSAL_REASON_QUARANTINED":       18,
+	}
+)
+
+func (x RefusalReason) Enum() *RefusalReason {
+	p := new(RefusalReason)
+	*p = x
+	return p
+}
+
+func (x RefusalReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RefusalReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_quorumlb_log_v1_log_proto_enumTypes[1].Descriptor()
+}
+
+func (RefusalReason) Type() protoreflect.EnumType {
+	return &file_quorumlb_log_v1_log_proto_enumTypes[1]
+}
+
+func (x RefusalReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RefusalReason.Descriptor instead.
+func (RefusalReason) EnumDescriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{1}
 }
 
 type DrainReason int32
@@ -122,11 +241,11 @@ func (x DrainReason) String() string {
 }
 
 func (DrainReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_log_proto_enumTypes[1].Descriptor()
+	return file_quorumlb_log_v1_log_proto_enumTypes[2].Descriptor()
 }
 
 func (DrainReason) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_log_proto_enumTypes[1]
+	return &file_quorumlb_log_v1_log_proto_enumTypes[2]
 }
 
 func (x DrainReason) Number() protoreflect.EnumNumber {
@@ -135,7 +254,7 @@ func (x DrainReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DrainReason.Descriptor instead.
 func (DrainReason) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{1}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{2}
 }
 
 type OwnerReason int32
@@ -198,11 +317,11 @@ func (x OwnerReason) String() string {
 }
 
 func (OwnerReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_log_proto_enumTypes[2].Descriptor()
+	return file_quorumlb_log_v1_log_proto_enumTypes[3].Descriptor()
 }
 
 func (OwnerReason) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_log_proto_enumTypes[2]
+	return &file_quorumlb_log_v1_log_proto_enumTypes[3]
 }
 
 func (x OwnerReason) Number() protoreflect.EnumNumber {
@@ -211,7 +330,7 @@ func (x OwnerReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OwnerReason.Descriptor instead.
 func (OwnerReason) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{2}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{3}
 }
 
 // Batch is the content of one Raft log entry.
@@ -316,6 +435,10 @@ type Event struct {
 	//	*Event_AdvertisementDeleted
 	//	*Event_ServiceDeclared
 	//	*Event_ServiceDeleted
+	//	*Event_NamespaceDefined
+	//	*Event_NamespaceDeleted
+	//	*Event_ReservationDefined
+	//	*Event_ReservationDeleted
 	//	*Event_AddressAllocated
 	//	*Event_AddressReleased
 	//	*Event_AllocationRefused
@@ -467,6 +590,42 @@ func (x *Event) GetServiceDeleted() *ServiceDeleted {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_ServiceDeleted); ok {
 			return x.ServiceDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetNamespaceDefined() *NamespaceDefined {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_NamespaceDefined); ok {
+			return x.NamespaceDefined
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetNamespaceDeleted() *NamespaceDeleted {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_NamespaceDeleted); ok {
+			return x.NamespaceDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetReservationDefined() *ReservationDefined {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_ReservationDefined); ok {
+			return x.ReservationDefined
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetReservationDeleted() *ReservationDeleted {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_ReservationDeleted); ok {
+			return x.ReservationDeleted
 		}
 	}
 	return nil
@@ -669,6 +828,22 @@ type Event_ServiceDeleted struct {
 	ServiceDeleted *ServiceDeleted `protobuf:"bytes,25,opt,name=service_deleted,json=serviceDeleted,proto3,oneof"`
 }
 
+type Event_NamespaceDefined struct {
+	NamespaceDefined *NamespaceDefined `protobuf:"bytes,26,opt,name=namespace_defined,json=namespaceDefined,proto3,oneof"`
+}
+
+type Event_NamespaceDeleted struct {
+	NamespaceDeleted *NamespaceDeleted `protobuf:"bytes,27,opt,name=namespace_deleted,json=namespaceDeleted,proto3,oneof"`
+}
+
+type Event_ReservationDefined struct {
+	ReservationDefined *ReservationDefined `protobuf:"bytes,28,opt,name=reservation_defined,json=reservationDefined,proto3,oneof"`
+}
+
+type Event_ReservationDeleted struct {
+	ReservationDeleted *ReservationDeleted `protobuf:"bytes,29,opt,name=reservation_deleted,json=reservationDeleted,proto3,oneof"`
+}
+
 type Event_AddressAllocated struct {
 	AddressAllocated *AddressAllocated `protobuf:"bytes,30,opt,name=address_allocated,json=addressAllocated,proto3,oneof"`
 }
@@ -756,6 +931,14 @@ func (*Event_AdvertisementDeleted) isEvent_Fact() {}
 func (*Event_ServiceDeclared) isEvent_Fact() {}
 
 func (*Event_ServiceDeleted) isEvent_Fact() {}
+
+func (*Event_NamespaceDefined) isEvent_Fact() {}
+
+func (*Event_NamespaceDeleted) isEvent_Fact() {}
+
+func (*Event_ReservationDefined) isEvent_Fact() {}
+
+func (*Event_ReservationDeleted) isEvent_Fact() {}
 
 func (*Event_AddressAllocated) isEvent_Fact() {}
 
@@ -1334,6 +1517,182 @@ func (x *ServiceDeleted) GetName() string {
 	return ""
 }
 
+type NamespaceDefined struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     *Namespace             `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceDefined) Reset() {
+	*x = NamespaceDefined{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceDefined) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceDefined) ProtoMessage() {}
+
+func (x *NamespaceDefined) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceDefined.ProtoReflect.Descriptor instead.
+func (*NamespaceDefined) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *NamespaceDefined) GetNamespace() *Namespace {
+	if x != nil {
+		return x.Namespace
+	}
+	return nil
+}
+
+type NamespaceDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamespaceDeleted) Reset() {
+	*x = NamespaceDeleted{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamespaceDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamespaceDeleted) ProtoMessage() {}
+
+func (x *NamespaceDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamespaceDeleted.ProtoReflect.Descriptor instead.
+func (*NamespaceDeleted) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *NamespaceDeleted) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ReservationDefined struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reservation   *Reservation           `protobuf:"bytes,1,opt,name=reservation,proto3" json:"reservation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReservationDefined) Reset() {
+	*x = ReservationDefined{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReservationDefined) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReservationDefined) ProtoMessage() {}
+
+func (x *ReservationDefined) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReservationDefined.ProtoReflect.Descriptor instead.
+func (*ReservationDefined) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReservationDefined) GetReservation() *Reservation {
+	if x != nil {
+		return x.Reservation
+	}
+	return nil
+}
+
+type ReservationDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReservationDeleted) Reset() {
+	*x = ReservationDeleted{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReservationDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReservationDeleted) ProtoMessage() {}
+
+func (x *ReservationDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReservationDeleted.ProtoReflect.Descriptor instead.
+func (*ReservationDeleted) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ReservationDeleted) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // The service has the address from now on. Several services may share one.
 type AddressAllocated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1349,7 +1708,7 @@ type AddressAllocated struct {
 
 func (x *AddressAllocated) Reset() {
 	*x = AddressAllocated{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[13]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1720,7 @@ func (x *AddressAllocated) String() string {
 func (*AddressAllocated) ProtoMessage() {}
 
 func (x *AddressAllocated) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[13]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1733,7 @@ func (x *AddressAllocated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressAllocated.ProtoReflect.Descriptor instead.
 func (*AddressAllocated) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AddressAllocated) GetAddress() []byte {
@@ -1420,13 +1779,15 @@ type AddressReleased struct {
 	Namespace         string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Name              string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	KeptUntilUnixNano int64                  `protobuf:"varint,4,opt,name=kept_until_unix_nano,json=keptUntilUnixNano,proto3" json:"kept_until_unix_nano,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// No other service gets it before, not even on request.
+	QuarantinedUntilUnixNano int64 `protobuf:"varint,5,opt,name=quarantined_until_unix_nano,json=quarantinedUntilUnixNano,proto3" json:"quarantined_until_unix_nano,omitempty"`
+	unknownFields            protoimpl.UnknownFields
+	sizeCache                protoimpl.SizeCache
 }
 
 func (x *AddressReleased) Reset() {
 	*x = AddressReleased{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[14]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1799,7 @@ func (x *AddressReleased) String() string {
 func (*AddressReleased) ProtoMessage() {}
 
 func (x *AddressReleased) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[14]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1812,7 @@ func (x *AddressReleased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressReleased.ProtoReflect.Descriptor instead.
 func (*AddressReleased) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddressReleased) GetAddress() []byte {
@@ -1482,20 +1843,30 @@ func (x *AddressReleased) GetKeptUntilUnixNano() int64 {
 	return 0
 }
 
+func (x *AddressReleased) GetQuarantinedUntilUnixNano() int64 {
+	if x != nil {
+		return x.QuarantinedUntilUnixNano
+	}
+	return 0
+}
+
 // Why a declared service has fewer addresses than it asks for. Written when
 // the reason changes; an empty reason clears it.
 type AllocationRefused struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Reason    string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The same for programs: what each pool, or each address asked for, lacks.
+	// With an empty reason: what would be taken as well, but is not missed.
+	Refusals      []*Refusal `protobuf:"bytes,4,rep,name=refusals,proto3" json:"refusals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AllocationRefused) Reset() {
 	*x = AllocationRefused{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1878,7 @@ func (x *AllocationRefused) String() string {
 func (*AllocationRefused) ProtoMessage() {}
 
 func (x *AllocationRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[15]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1891,7 @@ func (x *AllocationRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocationRefused.ProtoReflect.Descriptor instead.
 func (*AllocationRefused) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AllocationRefused) GetNamespace() string {
@@ -1542,6 +1913,86 @@ func (x *AllocationRefused) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *AllocationRefused) GetRefusals() []*Refusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+// Refusal says why a pool gives nothing to a service, or an address asked for
+// cannot be had.
+type Refusal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty when it is about an address, or when there is no pool.
+	Pool   string        `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Reason RefusalReason `protobuf:"varint,2,opt,name=reason,proto3,enum=quorumlb.log.v1.RefusalReason" json:"reason,omitempty"`
+	// Family that is missing.
+	Family IPFamily `protobuf:"varint,3,opt,name=family,proto3,enum=quorumlb.log.v1.IPFamily" json:"family,omitempty"`
+	// The address asked for, 4 or 16 bytes.
+	Address       []byte `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Refusal) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *Refusal) GetReason() RefusalReason {
+	if x != nil {
+		return x.Reason
+	}
+	return RefusalReason_REFUSAL_REASON_UNSPECIFIED
+}
+
+func (x *Refusal) GetFamily() IPFamily {
+	if x != nil {
+		return x.Family
+	}
+	return IPFamily_IP_FAMILY_UNSPECIFIED
+}
+
+func (x *Refusal) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
 }
 
 // A speaker process has been admitted. The session's id is the revision of
@@ -1566,7 +2017,7 @@ type SessionOpened struct {
 
 func (x *SessionOpened) Reset() {
 	*x = SessionOpened{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +2029,7 @@ func (x *SessionOpened) String() string {
 func (*SessionOpened) ProtoMessage() {}
 
 func (x *SessionOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[16]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +2042,7 @@ func (x *SessionOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOpened.ProtoReflect.Descriptor instead.
 func (*SessionOpened) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SessionOpened) GetNode() string {
@@ -1654,7 +2105,7 @@ type SessionClosed struct {
 
 func (x *SessionClosed) Reset() {
 	*x = SessionClosed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +2117,7 @@ func (x *SessionClosed) String() string {
 func (*SessionClosed) ProtoMessage() {}
 
 func (x *SessionClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[17]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +2130,7 @@ func (x *SessionClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionClosed.ProtoReflect.Descriptor instead.
 func (*SessionClosed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SessionClosed) GetNode() string {
@@ -1707,7 +2158,7 @@ type SessionExpired struct {
 
 func (x *SessionExpired) Reset() {
 	*x = SessionExpired{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +2170,7 @@ func (x *SessionExpired) String() string {
 func (*SessionExpired) ProtoMessage() {}
 
 func (x *SessionExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[18]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +2183,7 @@ func (x *SessionExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionExpired.ProtoReflect.Descriptor instead.
 func (*SessionExpired) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SessionExpired) GetNode() string {
@@ -1763,7 +2214,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +2226,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[19]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +2239,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{19}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Link) GetName() string {
@@ -1829,7 +2280,7 @@ type NodeLinksChanged struct {
 
 func (x *NodeLinksChanged) Reset() {
 	*x = NodeLinksChanged{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +2292,7 @@ func (x *NodeLinksChanged) String() string {
 func (*NodeLinksChanged) ProtoMessage() {}
 
 func (x *NodeLinksChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[20]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +2305,7 @@ func (x *NodeLinksChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLinksChanged.ProtoReflect.Descriptor instead.
 func (*NodeLinksChanged) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{20}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NodeLinksChanged) GetNode() string {
@@ -1882,7 +2333,7 @@ type NodeDrained struct {
 
 func (x *NodeDrained) Reset() {
 	*x = NodeDrained{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +2345,7 @@ func (x *NodeDrained) String() string {
 func (*NodeDrained) ProtoMessage() {}
 
 func (x *NodeDrained) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[21]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2358,7 @@ func (x *NodeDrained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDrained.ProtoReflect.Descriptor instead.
 func (*NodeDrained) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{21}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NodeDrained) GetNode() string {
@@ -1933,7 +2384,7 @@ type NodeUndrained struct {
 
 func (x *NodeUndrained) Reset() {
 	*x = NodeUndrained{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2396,7 @@ func (x *NodeUndrained) String() string {
 func (*NodeUndrained) ProtoMessage() {}
 
 func (x *NodeUndrained) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[22]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2409,7 @@ func (x *NodeUndrained) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUndrained.ProtoReflect.Descriptor instead.
 func (*NodeUndrained) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{22}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NodeUndrained) GetNode() string {
@@ -1978,7 +2429,7 @@ type NodeForgotten struct {
 
 func (x *NodeForgotten) Reset() {
 	*x = NodeForgotten{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2441,7 @@ func (x *NodeForgotten) String() string {
 func (*NodeForgotten) ProtoMessage() {}
 
 func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2454,7 @@ func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeForgotten.ProtoReflect.Descriptor instead.
 func (*NodeForgotten) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeForgotten) GetNode() string {
@@ -2027,7 +2478,7 @@ type OwnerReleased struct {
 
 func (x *OwnerReleased) Reset() {
 	*x = OwnerReleased{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2490,7 @@ func (x *OwnerReleased) String() string {
 func (*OwnerReleased) ProtoMessage() {}
 
 func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2503,7 @@ func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerReleased.ProtoReflect.Descriptor instead.
 func (*OwnerReleased) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *OwnerReleased) GetAddress() []byte {
@@ -2097,7 +2548,7 @@ type OwnerAssigned struct {
 
 func (x *OwnerAssigned) Reset() {
 	*x = OwnerAssigned{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2560,7 @@ func (x *OwnerAssigned) String() string {
 func (*OwnerAssigned) ProtoMessage() {}
 
 func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2573,7 @@ func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerAssigned.ProtoReflect.Descriptor instead.
 func (*OwnerAssigned) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *OwnerAssigned) GetAddress() []byte {
@@ -2159,7 +2610,7 @@ type AnnounceFailed struct {
 
 func (x *AnnounceFailed) Reset() {
 	*x = AnnounceFailed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2622,7 @@ func (x *AnnounceFailed) String() string {
 func (*AnnounceFailed) ProtoMessage() {}
 
 func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2635,7 @@ func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceFailed.ProtoReflect.Descriptor instead.
 func (*AnnounceFailed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AnnounceFailed) GetAddress() []byte {
@@ -2225,7 +2676,7 @@ type AnnounceRecovered struct {
 
 func (x *AnnounceRecovered) Reset() {
 	*x = AnnounceRecovered{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2688,7 @@ func (x *AnnounceRecovered) String() string {
 func (*AnnounceRecovered) ProtoMessage() {}
 
 func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2701,7 @@ func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRecovered.ProtoReflect.Descriptor instead.
 func (*AnnounceRecovered) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AnnounceRecovered) GetAddress() []byte {
@@ -2279,7 +2730,7 @@ type AddressConflictObserved struct {
 
 func (x *AddressConflictObserved) Reset() {
 	*x = AddressConflictObserved{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2742,7 @@ func (x *AddressConflictObserved) String() string {
 func (*AddressConflictObserved) ProtoMessage() {}
 
 func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2755,7 @@ func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictObserved.ProtoReflect.Descriptor instead.
 func (*AddressConflictObserved) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AddressConflictObserved) GetAddress() []byte {
@@ -2337,7 +2788,7 @@ type AddressConflictCleared struct {
 
 func (x *AddressConflictCleared) Reset() {
 	*x = AddressConflictCleared{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2800,7 @@ func (x *AddressConflictCleared) String() string {
 func (*AddressConflictCleared) ProtoMessage() {}
 
 func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2813,7 @@ func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictCleared.ProtoReflect.Descriptor instead.
 func (*AddressConflictCleared) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AddressConflictCleared) GetAddress() []byte {
@@ -2384,7 +2835,7 @@ type RestoreBegun struct {
 
 func (x *RestoreBegun) Reset() {
 	*x = RestoreBegun{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2847,7 @@ func (x *RestoreBegun) String() string {
 func (*RestoreBegun) ProtoMessage() {}
 
 func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2860,7 @@ func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegun.ProtoReflect.Descriptor instead.
 func (*RestoreBegun) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RestoreBegun) GetFromRevision() uint64 {
@@ -2436,7 +2887,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04prev\x18\x02 \x01(\fR\x04prev\x12$\n" +
 	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06actors\x18\x04 \x03(\tR\x06actors\x12.\n" +
-	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xff\x10\n" +
+	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xd3\x13\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\rR\x05actor\x12J\n" +
 	"\x0fcluster_founded\x18\n" +
@@ -2450,6 +2901,10 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x15advertisement_deleted\x18\x17 \x01(\v2%.quorumlb.log.v1.AdvertisementDeletedH\x00R\x14advertisementDeleted\x12M\n" +
 	"\x10service_declared\x18\x18 \x01(\v2 .quorumlb.log.v1.ServiceDeclaredH\x00R\x0fserviceDeclared\x12J\n" +
 	"\x0fservice_deleted\x18\x19 \x01(\v2\x1f.quorumlb.log.v1.ServiceDeletedH\x00R\x0eserviceDeleted\x12P\n" +
+	"\x11namespace_defined\x18\x1a \x01(\v2!.quorumlb.log.v1.NamespaceDefinedH\x00R\x10namespaceDefined\x12P\n" +
+	"\x11namespace_deleted\x18\x1b \x01(\v2!.quorumlb.log.v1.NamespaceDeletedH\x00R\x10namespaceDeleted\x12V\n" +
+	"\x13reservation_defined\x18\x1c \x01(\v2#.quorumlb.log.v1.ReservationDefinedH\x00R\x12reservationDefined\x12V\n" +
+	"\x13reservation_deleted\x18\x1d \x01(\v2#.quorumlb.log.v1.ReservationDeletedH\x00R\x12reservationDeleted\x12P\n" +
 	"\x11address_allocated\x18\x1e \x01(\v2!.quorumlb.log.v1.AddressAllocatedH\x00R\x10addressAllocated\x12M\n" +
 	"\x10address_released\x18\x1f \x01(\v2 .quorumlb.log.v1.AddressReleasedH\x00R\x0faddressReleased\x12S\n" +
 	"\x12allocation_refused\x18  \x01(\v2\".quorumlb.log.v1.AllocationRefusedH\x00R\x11allocationRefused\x12G\n" +
@@ -2499,22 +2954,37 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"generation\"B\n" +
 	"\x0eServiceDeleted\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xad\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"L\n" +
+	"\x10NamespaceDefined\x128\n" +
+	"\tnamespace\x18\x01 \x01(\v2\x1a.quorumlb.log.v1.NamespaceR\tnamespace\"&\n" +
+	"\x10NamespaceDeleted\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"T\n" +
+	"\x12ReservationDefined\x12>\n" +
+	"\vreservation\x18\x01 \x01(\v2\x1c.quorumlb.log.v1.ReservationR\vreservation\"(\n" +
+	"\x12ReservationDeleted\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xad\x01\n" +
 	"\x10AddressAllocated\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x12\n" +
 	"\x04pool\x18\x04 \x01(\tR\x04pool\x129\n" +
-	"\x06reason\x18\x05 \x01(\x0e2!.quorumlb.log.v1.AllocationReasonR\x06reason\"\x8e\x01\n" +
+	"\x06reason\x18\x05 \x01(\x0e2!.quorumlb.log.v1.AllocationReasonR\x06reason\"\xcd\x01\n" +
 	"\x0fAddressReleased\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12/\n" +
-	"\x14kept_until_unix_nano\x18\x04 \x01(\x03R\x11keptUntilUnixNano\"]\n" +
+	"\x14kept_until_unix_nano\x18\x04 \x01(\x03R\x11keptUntilUnixNano\x12=\n" +
+	"\x1bquarantined_until_unix_nano\x18\x05 \x01(\x03R\x18quarantinedUntilUnixNano\"\x93\x01\n" +
 	"\x11AllocationRefused\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xb9\x02\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x124\n" +
+	"\brefusals\x18\x04 \x03(\v2\x18.quorumlb.log.v1.RefusalR\brefusals\"\xa2\x01\n" +
+	"\aRefusal\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x126\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1e.quorumlb.log.v1.RefusalReasonR\x06reason\x121\n" +
+	"\x06family\x18\x03 \x01(\x0e2\x19.quorumlb.log.v1.IPFamilyR\x06family\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\fR\aaddress\"\xb9\x02\n" +
 	"\rSessionOpened\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\fR\aprocess\x12 \n" +
@@ -2572,14 +3042,36 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\"[\n" +
 	"\fRestoreBegun\x12#\n" +
 	"\rfrom_revision\x18\x01 \x01(\x04R\ffromRevision\x12&\n" +
-	"\x0ffrom_cluster_id\x18\x02 \x01(\fR\rfromClusterId*\xcf\x01\n" +
+	"\x0ffrom_cluster_id\x18\x02 \x01(\fR\rfromClusterId*\xef\x01\n" +
 	"\x10AllocationReason\x12!\n" +
 	"\x1dALLOCATION_REASON_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bALLOCATION_REASON_REQUESTED\x10\x01\x12\x1e\n" +
 	"\x1aALLOCATION_REASON_RETAINED\x10\x02\x12\x1b\n" +
 	"\x17ALLOCATION_REASON_FRESH\x10\x03\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_REUSED\x10\x04\x12\x1c\n" +
-	"\x18ALLOCATION_REASON_SHARED\x10\x05*[\n" +
+	"\x18ALLOCATION_REASON_SHARED\x10\x05\x12\x1e\n" +
+	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xde\x04\n" +
+	"\rRefusalReason\x12\x1e\n" +
+	"\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12!\n" +
+	"\x1dREFUSAL_REASON_NOT_AN_ADDRESS\x10\x01\x12\x1d\n" +
+	"\x19REFUSAL_REASON_IN_NO_POOL\x10\x02\x12 \n" +
+	"\x1cREFUSAL_REASON_IN_OTHER_POOL\x10\x03\x12 \n" +
+	"\x1cREFUSAL_REASON_BUGGY_ADDRESS\x10\x04\x12\x19\n" +
+	"\x15REFUSAL_REASON_IN_USE\x10\x05\x12\x1d\n" +
+	"\x19REFUSAL_REASON_PORT_TAKEN\x10\x06\x12!\n" +
+	"\x1dREFUSAL_REASON_POLICY_DIFFERS\x10\a\x12$\n" +
+	" REFUSAL_REASON_FAMILY_NOT_WANTED\x10\b\x12\x1b\n" +
+	"\x17REFUSAL_REASON_NO_POOLS\x10\t\x12\x1f\n" +
+	"\x1bREFUSAL_REASON_NO_SUCH_POOL\x10\n" +
+	"\x12\x1e\n" +
+	"\x1aREFUSAL_REASON_MANUAL_ONLY\x10\v\x12\x1f\n" +
+	"\x1bREFUSAL_REASON_NOT_SELECTED\x10\f\x12\x1c\n" +
+	"\x18REFUSAL_REASON_NO_FAMILY\x10\r\x12\x17\n" +
+	"\x13REFUSAL_REASON_FULL\x10\x0e\x12\x17\n" +
+	"\x13REFUSAL_REASON_KEPT\x10\x0f\x12\x1b\n" +
+	"\x17REFUSAL_REASON_RESERVED\x10\x10\x12\x18\n" +
+	"\x14REFUSAL_REASON_QUOTA\x10\x11\x12\x1e\n" +
+	"\x1aREFUSAL_REASON_QUARANTINED\x10\x12*[\n" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +
@@ -2611,93 +3103,111 @@ func file_quorumlb_log_v1_log_proto_rawDescGZIP() []byte {
 	return file_quorumlb_log_v1_log_proto_rawDescData
 }
 
-var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(AllocationReason)(0),           // 0: quorumlb.log.v1.AllocationReason
-	(DrainReason)(0),                // 1: quorumlb.log.v1.DrainReason
-	(OwnerReason)(0),                // 2: quorumlb.log.v1.OwnerReason
-	(*Batch)(nil),                   // 3: quorumlb.log.v1.Batch
-	(*Event)(nil),                   // 4: quorumlb.log.v1.Event
-	(*ClusterFounded)(nil),          // 5: quorumlb.log.v1.ClusterFounded
-	(*ClusterVersionRaised)(nil),    // 6: quorumlb.log.v1.ClusterVersionRaised
-	(*LeaseTimes)(nil),              // 7: quorumlb.log.v1.LeaseTimes
-	(*LeaseTimesSet)(nil),           // 8: quorumlb.log.v1.LeaseTimesSet
-	(*RetentionSet)(nil),            // 9: quorumlb.log.v1.RetentionSet
-	(*PoolDefined)(nil),             // 10: quorumlb.log.v1.PoolDefined
-	(*PoolDeleted)(nil),             // 11: quorumlb.log.v1.PoolDeleted
-	(*AdvertisementDefined)(nil),    // 12: quorumlb.log.v1.AdvertisementDefined
-	(*AdvertisementDeleted)(nil),    // 13: quorumlb.log.v1.AdvertisementDeleted
-	(*ServiceDeclared)(nil),         // 14: quorumlb.log.v1.ServiceDeclared
-	(*ServiceDeleted)(nil),          // 15: quorumlb.log.v1.ServiceDeleted
-	(*AddressAllocated)(nil),        // 16: quorumlb.log.v1.AddressAllocated
-	(*AddressReleased)(nil),         // 17: quorumlb.log.v1.AddressReleased
-	(*AllocationRefused)(nil),       // 18: quorumlb.log.v1.AllocationRefused
-	(*SessionOpened)(nil),           // 19: quorumlb.log.v1.SessionOpened
-	(*SessionClosed)(nil),           // 20: quorumlb.log.v1.SessionClosed
-	(*SessionExpired)(nil),          // 21: quorumlb.log.v1.SessionExpired
-	(*Link)(nil),                    // 22: quorumlb.log.v1.Link
-	(*NodeLinksChanged)(nil),        // 23: quorumlb.log.v1.NodeLinksChanged
-	(*NodeDrained)(nil),             // 24: quorumlb.log.v1.NodeDrained
-	(*NodeUndrained)(nil),           // 25: quorumlb.log.v1.NodeUndrained
-	(*NodeForgotten)(nil),           // 26: quorumlb.log.v1.NodeForgotten
-	(*OwnerReleased)(nil),           // 27: quorumlb.log.v1.OwnerReleased
-	(*OwnerAssigned)(nil),           // 28: quorumlb.log.v1.OwnerAssigned
-	(*AnnounceFailed)(nil),          // 29: quorumlb.log.v1.AnnounceFailed
-	(*AnnounceRecovered)(nil),       // 30: quorumlb.log.v1.AnnounceRecovered
-	(*AddressConflictObserved)(nil), // 31: quorumlb.log.v1.AddressConflictObserved
-	(*AddressConflictCleared)(nil),  // 32: quorumlb.log.v1.AddressConflictCleared
-	(*RestoreBegun)(nil),            // 33: quorumlb.log.v1.RestoreBegun
-	nil,                             // 34: quorumlb.log.v1.SessionOpened.LabelsEntry
-	(*Pool)(nil),                    // 35: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),         // 36: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),                 // 37: quorumlb.log.v1.Service
+	(RefusalReason)(0),              // 1: quorumlb.log.v1.RefusalReason
+	(DrainReason)(0),                // 2: quorumlb.log.v1.DrainReason
+	(OwnerReason)(0),                // 3: quorumlb.log.v1.OwnerReason
+	(*Batch)(nil),                   // 4: quorumlb.log.v1.Batch
+	(*Event)(nil),                   // 5: quorumlb.log.v1.Event
+	(*ClusterFounded)(nil),          // 6: quorumlb.log.v1.ClusterFounded
+	(*ClusterVersionRaised)(nil),    // 7: quorumlb.log.v1.ClusterVersionRaised
+	(*LeaseTimes)(nil),              // 8: quorumlb.log.v1.LeaseTimes
+	(*LeaseTimesSet)(nil),           // 9: quorumlb.log.v1.LeaseTimesSet
+	(*RetentionSet)(nil),            // 10: quorumlb.log.v1.RetentionSet
+	(*PoolDefined)(nil),             // 11: quorumlb.log.v1.PoolDefined
+	(*PoolDeleted)(nil),             // 12: quorumlb.log.v1.PoolDeleted
+	(*AdvertisementDefined)(nil),    // 13: quorumlb.log.v1.AdvertisementDefined
+	(*AdvertisementDeleted)(nil),    // 14: quorumlb.log.v1.AdvertisementDeleted
+	(*ServiceDeclared)(nil),         // 15: quorumlb.log.v1.ServiceDeclared
+	(*ServiceDeleted)(nil),          // 16: quorumlb.log.v1.ServiceDeleted
+	(*NamespaceDefined)(nil),        // 17: quorumlb.log.v1.NamespaceDefined
+	(*NamespaceDeleted)(nil),        // 18: quorumlb.log.v1.NamespaceDeleted
+	(*ReservationDefined)(nil),      // 19: quorumlb.log.v1.ReservationDefined
+	(*ReservationDeleted)(nil),      // 20: quorumlb.log.v1.ReservationDeleted
+	(*AddressAllocated)(nil),        // 21: quorumlb.log.v1.AddressAllocated
+	(*AddressReleased)(nil),         // 22: quorumlb.log.v1.AddressReleased
+	(*AllocationRefused)(nil),       // 23: quorumlb.log.v1.AllocationRefused
+	(*Refusal)(nil),                 // 24: quorumlb.log.v1.Refusal
+	(*SessionOpened)(nil),           // 25: quorumlb.log.v1.SessionOpened
+	(*SessionClosed)(nil),           // 26: quorumlb.log.v1.SessionClosed
+	(*SessionExpired)(nil),          // 27: quorumlb.log.v1.SessionExpired
+	(*Link)(nil),                    // 28: quorumlb.log.v1.Link
+	(*NodeLinksChanged)(nil),        // 29: quorumlb.log.v1.NodeLinksChanged
+	(*NodeDrained)(nil),             // 30: quorumlb.log.v1.NodeDrained
+	(*NodeUndrained)(nil),           // 31: quorumlb.log.v1.NodeUndrained
+	(*NodeForgotten)(nil),           // 32: quorumlb.log.v1.NodeForgotten
+	(*OwnerReleased)(nil),           // 33: quorumlb.log.v1.OwnerReleased
+	(*OwnerAssigned)(nil),           // 34: quorumlb.log.v1.OwnerAssigned
+	(*AnnounceFailed)(nil),          // 35: quorumlb.log.v1.AnnounceFailed
+	(*AnnounceRecovered)(nil),       // 36: quorumlb.log.v1.AnnounceRecovered
+	(*AddressConflictObserved)(nil), // 37: quorumlb.log.v1.AddressConflictObserved
+	(*AddressConflictCleared)(nil),  // 38: quorumlb.log.v1.AddressConflictCleared
+	(*RestoreBegun)(nil),            // 39: quorumlb.log.v1.RestoreBegun
+	nil,                             // 40: quorumlb.log.v1.SessionOpened.LabelsEntry
+	(*Pool)(nil),                    // 41: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),         // 42: quorumlb.log.v1.L2Advertisement
+	(*Service)(nil),                 // 43: quorumlb.log.v1.Service
+	(*Namespace)(nil),               // 44: quorumlb.log.v1.Namespace
+	(*Reservation)(nil),             // 45: quorumlb.log.v1.Reservation
+	(IPFamily)(0),                   // 46: quorumlb.log.v1.IPFamily
 }
 var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
-	4,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
-	5,  // 1: quorumlb.log.v1.Event.cluster_founded:type_name -> quorumlb.log.v1.ClusterFounded
-	6,  // 2: quorumlb.log.v1.Event.cluster_version_raised:type_name -> quorumlb.log.v1.ClusterVersionRaised
-	8,  // 3: quorumlb.log.v1.Event.lease_times_set:type_name -> quorumlb.log.v1.LeaseTimesSet
-	9,  // 4: quorumlb.log.v1.Event.retention_set:type_name -> quorumlb.log.v1.RetentionSet
-	10, // 5: quorumlb.log.v1.Event.pool_defined:type_name -> quorumlb.log.v1.PoolDefined
-	11, // 6: quorumlb.log.v1.Event.pool_deleted:type_name -> quorumlb.log.v1.PoolDeleted
-	12, // 7: quorumlb.log.v1.Event.advertisement_defined:type_name -> quorumlb.log.v1.AdvertisementDefined
-	13, // 8: quorumlb.log.v1.Event.advertisement_deleted:type_name -> quorumlb.log.v1.AdvertisementDeleted
-	14, // 9: quorumlb.log.v1.Event.service_declared:type_name -> quorumlb.log.v1.ServiceDeclared
-	15, // 10: quorumlb.log.v1.Event.service_deleted:type_name -> quorumlb.log.v1.ServiceDeleted
-	16, // 11: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
-	17, // 12: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
-	18, // 13: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
-	19, // 14: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
-	20, // 15: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
-	21, // 16: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
-	23, // 17: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
-	24, // 18: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
-	25, // 19: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
-	26, // 20: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
-	27, // 21: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
-	28, // 22: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
-	29, // 23: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
-	30, // 24: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
-	31, // 25: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
-	32, // 26: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
-	33, // 27: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
-	7,  // 28: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
-	35, // 29: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
-	36, // 30: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	37, // 31: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
-	0,  // 32: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
-	34, // 33: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
-	22, // 34: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
-	22, // 35: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
-	1,  // 36: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
-	2,  // 37: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
-	2,  // 38: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	5,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
+	6,  // 1: quorumlb.log.v1.Event.cluster_founded:type_name -> quorumlb.log.v1.ClusterFounded
+	7,  // 2: quorumlb.log.v1.Event.cluster_version_raised:type_name -> quorumlb.log.v1.ClusterVersionRaised
+	9,  // 3: quorumlb.log.v1.Event.lease_times_set:type_name -> quorumlb.log.v1.LeaseTimesSet
+	10, // 4: quorumlb.log.v1.Event.retention_set:type_name -> quorumlb.log.v1.RetentionSet
+	11, // 5: quorumlb.log.v1.Event.pool_defined:type_name -> quorumlb.log.v1.PoolDefined
+	12, // 6: quorumlb.log.v1.Event.pool_deleted:type_name -> quorumlb.log.v1.PoolDeleted
+	13, // 7: quorumlb.log.v1.Event.advertisement_defined:type_name -> quorumlb.log.v1.AdvertisementDefined
+	14, // 8: quorumlb.log.v1.Event.advertisement_deleted:type_name -> quorumlb.log.v1.AdvertisementDeleted
+	15, // 9: quorumlb.log.v1.Event.service_declared:type_name -> quorumlb.log.v1.ServiceDeclared
+	16, // 10: quorumlb.log.v1.Event.service_deleted:type_name -> quorumlb.log.v1.ServiceDeleted
+	17, // 11: quorumlb.log.v1.Event.namespace_defined:type_name -> quorumlb.log.v1.NamespaceDefined
+	18, // 12: quorumlb.log.v1.Event.namespace_deleted:type_name -> quorumlb.log.v1.NamespaceDeleted
+	19, // 13: quorumlb.log.v1.Event.reservation_defined:type_name -> quorumlb.log.v1.ReservationDefined
+	20, // 14: quorumlb.log.v1.Event.reservation_deleted:type_name -> quorumlb.log.v1.ReservationDeleted
+	21, // 15: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
+	22, // 16: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
+	23, // 17: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
+	25, // 18: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
+	26, // 19: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
+	27, // 20: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
+	29, // 21: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
+	30, // 22: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
+	31, // 23: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
+	32, // 24: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
+	33, // 25: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
+	34, // 26: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
+	35, // 27: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
+	36, // 28: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
+	37, // 29: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
+	38, // 30: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
+	39, // 31: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
+	8,  // 32: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
+	41, // 33: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
+	42, // 34: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	43, // 35: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
+	44, // 36: quorumlb.log.v1.NamespaceDefined.namespace:type_name -> quorumlb.log.v1.Namespace
+	45, // 37: quorumlb.log.v1.ReservationDefined.reservation:type_name -> quorumlb.log.v1.Reservation
+	0,  // 38: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
+	24, // 39: quorumlb.log.v1.AllocationRefused.refusals:type_name -> quorumlb.log.v1.Refusal
+	1,  // 40: quorumlb.log.v1.Refusal.reason:type_name -> quorumlb.log.v1.RefusalReason
+	46, // 41: quorumlb.log.v1.Refusal.family:type_name -> quorumlb.log.v1.IPFamily
+	40, // 42: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
+	28, // 43: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
+	28, // 44: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
+	2,  // 45: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
+	3,  // 46: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
+	3,  // 47: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_log_proto_init() }
@@ -2717,6 +3227,10 @@ func file_quorumlb_log_v1_log_proto_init() {
 		(*Event_AdvertisementDeleted)(nil),
 		(*Event_ServiceDeclared)(nil),
 		(*Event_ServiceDeleted)(nil),
+		(*Event_NamespaceDefined)(nil),
+		(*Event_NamespaceDeleted)(nil),
+		(*Event_ReservationDefined)(nil),
+		(*Event_ReservationDeleted)(nil),
 		(*Event_AddressAllocated)(nil),
 		(*Event_AddressReleased)(nil),
 		(*Event_AllocationRefused)(nil),
@@ -2740,8 +3254,8 @@ func file_quorumlb_log_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_log_proto_rawDesc), len(file_quorumlb_log_v1_log_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   32,
+			NumEnums:      4,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

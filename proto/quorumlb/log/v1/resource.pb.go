@@ -503,8 +503,16 @@ type Pool struct {
 	ManualOnly bool `protobuf:"varint,4,opt,name=manual_only,json=manualOnly,proto3" json:"manual_only,omitempty"`
 	// Skip IPv4 addresses that end in .0 or .255.
 	AvoidBuggyIps bool `protobuf:"varint,5,opt,name=avoid_buggy_ips,json=avoidBuggyIps,proto3" json:"avoid_buggy_ips,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// For whom the pool is; not set: for all services, after the pools that are
+	// for certain ones.
+	ServiceAllocation *ServiceAllocation `protobuf:"bytes,6,opt,name=service_allocation,json=serviceAllocation,proto3" json:"service_allocation,omitempty"`
+	// How many addresses each namespace may have.
+	Quota *Quota `protobuf:"bytes,7,opt,name=quota,proto3" json:"quota,omitempty"`
+	// How long an address that its last service gave up is given to no other, not
+	// even on request. 0 to ten years.
+	QuarantineNanos int64 `protobuf:"varint,8,opt,name=quarantine_nanos,json=quarantineNanos,proto3" json:"quarantine_nanos,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -572,6 +580,297 @@ func (x *Pool) GetAvoidBuggyIps() bool {
 	return false
 }
 
+func (x *Pool) GetServiceAllocation() *ServiceAllocation {
+	if x != nil {
+		return x.ServiceAllocation
+	}
+	return nil
+}
+
+func (x *Pool) GetQuota() *Quota {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
+}
+
+func (x *Pool) GetQuarantineNanos() int64 {
+	if x != nil {
+		return x.QuarantineNanos
+	}
+	return 0
+}
+
+// Quota bounds the addresses of a pool that the services of a namespace have. One
+// that they share counts once.
+type Quota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For a namespace that is not named below; 0: no bound.
+	PerNamespace  uint32            `protobuf:"varint,1,opt,name=per_namespace,json=perNamespace,proto3" json:"per_namespace,omitempty"`
+	Namespaces    map[string]uint32 `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quota) Reset() {
+	*x = Quota{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quota) ProtoMessage() {}
+
+func (x *Quota) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quota.ProtoReflect.Descriptor instead.
+func (*Quota) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Quota) GetPerNamespace() uint32 {
+	if x != nil {
+		return x.PerNamespace
+	}
+	return 0
+}
+
+func (x *Quota) GetNamespaces() map[string]uint32 {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+// Reservation promises addresses to a service, or holds them back.
+type Reservation struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Addresses, CIDRs and "first-last" ranges, as written.
+	Addresses []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// The service that may have them; both empty: nobody.
+	ServiceNamespace string `protobuf:"bytes,4,opt,name=service_namespace,json=serviceNamespace,proto3" json:"service_namespace,omitempty"`
+	ServiceName      string `protobuf:"bytes,5,opt,name=service_name,json=serviceName,proto3" json:"service_name,omitempty"`
+	// Until when, nanoseconds since 1970 UTC; 0: for ever.
+	UntilUnixNano int64 `protobuf:"varint,6,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reservation) Reset() {
+	*x = Reservation{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reservation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reservation) ProtoMessage() {}
+
+func (x *Reservation) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
+func (*Reservation) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Reservation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Reservation) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Reservation) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Reservation) GetServiceNamespace() string {
+	if x != nil {
+		return x.ServiceNamespace
+	}
+	return ""
+}
+
+func (x *Reservation) GetServiceName() string {
+	if x != nil {
+		return x.ServiceName
+	}
+	return ""
+}
+
+func (x *Reservation) GetUntilUnixNano() int64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
+// ServiceAllocation chooses the services that a pool is for. The two parts,
+// namespaces and services, must both match; an empty part matches all.
+type ServiceAllocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Pools of a lower number are tried first; 0 comes last.
+	Priority uint32 `protobuf:"varint,1,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Namespaces by name or by label: any of them.
+	Namespaces         []string         `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	NamespaceSelectors []*LabelSelector `protobuf:"bytes,3,rep,name=namespace_selectors,json=namespaceSelectors,proto3" json:"namespace_selectors,omitempty"`
+	// Services by label: any of them.
+	ServiceSelectors []*LabelSelector `protobuf:"bytes,4,rep,name=service_selectors,json=serviceSelectors,proto3" json:"service_selectors,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ServiceAllocation) Reset() {
+	*x = ServiceAllocation{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceAllocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceAllocation) ProtoMessage() {}
+
+func (x *ServiceAllocation) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceAllocation.ProtoReflect.Descriptor instead.
+func (*ServiceAllocation) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ServiceAllocation) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *ServiceAllocation) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *ServiceAllocation) GetNamespaceSelectors() []*LabelSelector {
+	if x != nil {
+		return x.NamespaceSelectors
+	}
+	return nil
+}
+
+func (x *ServiceAllocation) GetServiceSelectors() []*LabelSelector {
+	if x != nil {
+		return x.ServiceSelectors
+	}
+	return nil
+}
+
+// Namespace gives labels to a namespace, for selectors. Every namespace, defined
+// or not, has the label kubernetes.io/metadata.name with its own name.
+type Namespace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Namespace) Reset() {
+	*x = Namespace{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Namespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Namespace) ProtoMessage() {}
+
+func (x *Namespace) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
+func (*Namespace) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Namespace) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Namespace) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 type L2Advertisement struct {
 	state                  protoimpl.MessageState `protogen:"open.v1"`
 	Name                   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -588,7 +887,7 @@ type L2Advertisement struct {
 
 func (x *L2Advertisement) Reset() {
 	*x = L2Advertisement{}
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[3]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -600,7 +899,7 @@ func (x *L2Advertisement) String() string {
 func (*L2Advertisement) ProtoMessage() {}
 
 func (x *L2Advertisement) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[3]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -613,7 +912,7 @@ func (x *L2Advertisement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use L2Advertisement.ProtoReflect.Descriptor instead.
 func (*L2Advertisement) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{3}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *L2Advertisement) GetName() string {
@@ -696,7 +995,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[4]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +1007,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[4]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +1020,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{4}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Service) GetNamespace() string {
@@ -820,7 +1119,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[5]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +1131,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[5]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +1144,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{5}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Port) GetName() string {
@@ -883,14 +1182,48 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x10LabelRequirement\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\x12\x16\n" +
-	"\x06values\x18\x03 \x03(\tR\x06values\"\xf7\x01\n" +
+	"\x06values\x18\x03 \x03(\tR\x06values\"\xa3\x03\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
 	"\x06labels\x18\x02 \x03(\v2!.quorumlb.log.v1.Pool.LabelsEntryR\x06labels\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x1f\n" +
 	"\vmanual_only\x18\x04 \x01(\bR\n" +
 	"manualOnly\x12&\n" +
-	"\x0favoid_buggy_ips\x18\x05 \x01(\bR\ravoidBuggyIps\x1a9\n" +
+	"\x0favoid_buggy_ips\x18\x05 \x01(\bR\ravoidBuggyIps\x12Q\n" +
+	"\x12service_allocation\x18\x06 \x01(\v2\".quorumlb.log.v1.ServiceAllocationR\x11serviceAllocation\x12,\n" +
+	"\x05quota\x18\a \x01(\v2\x16.quorumlb.log.v1.QuotaR\x05quota\x12)\n" +
+	"\x10quarantine_nanos\x18\b \x01(\x03R\x0fquarantineNanos\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\x01\n" +
+	"\x05Quota\x12#\n" +
+	"\rper_namespace\x18\x01 \x01(\rR\fperNamespace\x12F\n" +
+	"\n" +
+	"namespaces\x18\x02 \x03(\v2&.quorumlb.log.v1.Quota.NamespacesEntryR\n" +
+	"namespaces\x1a=\n" +
+	"\x0fNamespacesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xb4\x02\n" +
+	"\vReservation\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12@\n" +
+	"\x06labels\x18\x02 \x03(\v2(.quorumlb.log.v1.Reservation.LabelsEntryR\x06labels\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12+\n" +
+	"\x11service_namespace\x18\x04 \x01(\tR\x10serviceNamespace\x12!\n" +
+	"\fservice_name\x18\x05 \x01(\tR\vserviceName\x12&\n" +
+	"\x0funtil_unix_nano\x18\x06 \x01(\x03R\runtilUnixNano\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xed\x01\n" +
+	"\x11ServiceAllocation\x12\x1a\n" +
+	"\bpriority\x18\x01 \x01(\rR\bpriority\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x02 \x03(\tR\n" +
+	"namespaces\x12O\n" +
+	"\x13namespace_selectors\x18\x03 \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\x12namespaceSelectors\x12K\n" +
+	"\x11service_selectors\x18\x04 \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\x10serviceSelectors\"\x9a\x01\n" +
+	"\tNamespace\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12>\n" +
+	"\x06labels\x18\x02 \x03(\v2&.quorumlb.log.v1.Namespace.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x92\x04\n" +
@@ -975,7 +1308,7 @@ func file_quorumlb_log_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_quorumlb_log_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_quorumlb_log_v1_resource_proto_goTypes = []any{
 	(ControlLoss)(0),           // 0: quorumlb.log.v1.ControlLoss
 	(Placement)(0),             // 1: quorumlb.log.v1.Placement
@@ -987,36 +1320,50 @@ var file_quorumlb_log_v1_resource_proto_goTypes = []any{
 	(*LabelSelector)(nil),      // 7: quorumlb.log.v1.LabelSelector
 	(*LabelRequirement)(nil),   // 8: quorumlb.log.v1.LabelRequirement
 	(*Pool)(nil),               // 9: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),    // 10: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),            // 11: quorumlb.log.v1.Service
-	(*Port)(nil),               // 12: quorumlb.log.v1.Port
-	nil,                        // 13: quorumlb.log.v1.LabelSelector.MatchLabelsEntry
-	nil,                        // 14: quorumlb.log.v1.Pool.LabelsEntry
-	nil,                        // 15: quorumlb.log.v1.L2Advertisement.LabelsEntry
-	nil,                        // 16: quorumlb.log.v1.Service.LabelsEntry
+	(*Quota)(nil),              // 10: quorumlb.log.v1.Quota
+	(*Reservation)(nil),        // 11: quorumlb.log.v1.Reservation
+	(*ServiceAllocation)(nil),  // 12: quorumlb.log.v1.ServiceAllocation
+	(*Namespace)(nil),          // 13: quorumlb.log.v1.Namespace
+	(*L2Advertisement)(nil),    // 14: quorumlb.log.v1.L2Advertisement
+	(*Service)(nil),            // 15: quorumlb.log.v1.Service
+	(*Port)(nil),               // 16: quorumlb.log.v1.Port
+	nil,                        // 17: quorumlb.log.v1.LabelSelector.MatchLabelsEntry
+	nil,                        // 18: quorumlb.log.v1.Pool.LabelsEntry
+	nil,                        // 19: quorumlb.log.v1.Quota.NamespacesEntry
+	nil,                        // 20: quorumlb.log.v1.Reservation.LabelsEntry
+	nil,                        // 21: quorumlb.log.v1.Namespace.LabelsEntry
+	nil,                        // 22: quorumlb.log.v1.L2Advertisement.LabelsEntry
+	nil,                        // 23: quorumlb.log.v1.Service.LabelsEntry
 }
 var file_quorumlb_log_v1_resource_proto_depIdxs = []int32{
-	13, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
+	17, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
 	8,  // 1: quorumlb.log.v1.LabelSelector.match_expressions:type_name -> quorumlb.log.v1.LabelRequirement
-	14, // 2: quorumlb.log.v1.Pool.labels:type_name -> quorumlb.log.v1.Pool.LabelsEntry
-	15, // 3: quorumlb.log.v1.L2Advertisement.labels:type_name -> quorumlb.log.v1.L2Advertisement.LabelsEntry
-	7,  // 4: quorumlb.log.v1.L2Advertisement.ip_address_pool_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	7,  // 5: quorumlb.log.v1.L2Advertisement.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	0,  // 6: quorumlb.log.v1.L2Advertisement.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	1,  // 7: quorumlb.log.v1.L2Advertisement.placement:type_name -> quorumlb.log.v1.Placement
-	16, // 8: quorumlb.log.v1.Service.labels:type_name -> quorumlb.log.v1.Service.LabelsEntry
-	12, // 9: quorumlb.log.v1.Service.ports:type_name -> quorumlb.log.v1.Port
-	4,  // 10: quorumlb.log.v1.Service.ip_family_policy:type_name -> quorumlb.log.v1.IPFamilyPolicy
-	3,  // 11: quorumlb.log.v1.Service.ip_families:type_name -> quorumlb.log.v1.IPFamily
-	5,  // 12: quorumlb.log.v1.Service.external_traffic_policy:type_name -> quorumlb.log.v1.ExternalTrafficPolicy
-	7,  // 13: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	6,  // 14: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
-	2,  // 15: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	18, // 2: quorumlb.log.v1.Pool.labels:type_name -> quorumlb.log.v1.Pool.LabelsEntry
+	12, // 3: quorumlb.log.v1.Pool.service_allocation:type_name -> quorumlb.log.v1.ServiceAllocation
+	10, // 4: quorumlb.log.v1.Pool.quota:type_name -> quorumlb.log.v1.Quota
+	19, // 5: quorumlb.log.v1.Quota.namespaces:type_name -> quorumlb.log.v1.Quota.NamespacesEntry
+	20, // 6: quorumlb.log.v1.Reservation.labels:type_name -> quorumlb.log.v1.Reservation.LabelsEntry
+	7,  // 7: quorumlb.log.v1.ServiceAllocation.namespace_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	7,  // 8: quorumlb.log.v1.ServiceAllocation.service_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	21, // 9: quorumlb.log.v1.Namespace.labels:type_name -> quorumlb.log.v1.Namespace.LabelsEntry
+	22, // 10: quorumlb.log.v1.L2Advertisement.labels:type_name -> quorumlb.log.v1.L2Advertisement.LabelsEntry
+	7,  // 11: quorumlb.log.v1.L2Advertisement.ip_address_pool_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	7,  // 12: quorumlb.log.v1.L2Advertisement.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	0,  // 13: quorumlb.log.v1.L2Advertisement.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	1,  // 14: quorumlb.log.v1.L2Advertisement.placement:type_name -> quorumlb.log.v1.Placement
+	23, // 15: quorumlb.log.v1.Service.labels:type_name -> quorumlb.log.v1.Service.LabelsEntry
+	16, // 16: quorumlb.log.v1.Service.ports:type_name -> quorumlb.log.v1.Port
+	4,  // 17: quorumlb.log.v1.Service.ip_family_policy:type_name -> quorumlb.log.v1.IPFamilyPolicy
+	3,  // 18: quorumlb.log.v1.Service.ip_families:type_name -> quorumlb.log.v1.IPFamily
+	5,  // 19: quorumlb.log.v1.Service.external_traffic_policy:type_name -> quorumlb.log.v1.ExternalTrafficPolicy
+	7,  // 20: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	6,  // 21: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
+	2,  // 22: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_resource_proto_init() }
@@ -1030,7 +1377,7 @@ func file_quorumlb_log_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_resource_proto_rawDesc), len(file_quorumlb_log_v1_resource_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   10,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,31 @@
+package allocator
+
+import (
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// Admits tells whether a service may take from a pool at all.
+func Admits(s *fsm.State, spec *logv1.Service, pool string) bool {
+	c := chooser{s: s, spec: spec}
+	return c.admits(pool) == WhyInvalid
+}
+
+// HasFree tells whether somebody who waits for this would find an address at
+// the time now (nanoseconds since 1970 UTC).
+func HasFree(s *fsm.State, w fsm.Wait, now int64) bool {
+	if !QuotaAllows(s, w) {
+		return false
+	}
+	return s.NextFresh(w.Pool, !w.V6).IsValid() || s.LeastRecent(w.Pool, !w.V6, now) != nil
+}
+
+// QuotaAllows tells whether the namespace, if one is named, may have one more.
+func QuotaAllows(s *fsm.State, w fsm.Wait) bool {
+	pool := s.Pools[w.Pool]
+	if w.Namespace == "" || pool == nil {
+		return true
+	}
+	most, bound := pool.Quota(w.Namespace)
+	return !bound || s.NamespaceUse(w.Pool, w.Namespace) < int(most)
+}

@@ -1,0 +1,121 @@
+package allocator
+
+import (
+	"net/netip"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// reserved finds an address of the family that is promised to the service; in
+// one pool, or any that is for it. Pools that give only on request give it, too:
+// the promise is the request.
+func (c *chooser) reserved(f family, pool string) (Choice, bool) {
+	for r := range c.s.ReservedFor(c.key) {
+		for _, name := range c.s.TryOrder() {
+			if pool != "" && name != pool {
+				continue
+			}
+			if why := c.admits(name); why != WhyInvalid && why != ManualOnly || c.overQuota(name, nil) {
+				continue
+			}
+			if a := c.promised(r, name, f); a.IsValid() {
+				return Choice{a, name, logv1.AllocationReason_ALLOCATION_REASON_RESERVED, false}, true
+			}
+		}
+	}
+	return Choice{}, false
+}
+
+// promised is the first free address of a reservation in a pool.
+func (c *chooser) promised(r *fsm.Reservation, pool string, f family) netip.Addr {
+	def := c.s.Pools[pool]
+	for _, span := range r.Ranges {
+		for _, in := range def.Ranges {
+			if familyOf(in.First) != f || !in.Overlaps(span) {
+				continue
+			}
+			first, last := in.First, in.Last
+			if first.Less(span.First) {
+				first = span.First
+			}
+			if span.Last.Less(last) {
+				last = span.Last
+			}
+			// Those that are passed are few: nobody else gets any of them.
+			for a := first; ; a = a.Next() {
+				if c.s.Addresses[a] == nil && !c.quarantined(a) && !(fsm.Buggy(a) && def.Spec.GetAvoidBuggyIps()) {
+					return a
+				}
+				if a == last {
+					break
+				}
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
+// reservedAgainst tells whether an address is promised to another service, which
+// does not share it yet, or held back.
+func (c *chooser) reservedAgainst(a netip.Addr) bool {
+	r := c.s.ReservationOf(a)
+	if r == nil || r.Key() == c.key {
+		return false
+	}
+	if rec := c.s.Addresses[a]; rec != nil {
+		for _, key := range rec.Services {
+			if key == r.Key() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// quarantined tells whether another service gave the address up lately.
+func (c *chooser) quarantined(a netip.Addr) bool {
+	free := c.s.Free[a]
+	if free == nil || free.QuarantinedUntil <= c.now || free.Key == c.key {
+		return false
+	}
+	return c.spec.GetSharingKey() == "" || free.SharingKey != c.spec.GetSharingKey()
+}
+
+// overQuota tells whether the service's namespace may have no further address of
+// the pool. rec is the address in question when it is in use: one that the
+// namespace has already counts once.
+func (c *chooser) overQuota(pool string, rec *fsm.Address) bool {
+	most, bound := c.s.Pools[pool].Quota(c.key.Namespace)
+	if !bound || rec != nil && rec.HasNamespace(c.key.Namespace) {
+		return false
+	}
+	used := c.s.NamespaceUse(pool, c.key.Namespace)
+	for _, choice := range c.plan.Choices {
+		if !choice.Kept && choice.Pool == pool {
+			used++
+		}
+	}
+	for _, rel := range c.plan.Releases {
+		if c.s.PoolOf(rel.Addr) == pool && c.onlyOfNamespace(c.s.Addresses[rel.Addr]) {
+			used--
+		}
+	}
+	return used >= int(most)
+}
+
+func (c *chooser) onlyOfNamespace(rec *fsm.Address) bool {
+	for _, key := range rec.Services {
+		if key != c.key && key.Namespace == c.key.Namespace {
+			return false
+		}
+	}
+	return true
+}
+
+// StillHeld tells whether an address that a service asks for is reserved or in
+// quarantine at the time now (nanoseconds since 1970 UTC), and not for it.
+func StillHeld(s *fsm.State, spec *logv1.Service, a netip.Addr, now int64) bool {
+	c := chooser{s: s, spec: spec, now: now, key: fsm.KeyOf(spec.GetNamespace(), spec.GetName())}
+	return c.reservedAgainst(a) || c.quarantined(a)
+}

@@ -1,0 +1,110 @@
+package allocator_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	"github.com/quorumlb/quorumlb/fsm/fsmtest"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+func reserved(name, service string, until int64, addresses ...string) *logv1.Event {
+	r := &logv1.Reservation{Name: name, Addresses: addresses, UntilUnixNano: until}
+	if service != "" {
+		r.ServiceNamespace, r.ServiceName = "default", service
+	}
+	return fsmtest.Reservation(r)
+}
+
+// play declares one service after the other, in one namespace or another.
+func (d *decider) play(t *testing.T, steps []step) {
+	t.Helper()
+	for i, s := range steps {
+		if got := d.declare(s.spec); got != s.want {
+			t.Errorf("step %d, service %s:\n got %s\nwant %s", i+1, s.spec.Name, got, s.want)
+		}
+	}
+}
+
+func in(namespace string) func(*logv1.Service) {
+	return func(s *logv1.Service) { s.Namespace = namespace }
+}
+
+func TestReservations(t *testing.T) {
+	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/30", "2001:db8::/64"),
+		fsmtest.Pool(&logv1.Pool{Name: "m", Addresses: []string{"203.0.113.0/24"}, ManualOnly: true}))
+	d.Apply(reserved("one", "vip", 0, "192.0.2.1"), reserved("held", "", d.Now+int64(time.Hour), "192.0.2.0", "2001:db8::/48"),
+		reserved("manual", "quiet", 0, "203.0.112.0-203.0.113.7"))
+	d.play(t, []step{
+		{svc("x"), "+192.0.2.2 fresh"},
+		{svc("y", addresses("192.0.2.1")), "!requested address 192.0.2.1: reserved"},
+		{svc("y", addresses("192.0.2.0")), "!requested address 192.0.2.0: reserved"},
+		{svc("y"), "+192.0.2.3 fresh"},
+		{svc("z"), "!no IPv4 address: pool a: reserved; pool m: only on request"},
+		{svc("six", families(v6)), "!no IPv6 address: pool a: reserved; pool m: only on request"},
+		{svc("vip", port(80), sharing("k")), "+192.0.2.1 reserved"},
+		{svc("friend", port(81), sharing("k")), "+192.0.2.1 shared"}, // who has it may share it
+		{svc("quiet"), "+203.0.113.0 reserved"},
+	})
+	d.remove("vip", 0)
+	d.remove("friend", 0)
+	d.play(t, []step{{svc("z"), "!no IPv4 address: pool a: reserved; pool m: only on request"}})
+	d.Now += int64(2 * time.Hour)
+	d.play(t, []step{
+		{svc("z"), "+192.0.2.0 fresh"},
+		{svc("six", families(v6)), "+2001:db8::1 fresh"},
+		{svc("vip", policy(require)), "+192.0.2.1 reserved, +2001:db8::2 fresh"},
+	})
+	// Who had it before keeps it, and another who is promised it waits.
+	d.Apply(reserved("late", "later", 0, "192.0.2.2"))
+	d.play(t, []step{
+		{svc("x"), "=192.0.2.2"},
+		{svc("later"), "!no IPv4 address: pool a: full; pool m: only on request"},
+	})
+	d.remove("x", 0)
+	d.play(t, []step{{svc("later"), "+192.0.2.2 reserved"}})
+}
+
+func TestQuotas(t *testing.T) {
+	d := newDecider(t, fsmtest.Pool(&logv1.Pool{Name: "a", Addresses: []string{"192.0.2.0/28", "2001:db8::/64"},
+		Quota: &logv1.Quota{PerNamespace: 2, Namespaces: map[string]uint32{"big": 3, "none": 0}}}))
+	d.play(t, []step{
+		{svc("1", port(80), sharing("k")), "+192.0.2.0 fresh"},
+		{svc("2", port(81), sharing("k")), "+192.0.2.0 shared"}, // counts once
+		{svc("3"), "+192.0.2.1 fresh"},
+		{svc("4"), "!no IPv4 address: pool a: the namespace has as many as it may"},
+		{svc("4", addresses("192.0.2.9")), "!requested address 192.0.2.9: the namespace has as many as it may"},
+		{svc("4", port(82), sharing("k"), addresses("192.0.2.0")), "+192.0.2.0 requested"},
+		{svc("3", addresses("192.0.2.7")), "-192.0.2.1 (family not wanted by the service), +192.0.2.7 requested"},
+		{svc("1", in("none")), "!no IPv4 address: pool a: the namespace has as many as it may"},
+		{svc("1", in("big"), policy(require)), "+192.0.2.2 fresh, +2001:db8::1 fresh"},
+		{svc("2", in("big"), policy(require)), "!no IPv4 and IPv6 address: pool a: the namespace has as many as it may"},
+		{svc("3", in("big"), policy(prefer)), "+192.0.2.3 fresh"},
+		{svc("1", in("other"), port(83), sharing("k"), addresses("192.0.2.0")), "+192.0.2.0 requested"},
+	})
+	if got := d.S.NamespaceUse("a", "big"); got != 3 {
+		t.Errorf("big has %d", got)
+	}
+}
+
+func TestQuarantine(t *testing.T) {
+	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/31"))
+	release := func(name string, quarantine time.Duration) {
+		key := fsm.KeyOf("default", name)
+		a := d.S.Services[key].Addresses[0]
+		ev := fsmtest.Released(key, a, d.Now+int64(quarantine))
+		ev.GetAddressReleased().QuarantinedUntilUnixNano = d.Now + int64(quarantine)
+		d.Apply(ev, fsmtest.Deleted(key))
+	}
+	d.play(t, []step{{svc("1"), "+192.0.2.0 fresh"}, {svc("2"), "+192.0.2.1 fresh"}})
+	release("1", time.Hour)
+	d.play(t, []step{
+		{svc("3"), "!no IPv4 address: pool a: full but for addresses kept for deleted services"},
+		{svc("3", addresses("192.0.2.0")), "!requested address 192.0.2.0: in quarantine after another service gave it up"},
+		{svc("1"), "+192.0.2.0 retained"}, // it may come back
+	})
+	release("1", time.Hour)
+	d.Now += int64(2 * time.Hour)
+	d.play(t, []step{{svc("3", addresses("192.0.2.0")), "+192.0.2.0 requested"}})
+}

@@ -1,0 +1,91 @@
+package fsm_test
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/quorumlb/quorumlb/fsm"
+	"github.com/quorumlb/quorumlb/fsm/fsmtest"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+func reserve(name string, until int64, addresses ...string) *logv1.Event {
+	return fsmtest.Reservation(&logv1.Reservation{Name: name, Addresses: addresses, UntilUnixNano: until})
+}
+
+// What is reserved is not handed out, and is again when the time is over.
+func TestReservedAddressesAreLeftOut(t *testing.T) {
+	l := fsmtest.NewLog(t)
+	l.Apply(fsmtest.PoolDefined("p", "192.0.2.0/29", "2001:db8::/64"))
+	next := func() string { return l.S.NextFresh("p", true).String() }
+	l.Apply(reserve("r", l.Now+int64(time.Minute), "192.0.2.0/31", "192.0.2.3"))
+	if got := next(); got != "192.0.2.2" || l.S.PoolReserved("p") != 3 {
+		t.Errorf("next is %s, %d reserved", got, l.S.PoolReserved("p"))
+	}
+	a := netip.MustParseAddr("192.0.2.1")
+	if r := l.S.ReservationOf(a); r == nil || r.Spec.GetName() != "r" {
+		t.Errorf("%v", r)
+	}
+	if l.S.ReservationOf(netip.MustParseAddr("192.0.2.2")) != nil {
+		t.Error("192.0.2.2 is not reserved")
+	}
+	l.Now += int64(2 * time.Minute)
+	l.Apply(fsmtest.Declared(fsmtest.Service("s", 80)))
+	if got := next(); got != "192.0.2.0" || l.S.ReservationOf(a) != nil || l.S.Reservations["r"] == nil {
+		t.Errorf("next is %s when the time is over", got)
+	}
+	// A free address that is reserved is in no queue.
+	key := fsm.KeyOf("default", "s")
+	l.Apply(fsmtest.Allocated(key, "192.0.2.0", "p"))
+	l.Apply(fsmtest.Released(key, netip.MustParseAddr("192.0.2.0"), 0))
+	if free := l.S.LeastRecent("p", true, l.Now); free == nil {
+		t.Error("no free address")
+	}
+	l.Apply(reserve("all", 0, "192.0.2.0/24"))
+	if free := l.S.LeastRecent("p", true, l.Now); free != nil || l.S.NextFresh("p", true).IsValid() {
+		t.Errorf("all is reserved, but %v", free)
+	}
+	if size := l.S.PoolUse("p").Size4; size != 8 {
+		t.Errorf("size %d", size)
+	}
+	if l.Refuse(reserve("other", 0, "192.0.2.77")) == nil || l.Refuse(fsmtest.ReservationDeleted("none")) == nil {
+		t.Error("accepted")
+	}
+	l.Apply(fsmtest.ReservationDeleted("all"))
+	if got := next(); got != "192.0.2.1" {
+		t.Errorf("next is %s", got)
+	}
+}
+
+// Addresses are counted once for each namespace that has them.
+func TestNamespaceUse(t *testing.T) {
+	l := fsmtest.NewLog(t)
+	one, two, other := fsm.KeyOf("default", "one"), fsm.KeyOf("default", "two"), fsm.KeyOf("other", "three")
+	l.Apply(fsmtest.PoolDefined("p", "192.0.2.0/29"))
+	for i, key := range []fsm.ServiceKey{one, two, other} {
+		l.Apply(fsmtest.Declared(&logv1.Service{Namespace: key.Namespace, Name: key.Name, SharingKey: "k", Ports: []*logv1.Port{{Port: uint32(i + 1)}}}))
+	}
+	a := netip.MustParseAddr("192.0.2.1")
+	check := func(def, oth int) {
+		t.Helper()
+		if l.S.NamespaceUse("p", "default") != def || l.S.NamespaceUse("p", "other") != oth {
+			t.Errorf("default has %d, want %d; other %d, want %d", l.S.NamespaceUse("p", "default"), def, l.S.NamespaceUse("p", "other"), oth)
+		}
+	}
+	for _, key := range []fsm.ServiceKey{one, two, other} {
+		l.Apply(fsmtest.Allocated(key, "192.0.2.1", "p"))
+	}
+	check(1, 1)
+	l.Apply(fsmtest.Released(one, a, 0))
+	check(1, 1)
+	l.Apply(fsmtest.Released(two, a, 0))
+	check(0, 1)
+	l.Apply(fsmtest.Allocated(one, "192.0.2.2", "p"))
+	check(1, 1)
+	l.Apply(fsmtest.Released(other, a, l.Now+int64(time.Hour)))
+	check(1, 0)
+	if l.S.PoolKept("p") != 1 {
+		t.Errorf("%d kept", l.S.PoolKept("p"))
+	}
+}

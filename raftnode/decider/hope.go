@@ -1,0 +1,157 @@
+package decider
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/quorumlb/quorumlb/allocator"
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// hope is what has changed since the waiting services were last looked at, as
+// far as it may help one of them. Nothing else makes the decider try again.
+type hope struct {
+	// all: everything may have, because this head is new.
+	all bool
+	// anyPool: an address of some pool has fallen free by time; pools are those in
+	// which one has.
+	anyPool bool
+	pools   map[string]struct{}
+	// defined are pools that were defined or deleted, namespaces those that were
+	// given other labels.
+	defined, namespaces map[string]struct{}
+	// keys are sharing keys whose services, and addresses those that other services
+	// have, or no longer have.
+	keys      map[string]struct{}
+	addresses map[netip.Addr]struct{}
+	// held: a reservation or a quarantine may have ended. promised are services for
+	// which one was declared.
+	held     bool
+	promised map[fsm.ServiceKey]struct{}
+}
+
+func (h *hope) any() bool {
+	return h.all || h.anyPool || h.held || len(h.pools)+len(h.defined)+len(h.namespaces)+len(h.keys)+len(h.addresses) > 0
+}
+
+// concerns tells whether an address may have fallen free in the pool.
+func (h *hope) concerns(pool string) bool {
+	_, freed := h.pools[pool]
+	return freed || h.anyPool || h.all
+}
+
+func markIn[K comparable](set *map[K]struct{}, k K) {
+	if *set == nil {
+		*set = map[K]struct{}{}
+	}
+	(*set)[k] = struct{}{}
+}
+
+// noteDefined, in the order of events: see work.note.
+func (h *hope) noteDefined(pool string) {
+	markIn(&h.defined, pool)
+	markIn(&h.pools, pool)
+}
+
+// noteReleased takes down that a service gave up an address.
+func (h *hope) noteReleased(s *fsm.State, addr netip.Addr, key fsm.ServiceKey) {
+	markIn(&h.addresses, addr)
+	if pool := s.PoolOf(addr); pool != "" {
+		markIn(&h.pools, pool)
+	}
+	h.noteShares(s, key)
+}
+
+// noteChanged takes down that a service that has an address is declared anew: its
+// ports, policy or key may let others in.
+func (h *hope) noteChanged(s *fsm.State, addr netip.Addr, key fsm.ServiceKey) {
+	markIn(&h.addresses, addr)
+	h.noteShares(s, key)
+}
+
+// noteShares takes down that a service, or what it shares, has changed.
+func (h *hope) noteShares(s *fsm.State, key fsm.ServiceKey) {
+	if k := s.Services[key].Spec.GetSharingKey(); k != "" {
+		markIn(&h.keys, k)
+	}
+}
+
+// services calls f for the waiting services that hope concerns, short of those
+// that wait for a free address of a pool. Some may be named twice.
+func (h *hope) services(s *fsm.State, now int64, f func(*fsm.Service)) {
+	for key := range h.keys {
+		for svc := range s.WaitingToShare(key) {
+			f(svc)
+		}
+	}
+	for addr := range h.addresses {
+		for svc := range s.WaitingForAddress(addr) {
+			f(svc)
+		}
+	}
+	if !h.all && !h.held && len(h.defined) == 0 && len(h.namespaces) == 0 {
+		return
+	}
+	defined := slices.Sorted(maps.Keys(h.defined))
+	for svc := range s.Waiting() {
+		_, relabelled := h.namespaces[svc.Key.Namespace]
+		_, promised := h.promised[svc.Key]
+		if h.all || relabelled || promised || h.held && holdEnded(s, svc, now) || slices.ContainsFunc(defined, func(pool string) bool { return concernsPool(s, svc, pool) }) {
+			f(svc)
+		}
+	}
+}
+
+// holdEnded tells whether the address that a waiting service asks for was held
+// back and is so no longer.
+func holdEnded(s *fsm.State, svc *fsm.Service, now int64) bool {
+	return slices.ContainsFunc(svc.Refusals, func(r fsm.Refusal) bool {
+		switch r.Reason {
+		case logv1.RefusalReason_REFUSAL_REASON_RESERVED, logv1.RefusalReason_REFUSAL_REASON_QUARANTINED:
+			return r.Addr.IsValid() && !allocator.StillHeld(s, svc.Spec, r.Addr, now)
+		}
+		return false
+	})
+}
+
+// concernsPool tells whether a pool that was defined or deleted may help a waiting
+// service, or makes what is said of it untrue. Who only waits until something
+// falls free in the pool is found where it waits.
+func concernsPool(s *fsm.State, svc *fsm.Service, pool string) bool {
+	listed := false
+	for _, r := range svc.Refusals {
+		switch {
+		case r.Addr.IsValid():
+			if s.PoolOf(r.Addr) == pool || r.Pool == pool {
+				return true
+			}
+		case r.Reason == logv1.RefusalReason_REFUSAL_REASON_NO_POOLS:
+			return true
+		case r.Pool == pool:
+			listed = true
+			if changesRefusal(s, svc, r) {
+				return true
+			}
+		}
+	}
+	return !listed && allocator.Admits(s, svc.Spec, pool)
+}
+
+// changesRefusal tells whether what the pool is now makes a refusal untrue.
+func changesRefusal(s *fsm.State, svc *fsm.Service, r fsm.Refusal) bool {
+	if s.Pools[r.Pool] == nil {
+		return true
+	}
+	admits := allocator.Admits(s, svc.Spec, r.Pool)
+	switch {
+	case r.Reason == logv1.RefusalReason_REFUSAL_REASON_NO_SUCH_POOL:
+		return true
+	case r.Reason == logv1.RefusalReason_REFUSAL_REASON_NO_FAMILY:
+		return !admits || s.PoolHas(r.Pool, r.Family == logv1.IPFamily_IP_FAMILY_IPV4)
+	case r.Frees():
+		return !admits || !s.PoolHas(r.Pool, r.Family == logv1.IPFamily_IP_FAMILY_IPV4)
+	}
+	return admits
+}

@@ -1,0 +1,149 @@
+package decider
+
+import (
+	"testing"
+	"time"
+
+	"github.com/quorumlb/quorumlb/allocator"
+	"github.com/quorumlb/quorumlb/fsm"
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+func prefers(s *logv1.Service) {
+	s.IpFamilyPolicy = logv1.IPFamilyPolicy_IP_FAMILY_POLICY_PREFER_DUAL_STACK
+}
+
+func shares(port uint32) func(*logv1.Service) {
+	return func(s *logv1.Service) { s.SharingKey = "k"; s.Ports[0].Port = port }
+}
+
+// nothingMissed fails when a waiting service could have an address.
+func (h *harness) nothingMissed() {
+	h.t.Helper()
+	h.settle()
+	h.log.Read(func(s *fsm.State) {
+		for svc := range s.Waiting() {
+			if plan, _ := allocator.ChooseAddresses(s, svc.Spec, s.Time); len(plan.New()) > 0 {
+				h.t.Errorf("%s waits (%s) and could have %v", svc.Key, svc.Pending, plan.New())
+			}
+		}
+	})
+}
+
+// What may help a waiting service has it tried, and nothing else has.
+func TestWhatMakesAServiceTriedAgain(t *testing.T) {
+	type given []*adminv1.Resource
+	full := given{pool("p", "10.0.0.1-10.0.0.2"), pool("q", "10.1.0.1-10.1.0.1"), service("a", inPool("p")), service("b", inPool("p")), service("c", inPool("q"))}
+	for name, c := range map[string]struct {
+		given given
+		waits []*adminv1.Resource
+		when  Command
+		tries int
+		gets  string // the service that has an address then
+	}{
+		"an address of its pool":     {full, given{service("w", inPool("p"))}, remove(KindService, "a"), 1, "w"},
+		"an address of any pool":     {full, given{service("w")}, remove(KindService, "c"), 1, "w"},
+		"an address of another pool": {full, given{service("w", inPool("p"))}, remove(KindService, "c"), 0, ""},
+		"one address for many":       {full, given{service("w"), service("x"), service("y")}, remove(KindService, "a"), 1, "w"},
+		"two addresses for many":     {full, given{service("w"), service("x"), service("y")}, remove(KindService, "a", "b"), 2, "x"},
+		"an address of another family": {
+			append(given{pool("six", "2001:db8::1-2001:db8::1"), service("s", inPool("six"))}, full...),
+			given{service("w", func(s *logv1.Service) { s.IpFamilies = []logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV4} })},
+			remove(KindService, "s"), 0, ""},
+		"the address it asks for": {
+			given{pool("p", "10.0.0.1-10.0.0.9"), service("web", at("10.0.0.1")), service("other", at("10.0.0.2")), service("w", at("10.0.0.9"))},
+			nil, remove(KindService, "other"), 0, ""},
+		"its pool grows":     {full, given{service("w", inPool("p"))}, apply(pool("p", "10.0.0.1-10.0.0.3")), 1, "w"},
+		"another pool grows": {full, given{service("w", inPool("p"))}, apply(pool("q", "10.1.0.1-10.1.0.9")), 0, ""},
+		"its pool has another label": {full, given{service("w", inPool("p"))},
+			apply(&adminv1.Resource{Kind: &adminv1.Resource_Pool{Pool: &logv1.Pool{Name: "p", Addresses: []string{"10.0.0.1-10.0.0.2"}, Labels: map[string]string{"a": "b"}}}}), 0, ""},
+		"a pool for others": {full, given{service("w")}, apply(poolWith("gold", "10.2.0.0/24", forGold)), 0, ""},
+		"a label of its namespace": {append(given{poolWith("gold", "10.2.0.1-10.2.0.1", forGold)}, full...), given{service("w")},
+			apply(namespace("default", map[string]string{"tier": "gold"})), 1, "w"},
+		"a label of another namespace": {append(given{poolWith("gold", "10.2.0.1-10.2.0.1", forGold)}, full...), given{service("w")},
+			apply(namespace("other", map[string]string{"tier": "gold"})), 0, ""},
+		"a service to share with": {
+			given{pool("p", "10.0.0.1-10.0.0.1"), service("a"), poolWith("m", "10.3.0.1-10.3.0.1", func(p *logv1.Pool) { p.ManualOnly = true })},
+			given{service("w", shares(80), inPool("m")), service("x", shares(80), inPool("m"))},
+			apply(service("w", shares(81), inPool("m"))), 1, "x"},
+		"a reservation is deleted": {
+			given{pool("p", "10.0.0.1-10.0.0.2"), reservation("r", "", 0, "10.0.0.1"), service("a")},
+			given{service("w"), service("x")}, remove(KindReservation, "r"), 1, "w"},
+		"a reservation for it": {
+			given{pool("p", "10.0.0.1-10.0.0.2"), reservation("r", "", 0, "10.0.0.1"), service("a")},
+			given{service("w"), service("x")}, apply(reservation("r", "x", 0, "10.0.0.1")), 1, "x"},
+		"a reservation of a requested address is deleted": {
+			given{pool("p", "10.0.0.1-10.0.0.9"), service("w", at("10.0.0.1")), service("x")},
+			nil, apply(reservation("r", "", 0, "10.0.0.8")), 0, ""},
+		"an address of its namespace's quota": {
+			given{poolWith("p", "10.0.0.1-10.0.0.9", atMost(1)), service("a")},
+			given{service("w"), service("x")}, remove(KindService, "a"), 1, "w"},
+		"an address of another namespace's quota": {
+			given{poolWith("p", "10.0.0.1-10.0.0.9", atMost(1)), service("a"), service("o", inNamespace("other"))},
+			given{service("w")}, &Delete{Names: []*adminv1.ResourceName{{Kind: KindService, Namespace: "other", Name: "o"}}}, 0, ""},
+		"a larger quota": {
+			given{poolWith("p", "10.0.0.1-10.0.0.9", atMost(1)), service("a")},
+			given{service("w"), service("x")}, apply(poolWith("p", "10.0.0.1-10.0.0.9", atMost(2))), 1, "w"},
+		"a session":        {full, given{service("w")}, openSession("n9", 1), 0, ""},
+		"an advertisement": {full, given{service("w")}, apply(ad("new")), 0, ""},
+		"a dry run":        {full, given{service("w")}, dryRun(apply(pool("new", "10.9.0.0/24"))), 1, ""},
+		"a second family": {
+			given{pool("p", "10.0.0.1-10.0.0.9", "2001:db8::1-2001:db8::1"), service("six", func(s *logv1.Service) { s.IpFamilies = []logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV6} })},
+			given{service("w", prefers)}, remove(KindService, "six"), 1, "w"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				h.must(&SetRetention{})
+				h.must(apply(c.given...))
+				for _, w := range c.waits {
+					h.must(apply(w))
+				}
+				h.nothingMissed()
+				had := h.addressesOf(c.gets)
+				before := h.d.Stats().Retries.Load()
+				h.must(c.when)
+				h.nothingMissed()
+				if got := int(h.d.Stats().Retries.Load() - before); got != c.tries {
+					t.Errorf("%d tries, want %d", got, c.tries)
+				}
+				if c.gets != "" && h.addressesOf(c.gets) != had+1 {
+					t.Errorf("%s has %d addresses, before %d", c.gets, h.addressesOf(c.gets), had)
+				}
+				h.checkHead()
+			})
+		})
+	}
+}
+
+func dryRun(cmd *Apply) *Apply { cmd.DryRun = true; return cmd }
+
+func (h *harness) addressesOf(name string) (n int) {
+	h.settle()
+	h.log.Read(func(s *fsm.State) {
+		if svc := s.Services[fsm.KeyOf("default", name)]; svc != nil {
+			n = len(svc.Addresses)
+		}
+	})
+	return n
+}
+
+// What is kept for a deleted service falls free by time, once.
+func TestTimeHelpsTheWaiting(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(&SetRetention{Retention: time.Hour})
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.1"), service("a")))
+		h.must(apply(service("w"), service("x")))
+		h.must(remove(KindService, "a"))
+		before := h.d.Stats().Retries.Load()
+		time.Sleep(59 * time.Minute)
+		if h.addressesOf("w") != 0 || h.d.Stats().Retries.Load() != before {
+			t.Error("too early")
+		}
+		time.Sleep(2 * time.Minute)
+		if h.addressesOf("w") != 1 || h.d.Stats().Retries.Load() != before+1 {
+			t.Errorf("w has %d addresses after %d tries", h.addressesOf("w"), h.d.Stats().Retries.Load()-before)
+		}
+		h.nothingMissed()
+	})
+}

@@ -1,0 +1,135 @@
+package decider
+
+import (
+	"testing"
+	"time"
+
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+func poolWith(name, cidr string, change func(*logv1.Pool)) *adminv1.Resource {
+	p := pool(name, cidr)
+	change(p.GetPool())
+	return p
+}
+
+func namespace(name string, labels map[string]string) *adminv1.Resource {
+	return &adminv1.Resource{Kind: &adminv1.Resource_Namespace{Namespace: &logv1.Namespace{Name: name, Labels: labels}}}
+}
+
+func forGold(p *logv1.Pool) {
+	p.ServiceAllocation = &logv1.ServiceAllocation{NamespaceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "gold"}}}}
+}
+
+// A service that waits for a pool of its namespace has an address when the
+// namespace gets the label, and keeps it when it loses it.
+func TestNamespaceGetsALabel(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(poolWith("gold", "10.0.0.1-10.0.0.1", forGold), service("a")))
+		h.refused(apply(service("b", at("10.0.0.1"))), new(*InvalidError))
+		gold := namespace("default", map[string]string{"tier": "gold"})
+		var r Result
+		h.then(h.when(func() { r = h.must(apply(gold)) }),
+			"NamespaceDefined default", "AddressAllocated 10.0.0.1 a FRESH", `AllocationRefused a ""`)
+		if r.Resources[0].Kind != KindNamespace || r.Resources[0].Name != "default" || r.Resources[0].Outcome != Created {
+			t.Errorf("%+v", r.Resources)
+		}
+		if again := h.must(apply(gold)); again.Changed || again.Resources[0].Outcome != Unchanged {
+			t.Errorf("the second time: %+v", again)
+		}
+		h.then(h.when(func() { h.must(remove(KindNamespace, "default")) }), "NamespaceDeleted default")
+		h.refused(apply(namespace("Default", nil)), new(*InvalidError))
+		h.checkHead()
+	})
+}
+
+// A label declared together with the service that needs it counts for it.
+func TestNamespaceAndServiceTogether(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(poolWith("gold", "10.0.0.1-10.0.0.9", forGold)))
+		r := h.must(apply(service("a", at("10.0.0.5")), service("b"), namespace("default", map[string]string{"tier": "gold"})))
+		if len(r.Resources[0].Addresses) != 1 || len(r.Resources[1].Addresses) != 1 {
+			t.Errorf("%+v", r.Resources)
+		}
+	})
+}
+
+func reservation(name, service string, until int64, addresses ...string) *adminv1.Resource {
+	r := &logv1.Reservation{Name: name, Addresses: addresses, UntilUnixNano: until}
+	if service != "" {
+		r.ServiceNamespace, r.ServiceName = "default", service
+	}
+	return &adminv1.Resource{Kind: &adminv1.Resource_Reservation{Reservation: r}}
+}
+
+func atMost(n uint32) func(*logv1.Pool) {
+	return func(p *logv1.Pool) { p.Quota = &logv1.Quota{PerNamespace: n} }
+}
+
+func inNamespace(name string) func(*logv1.Service) {
+	return func(s *logv1.Service) { s.Namespace = name }
+}
+
+func TestReservationsThatCannotBe(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), reservation("r", "", 0, "10.0.0.4-10.0.0.6")))
+		for name, cmd := range map[string]*Apply{
+			"overlap":                   apply(reservation("s", "", 0, "10.0.0.6")),
+			"overlap with another one":  apply(reservation("s", "", 0, "10.0.0.8"), reservation("t", "", 0, "10.0.0.0/24")),
+			"over already":              apply(reservation("s", "", 1, "10.0.0.8")),
+			"a request of what is held": apply(service("a", at("10.0.0.5"))),
+		} {
+			if _, err := h.submit(cmd); len(paths(err)) == 0 {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		// Two may change places in one command.
+		h.must(apply(reservation("r", "", 0, "10.0.0.8"), reservation("s", "", 0, "10.0.0.4")))
+		h.checkHead()
+	})
+}
+
+// A reservation holds until its time, and an address in quarantine as long as its
+// pool says; who waits has it then.
+func TestReservationAndQuarantineEnd(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(&SetRetention{})
+		h.must(apply(reservation("r", "", h.wall.now().Add(time.Hour).UnixNano(), "10.0.0.1"),
+			poolWith("p", "10.0.0.1-10.0.0.2", func(p *logv1.Pool) { p.QuarantineNanos = int64(3 * time.Hour) }), service("a")))
+		h.must(apply(service("w"), service("x")))
+		h.must(remove(KindService, "a"))
+		h.refused(apply(service("y", at("10.0.0.2"))), new(*InvalidError))
+		time.Sleep(59 * time.Minute)
+		if h.addressesOf("w") != 0 {
+			t.Error("w has an address too early")
+		}
+		time.Sleep(2 * time.Minute)
+		if h.addressesOf("w") != 1 || h.addressesOf("x") != 0 {
+			t.Errorf("after the reservation w has %d, x %d", h.addressesOf("w"), h.addressesOf("x"))
+		}
+		time.Sleep(2 * time.Hour)
+		if h.addressesOf("x") != 1 {
+			t.Error("the quarantine is over, and x has no address")
+		}
+		h.nothingMissed()
+		h.checkHead()
+	})
+}
+
+// Who asks for an address that is held back has it when it is no longer.
+func TestRequestOfAHeldAddress(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), service("w", at("10.0.0.5"))))
+		h.must(apply(reservation("r", "", h.wall.now().Add(time.Hour).UnixNano(), "10.0.0.5")))
+		h.must(remove(KindPool, "none"))
+		old := h.older()
+		h.must(remove(KindService, "w"))
+		// A revert gives it back all the same: it had it.
+		h.must(&RestoreTo{Older: old})
+		if h.addressesOf("w") != 1 {
+			t.Error("not reverted")
+		}
+		h.checkHead()
+	})
+}
