@@ -33,6 +33,9 @@ const (
 	LinkDown
 	// AnnounceFailed: the node could not announce the address and is tried again later.
 	AnnounceFailed
+	// NotSelected: L2Advertisements are for the address's pool, but none of them
+	// selects all of the services that have it. Looked for with NoAdvertisement.
+	NotSelected
 )
 
 // LabelExclude on a node, with any value, keeps load balancer addresses away
@@ -53,6 +56,7 @@ var reasonTexts = [...]string{
 	ServiceNodeSelector: "node is not selected by the service",
 	LinkDown:            "no interface to announce on is up",
 	AnnounceFailed:      "announcing failed there; it is tried again later",
+	NotSelected:         "no L2Advertisement of the pool selects every service that has the address",
 }
 
 // String explains the reason to an operator.
@@ -88,7 +92,7 @@ func (r Reason) OwnerReason() logv1.OwnerReason {
 // a node that does badly, and badly is better than not at all.
 func (r Reason) forbids() bool {
 	switch r {
-	case NotInUse, ExcludedLabel, NoAdvertisement, NodeSelector, ServiceNodeSelector:
+	case NotInUse, ExcludedLabel, NoAdvertisement, NodeSelector, ServiceNodeSelector, NotSelected:
 		return true
 	default:
 		return false

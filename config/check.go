@@ -76,6 +76,8 @@ func (c *checker) advertisement(s *L2AdvertisementSpec) *adminv1.Resource {
 		Interfaces:             s.Interfaces,
 		OnControlLoss:          word(c, "spec.onControlLoss", s.OnControlLoss, controlLosses),
 		Placement:              word(c, "spec.placement", s.Placement, placements),
+		ServiceSelectors:       toSelectors(s.ServiceSelectors),
+		PreferredNodeSelectors: toPreferred(s.PreferredNodeSelectors),
 	}}}
 }
 
@@ -90,6 +92,7 @@ func (c *checker) service(s *VirtualServiceSpec) *adminv1.Resource {
 		SharingKey:            s.SharingKey,
 		NodeSelectors:         toSelectors(s.NodeSelectors),
 		Delivery:              word(c, "spec.delivery", s.Delivery, deliveries),
+		PreferredNode:         s.PreferredNode,
 	}
 	for i, p := range s.Ports {
 		protocol := word(c, indexed("spec.ports", i)+".protocol", p.Protocol, protocols)
@@ -148,6 +151,18 @@ func word[T ~int32](c *checker, path, s string, e enum[T]) T {
 		c.fail(path, "must be %s, is %q", strings.Join(e.words, " or "), shorten(s))
 	}
 	return v
+}
+
+func toPreferred(list []PreferredNodeSelector) []*logv1.PreferredNodeSelector {
+	var out []*logv1.PreferredNodeSelector
+	for _, p := range list {
+		term := &logv1.PreferredNodeSelector{Weight: p.Weight}
+		if p.Preference != nil {
+			term.Preference = toSelectors([]LabelSelector{*p.Preference})[0]
+		}
+		out = append(out, term)
+	}
+	return out
 }
 
 func toSelectors(list []LabelSelector) []*logv1.LabelSelector {

@@ -61,6 +61,20 @@ type L2AdvertisementSpec struct {
 	OnControlLoss string `json:"onControlLoss"`
 	// Placement is Sticky (default) or Ideal.
 	Placement string `json:"placement"`
+	// ServiceSelectors choose services, any of them; empty: all services. An address
+	// that services share is announced only if each of them is chosen.
+	ServiceSelectors []LabelSelector `json:"serviceSelectors,omitempty"`
+	// PreferredNodeSelectors prefer nodes. The weights of all that match a node are
+	// summed, over all advertisements for the address.
+	PreferredNodeSelectors []PreferredNodeSelector `json:"preferredNodeSelectors,omitempty"`
+}
+
+// PreferredNodeSelector prefers the nodes that match.
+type PreferredNodeSelector struct {
+	// Weight is 1 to 100.
+	Weight uint32 `json:"weight"`
+	// Preference selects nodes.
+	Preference *LabelSelector `json:"preference"`
 }
 
 // VirtualServiceSpec is what a Kubernetes Service says, for use without Kubernetes.
@@ -85,6 +99,8 @@ type VirtualServiceSpec struct {
 	// Delivery is None (default: something else accepts the packets) or Host (the
 	// speaker puts the address on the loopback interface of every eligible node).
 	Delivery string `json:"delivery"`
+	// PreferredNode is preferred before all others; it need not exist.
+	PreferredNode string `json:"preferredNode,omitempty"`
 }
 
 // Port of a service.
@@ -114,13 +130,6 @@ const notYet = "is a field of MetalLB that QuorumLB does not support yet"
 
 func (IPAddressPoolSpec) fieldNote(name string) string {
 	if name == "serviceAllocation" {
-		return notYet
-	}
-	return ""
-}
-
-func (L2AdvertisementSpec) fieldNote(name string) string {
-	if name == "serviceSelectors" || name == "preferredNodeSelectors" {
 		return notYet
 	}
 	return ""

@@ -53,6 +53,8 @@ func FromAdvertisement(a *logv1.L2Advertisement) (*Object, error) {
 			Interfaces:             a.GetInterfaces(),
 			OnControlLoss:          wordOf(&w, "spec.onControlLoss", a.GetOnControlLoss(), controlLosses),
 			Placement:              wordOf(&w, "spec.placement", a.GetPlacement(), placements),
+			ServiceSelectors:       fromSelectors(a.GetServiceSelectors()),
+			PreferredNodeSelectors: fromPreferred(a.GetPreferredNodeSelectors()),
 		},
 	}
 	return o, w.err(o)
@@ -69,6 +71,7 @@ func FromService(s *logv1.Service) (*Object, error) {
 		SharingKey:            s.GetSharingKey(),
 		NodeSelectors:         fromSelectors(s.GetNodeSelectors()),
 		Delivery:              wordOf(&w, "spec.delivery", s.GetDelivery(), deliveries),
+		PreferredNode:         s.GetPreferredNode(),
 	}
 	for _, p := range s.GetPorts() {
 		spec.Ports = append(spec.Ports, Port{Name: p.GetName(), Protocol: wordOf(&w, "spec.ports", p.GetProtocol(), protocols), Port: uint16(p.GetPort())})
@@ -110,6 +113,15 @@ func fromSelectors(list []*logv1.LabelSelector) []LabelSelector {
 			l.MatchExpressions = append(l.MatchExpressions, LabelRequirement{Key: r.GetKey(), Operator: r.GetOperator(), Values: r.GetValues()})
 		}
 		out = append(out, l)
+	}
+	return out
+}
+
+func fromPreferred(list []*logv1.PreferredNodeSelector) []PreferredNodeSelector {
+	var out []PreferredNodeSelector
+	for _, p := range list {
+		preference := fromSelectors([]*logv1.LabelSelector{p.GetPreference()})
+		out = append(out, PreferredNodeSelector{Weight: p.GetWeight(), Preference: &preference[0]})
 	}
 	return out
 }

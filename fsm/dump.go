@@ -26,9 +26,10 @@ func (s *State) Dump(w io.Writer) error {
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Ads)) {
 		a := s.Ads[k]
-		fmt.Fprintf(b, "advertisement %s pools=%v poolSelectors=%s nodeSelectors=%s interfaces=%v loss=%d placement=%d at=%d\n",
+		fmt.Fprintf(b, "advertisement %s pools=%v poolSelectors=%s nodeSelectors=%s interfaces=%v loss=%d placement=%d serviceSelectors=%s preferred=%s at=%d\n",
 			k, a.Spec.GetIpAddressPools(), selectorText(a.Spec.GetIpAddressPoolSelectors()), selectorText(a.Spec.GetNodeSelectors()),
-			a.Spec.GetInterfaces(), a.Spec.GetOnControlLoss(), a.Spec.GetPlacement(), a.DefinedAt)
+			a.Spec.GetInterfaces(), a.Spec.GetOnControlLoss(), a.Spec.GetPlacement(),
+			selectorText(a.Spec.GetServiceSelectors()), preferredText(a.Spec.GetPreferredNodeSelectors()), a.DefinedAt)
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(s.Services), ServiceKey.Compare) {
 		s.Services[k].dump(b)
@@ -53,10 +54,10 @@ func (s *Service) dump(w io.Writer) {
 	for _, p := range spec.GetPorts() {
 		ports = append(ports, fmt.Sprintf("%s:%d/%d", p.GetName(), p.GetProtocol(), p.GetPort()))
 	}
-	fmt.Fprintf(w, "service %s addresses=%v pending=%q ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d labels=%s source=%s/%d created=%d declared=%d/%d\n",
+	fmt.Fprintf(w, "service %s addresses=%v pending=%q ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d preferredNode=%q labels=%s source=%s/%d created=%d declared=%d/%d\n",
 		s.Key, s.Addresses, s.Pending, ports, spec.GetAddresses(), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
 		spec.GetExternalTrafficPolicy(), spec.GetSharingKey(), selectorText(spec.GetNodeSelectors()), spec.GetDelivery(),
-		labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime)
+		spec.GetPreferredNode(), labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime)
 }
 
 func (a *Address) dump(w io.Writer) {
@@ -69,6 +70,9 @@ func (a *Address) dump(w io.Writer) {
 	}
 	if a.Conflict != (MAC{}) {
 		fmt.Fprintf(w, " conflict=%x@%s", a.Conflict, a.ConflictNode)
+	}
+	if a.PolicyAt != 0 {
+		fmt.Fprintf(w, " policy=%d", a.PolicyAt)
 	}
 	fmt.Fprintln(w)
 }
@@ -106,6 +110,14 @@ func selectorText(sels []*logv1.LabelSelector) string {
 			text += fmt.Sprintf("(%s %s %v)", r.GetKey(), r.GetOperator(), r.GetValues())
 		}
 		parts = append(parts, text)
+	}
+	return "[" + strings.Join(parts, " ") + "]"
+}
+
+func preferredText(list []*logv1.PreferredNodeSelector) string {
+	var parts []string
+	for _, p := range list {
+		parts = append(parts, fmt.Sprintf("%d*%s", p.GetWeight(), selectorText([]*logv1.LabelSelector{p.GetPreference()})))
 	}
 	return "[" + strings.Join(parts, " ") + "]"
 }

@@ -55,6 +55,7 @@ func (f *folding) joinAddress(rec *Address, svc *Service) error {
 	c := f.editAddress(rec)
 	at, _ := slices.BinarySearchFunc(rec.Services, svc.Key, ServiceKey.Compare)
 	c.Services = slices.Insert(slices.Clone(rec.Services), at, svc.Key)
+	f.servicesChanged(c)
 	return nil
 }
 
@@ -71,6 +72,9 @@ func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllo
 		x.touched.Set(keyOf(a))
 	}
 	f.s.Addresses[a] = rec
+	if rec.Prior != "" {
+		f.servicesChanged(rec)
+	}
 	x.ownerSet("").Set(keyOf(a))
 	var buf [1]*poolIndex
 	for _, p := range x.containing(buf[:0], a) {
@@ -106,7 +110,9 @@ func (f *folding) addressReleased(e *logv1.AddressReleased) error {
 	left := slices.DeleteFunc(slices.Clone(rec.Services), func(k ServiceKey) bool { return k == svc.Key })
 	f.s.idx.unshare(f.s, svc.sharingKey(), a, left)
 	if len(left) > 0 {
-		f.editAddress(rec).Services = left
+		c := f.editAddress(rec)
+		c.Services = left
+		f.servicesChanged(c)
 		return nil
 	}
 	f.freeAddress(rec, svc, e.GetKeptUntilUnixNano())

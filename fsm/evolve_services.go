@@ -17,6 +17,7 @@ func (f *folding) serviceDeclared(e *logv1.ServiceDeclared) error {
 	svc.Source, svc.Generation = e.GetSource(), e.GetGeneration()
 	svc.DeclaredAt, svc.DeclaredTime = f.revision, f.s.Time
 	f.s.Services[key] = svc
+	f.labelsChanged(old, svc)
 	if before, after := old.sharingKey(), spec.GetSharingKey(); before != after {
 		for _, a := range svc.Addresses {
 			f.s.idx.unshare(f.s, before, a, f.s.Addresses[a].Services)

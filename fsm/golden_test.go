@@ -101,13 +101,16 @@ func recordRelease(t *testing.T, dir string) {
 		fsmtest.Ad(&logv1.L2Advertisement{Name: "gold", Labels: map[string]string{"x": "y"}, IpAddressPools: []string{"gold"},
 			IpAddressPoolSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "gold"}}},
 			NodeSelectors:          []*logv1.LabelSelector{{MatchExpressions: []*logv1.LabelRequirement{{Key: "zone", Operator: "NotIn", Values: []string{"n9"}}}}},
-			Interfaces:             []string{"eth0", "eth1"}, OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE, Placement: logv1.Placement_PLACEMENT_IDEAL}),
+			Interfaces:             []string{"eth0", "eth1"}, OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE, Placement: logv1.Placement_PLACEMENT_IDEAL,
+			ServiceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"app": "shop"}}},
+			PreferredNodeSelectors: []*logv1.PreferredNodeSelector{{Weight: 7, Preference: &logv1.LabelSelector{
+				MatchLabels: map[string]string{"rack": "1"}}}}}),
 		fsmtest.Declared(&logv1.Service{Namespace: "prod", Name: "shop", Labels: map[string]string{"app": "shop"},
 			Ports:     []*logv1.Port{{Name: "http", Protocol: logv1.Protocol_PROTOCOL_TCP, Port: 80}, {Name: "quic", Protocol: logv1.Protocol_PROTOCOL_UDP, Port: 443}},
 			Addresses: []string{"203.0.113.1", "2001:db8:9::1"}, Pool: "gold", IpFamilyPolicy: logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK,
 			IpFamilies:            []logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV6, logv1.IPFamily_IP_FAMILY_IPV4},
 			ExternalTrafficPolicy: logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL, SharingKey: "shop",
-			NodeSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "n1"}}}, Delivery: logv1.Delivery_DELIVERY_HOST}))
+			NodeSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "n1"}}}, Delivery: logv1.Delivery_DELIVERY_HOST, PreferredNode: "n8"}))
 	w.Apply(fsmtest.Declared(fsmtest.Service("spare", 1)), fsmtest.AllocatedFor(fsm.KeyOf("default", "spare"), spare, "gold", fresh),
 		fsmtest.Opened("n8", 1, map[string]string{"zone": "n8", "rack": "1"}), fsmtest.Opened("n9", 4, nil),
 		fsmtest.AllocatedFor(shop, a4, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED),

@@ -164,6 +164,7 @@ func encodeAddress(e *encoder, a *Address) {
 	})
 	e.b = append(e.b, a.Conflict[:]...)
 	e.str(a.ConflictNode)
+	e.uint(a.PolicyAt)
 }
 
 func (e *encoder) prior(node string, at, session, epoch uint64) {
@@ -193,6 +194,7 @@ func decodeAddress(d *decoder) (netip.Addr, *Address) {
 	}
 	d.array(a.Conflict[:])
 	a.ConflictNode = d.name()
+	a.PolicyAt = d.uint()
 	return a.Addr, a
 }
 

@@ -140,6 +140,9 @@ type Address struct {
 	// Conflict is the MAC of a foreign claimant; zero for none.
 	Conflict     MAC
 	ConflictNode string
+	// PolicyAt is the newest revision after which other advertisements may be for
+	// the address, because its services changed; see State.PolicyAt.
+	PolicyAt uint64
 }
 
 // Failure is a node that could not announce an address.

@@ -90,7 +90,7 @@ type owners struct {
 
 	// policy is that of the address at hand, preferred the nodes heard lately; nil
 	// when that is no difference.
-	policy    allocator.Policy
+	policy    *allocator.Policy
 	preferred func(node string) bool
 }
 
@@ -173,7 +173,7 @@ func (o *owners) shouldMove(rec *fsm.Address) (logv1.OwnerReason, bool) {
 // succeed decides about an address whose owner's session has ended. The owner
 // keeps it, in name, until a successor may have it.
 func (o *owners) succeed(rec *fsm.Address, owner *fsm.Node) {
-	switch rel, seen := o.policySeen(owner.Name, owner.Session, rec.Epoch); {
+	switch rel, seen := o.policySeen(rec, owner.Name, owner.Session, rec.Epoch); {
 	case !o.hold():
 		if a := o.fencePassed(owner.Name); !a.yes {
 			park(o.w.fences, owner.Name, rec.Addr, a.again)
@@ -195,7 +195,7 @@ func (o *owners) succeed(rec *fsm.Address, owner *fsm.Node) {
 func (o *owners) assign(rec *fsm.Address) {
 	exclude := ""
 	if rec.Prior != "" {
-		_, seen := o.policySeen(rec.Prior, rec.PriorSession, rec.PriorEpoch)
+		_, seen := o.policySeen(rec, rec.Prior, rec.PriorSession, rec.PriorEpoch)
 		rel := Release{Node: rec.Prior, Session: rec.PriorSession, At: rec.PriorAt, Hold: o.hold() && seen.yes}
 		if a := o.releaseWait(rel); !a.yes {
 			park(o.w.waits, rel, rec.Addr, a.again)
@@ -266,8 +266,8 @@ func (o *owners) hold() bool {
 // policySeen tells whether the node that owned the address since epoch follows
 // the policy of now. One that was cut off before a change from Release to Hold does not
 // yield, and goes by its confirmation: its address must wait as with Release.
-func (o *owners) policySeen(node string, session, epoch uint64) (Release, answerAt) {
-	rel := Release{Node: node, Session: session, At: o.s.PolicyAt}
+func (o *owners) policySeen(rec *fsm.Address, node string, session, epoch uint64) (Release, answerAt) {
+	rel := Release{Node: node, Session: session, At: max(o.s.PolicyAt, rec.PolicyAt)}
 	if rel.At <= epoch {
 		return rel, answerAt{yes: true}
 	}

@@ -154,14 +154,26 @@ func (v *view) vip(addr netip.Addr, eligibility bool) *adminv1.VipStatus {
 		st.Announced = append(st.Announced, &adminv1.NodeAnnouncement{Node: a.node, Status: a.status})
 	}
 	if eligibility {
-		for _, node := range slices.Sorted(maps.Keys(v.s.Nodes)) {
-			why := v.chooser.Eligible(addr, node, v.s.Time)
+		for _, n := range v.chooser.Ranking(addr, allocator.Options{Preferred: v.heardLately()}) {
 			st.Eligibility = append(st.Eligibility, &adminv1.NodeEligibility{
-				Node: node, Eligible: why == allocator.OK, Reason: why.String(),
+				Node: n.Node, Eligible: n.Reason == allocator.OK, Reason: n.Reason.String(),
+				Order: uint32(n.Order), Preference: n.Preference, Owned: uint32(n.Owned),
 			})
 		}
 	}
 	return st
+}
+
+// heardLately tells what the decider takes for a node that is alive; nil for a past
+// state, of which nobody knows.
+func (v *view) heardLately() func(node string) bool {
+	if v.past {
+		return nil
+	}
+	return func(node string) bool {
+		unheard, heard := v.hearts.Unheard(node, v.s.Nodes[node].Session)
+		return heard && unheard <= 2*v.s.Lease.Heartbeat
+	}
 }
 
 // waiting says why nobody owns an address, or why its owner should not.

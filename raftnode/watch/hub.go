@@ -57,10 +57,12 @@ type Hub struct {
 	// hosts are the addresses with local delivery and the services that ask for
 	// it. Kept only while some node is watched.
 	hosts map[netip.Addr][]*fsm.Service
-	macs  []*speakerv1.NodeMacs // of all nodes, sorted by name
-	lease fsm.LeaseTimes
-	// policies of the pools, until one of them or an advertisement changes.
-	policies map[string]allocator.Policy
+	// hostPolicies are what their delivery was last decided by.
+	hostPolicies map[netip.Addr]*allocator.Policy
+	macs         []*speakerv1.NodeMacs // of all nodes, sorted by name
+	lease        fsm.LeaseTimes
+	// policies of the addresses, until a pool or an advertisement changes.
+	policies allocator.Policies
 }
 
 // NewHub makes a hub. queue is the length of each reader's queue; 0 means
@@ -71,9 +73,8 @@ func NewHub(source Source, queue int) *Hub {
 	}
 	return &Hub{
 		source: source, queue: queue,
-		nodes:    make(map[string]*nodeView),
-		holder:   make(map[netip.Addr]*nodeView),
-		policies: make(map[string]allocator.Policy),
+		nodes:  make(map[string]*nodeView),
+		holder: make(map[netip.Addr]*nodeView),
 	}
 }
 
@@ -136,7 +137,7 @@ func (h *Hub) Apply(batch *logv1.Batch, ch fsm.Changes, s *fsm.State) {
 	h.revision = max(h.revision, batch.GetRevision())
 	d := deltas{revision: batch.GetRevision(), of: make(map[*nodeView]*speakerv1.ViewDelta)}
 	if ch.All {
-		clear(h.policies)
+		h.policies.Reset()
 		for _, v := range h.nodes {
 			clear(v.terms)
 		}
@@ -215,8 +216,8 @@ func (h *Hub) dropView(v *nodeView) {
 	}
 	delete(h.nodes, v.name)
 	if len(h.nodes) == 0 {
-		h.hosts, h.macs = nil, nil
-		clear(h.policies)
+		h.hosts, h.hostPolicies, h.macs = nil, nil, nil
+		h.policies.Reset()
 	}
 }
 

@@ -131,6 +131,14 @@ func (a *app) describeAdvertisement(w io.Writer, ad *logv1.L2Advertisement) erro
 	f.add("Interfaces", interfaces)
 	f.add("On control loss", words.ControlLoss(ad.GetOnControlLoss()))
 	f.add("Placement", words.Placement(ad.GetPlacement()))
+	f.add("Services", selectors(ad.GetServiceSelectors()))
+	for i, p := range ad.GetPreferredNodeSelectors() {
+		name := ""
+		if i == 0 {
+			name = "Prefers"
+		}
+		f.add(name, fmt.Sprintf("%d x {%s}", p.GetWeight(), selector(p.GetPreference())))
+	}
 	return f.write(w)
 }
 
@@ -170,6 +178,7 @@ func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.Serv
 	f.add("Traffic policy", v.ExternalTrafficPolicy)
 	f.addSome("Sharing key", spec.GetSharingKey())
 	f.add("Nodes", selectors(spec.GetNodeSelectors()))
+	f.addSome("Preferred node", spec.GetPreferredNode())
 	f.add("Delivery", v.Delivery)
 	f.add("Declared", fmt.Sprintf("%s ago, revision %d", words.Age(a.env.Now(), sv.GetDeclaredUnixNano()), sv.GetDeclaredRevision()))
 	if err := f.write(w); err != nil {
@@ -231,9 +240,13 @@ func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
 		return nil
 	}
 	fmt.Fprintln(w, "\nMay own it:")
-	t := newTable("NODE", "ELIGIBLE", "WHY")
+	t := newTable("NODE", "ELIGIBLE", "ORDER", "OWNS", "PREFERENCE", "WHY")
 	for _, e := range v.GetEligibility() {
-		t.row(e.GetNode(), yesNo(e.GetEligible()), e.GetReason())
+		order, owned := words.None, words.None
+		if e.GetOrder() > 0 {
+			order, owned = number(uint64(e.GetOrder())), number(uint64(e.GetOwned()))
+		}
+		t.row(e.GetNode(), yesNo(e.GetEligible()), order, owned, e.GetPreference(), e.GetReason())
 	}
 	return t.write(w, "  ")
 }

@@ -38,7 +38,9 @@ func healthyGroup() *fakeGroup {
 	proven := &speakerv1.VipStatus{Epoch: 900, Announced: speakerv1.Announced_ANNOUNCED_PROVEN, Interfaces: []string{"eth0"}, ProvenBy: [][]byte{ip("192.0.2.1")}}
 	unproven := &speakerv1.VipStatus{Epoch: 1200, Announced: speakerv1.Announced_ANNOUNCED_UNPROVEN, Interfaces: []string{"eth0"}}
 	eligible := []*adminv1.NodeEligibility{
-		{Node: "n1", Eligible: true, Reason: "eligible"}, {Node: "n2", Eligible: true, Reason: "eligible"}, {Node: "n10", Reason: "node is drained"},
+		{Node: "n1", Eligible: true, Reason: "eligible", Order: 2, Owned: 1},
+		{Node: "n2", Eligible: true, Reason: "eligible", Order: 1, Preference: "weight 30", Owned: 1},
+		{Node: "n10", Reason: "node is drained"},
 	}
 	g.get.Vips = []*adminv1.VipStatus{
 		{
@@ -86,6 +88,11 @@ func fixtureAds() []*logv1.L2Advertisement {
 				{MatchLabels: map[string]string{"rack": "a"}},
 				{MatchExpressions: []*logv1.LabelRequirement{{Key: "rack", Operator: "In", Values: []string{"b", "c"}}, {Key: "old", Operator: "DoesNotExist"}}},
 			},
+			ServiceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"team": "net"}}},
+			PreferredNodeSelectors: []*logv1.PreferredNodeSelector{
+				{Weight: 80, Preference: &logv1.LabelSelector{MatchLabels: map[string]string{"rack": "a"}}},
+				{Weight: 20, Preference: &logv1.LabelSelector{MatchExpressions: []*logv1.LabelRequirement{{Key: "ssd", Operator: "Exists"}}}},
+			},
 			Interfaces:    []string{"eth0", "eth1"},
 			OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE, Placement: logv1.Placement_PLACEMENT_IDEAL,
 		},
@@ -108,7 +115,7 @@ func fixtureServices() []*adminv1.ServiceStatus {
 		{
 			Service: &logv1.Service{
 				Namespace: "default", Name: "dns", Labels: map[string]string{"team": "net"}, Ports: []*logv1.Port{port("", 2, 53)},
-				IpFamilyPolicy: 1, IpFamilies: []logv1.IPFamily{1}, ExternalTrafficPolicy: 1, Delivery: 1, SharingKey: "edge",
+				IpFamilyPolicy: 1, IpFamilies: []logv1.IPFamily{1}, ExternalTrafficPolicy: 1, Delivery: 1, SharingKey: "edge", PreferredNode: "n2",
 			},
 			Addresses: []string{"192.0.2.10"}, DeclaredRevision: 1000, DeclaredUnixNano: ago(90 * time.Minute),
 		},

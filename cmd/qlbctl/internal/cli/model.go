@@ -106,6 +106,9 @@ type eligibilityStatus struct {
 	Node     string `json:"node"`
 	Eligible bool   `json:"eligible"`
 	Reason   string `json:"reason,omitempty"`
+	// Order among the eligible, from 1: that of the choice made now.
+	Order      uint32 `json:"order,omitempty"`
+	Preference string `json:"preference,omitempty"`
 }
 
 func vipReport(v *adminv1.VipStatus) report {
@@ -127,7 +130,7 @@ func vipReport(v *adminv1.VipStatus) report {
 		st.Announced = append(st.Announced, out)
 	}
 	for _, e := range v.GetEligibility() {
-		st.Eligibility = append(st.Eligibility, eligibilityStatus{e.GetNode(), e.GetEligible(), e.GetReason()})
+		st.Eligibility = append(st.Eligibility, eligibilityStatus{e.GetNode(), e.GetEligible(), e.GetReason(), e.GetOrder(), e.GetPreference()})
 	}
 	return newReport("VIP", v.GetAddress(), nil, st)
 }

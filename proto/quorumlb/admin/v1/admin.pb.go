@@ -1023,10 +1023,16 @@ func (x *NodeAnnouncement) GetStatus() *v11.VipStatus {
 }
 
 type NodeEligibility struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Eligible      bool                   `protobuf:"varint,2,opt,name=eligible,proto3" json:"eligible,omitempty"`
-	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Node     string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Eligible bool                   `protobuf:"varint,2,opt,name=eligible,proto3" json:"eligible,omitempty"`
+	Reason   string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Place in the order in which the nodes would be chosen now, from 1; 0: it may not.
+	Order uint32 `protobuf:"varint,14,opt,name=order,proto3" json:"order,omitempty"`
+	// What speaks for the node or against it, in words.
+	Preference string `protobuf:"bytes,15,opt,name=preference,proto3" json:"preference,omitempty"`
+	// Addresses that it owns beside this one.
+	Owned         uint32 `protobuf:"varint,16,opt,name=owned,proto3" json:"owned,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1080,6 +1086,27 @@ func (x *NodeEligibility) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *NodeEligibility) GetOrder() uint32 {
+	if x != nil {
+		return x.Order
+	}
+	return 0
+}
+
+func (x *NodeEligibility) GetPreference() string {
+	if x != nil {
+		return x.Preference
+	}
+	return ""
+}
+
+func (x *NodeEligibility) GetOwned() uint32 {
+	if x != nil {
+		return x.Owned
+	}
+	return 0
 }
 
 type NodeStatus struct {
@@ -3184,11 +3211,16 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\veligibility\x18\f \x03(\v2\".quorumlb.admin.v1.NodeEligibilityR\veligibility\"^\n" +
 	"\x10NodeAnnouncement\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x126\n" +
-	"\x06status\x18\x02 \x01(\v2\x1e.quorumlb.speaker.v1.VipStatusR\x06status\"Y\n" +
+	"\x06status\x18\x02 \x01(\v2\x1e.quorumlb.speaker.v1.VipStatusR\x06status\"\xa5\x01\n" +
 	"\x0fNodeEligibility\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\beligible\x18\x02 \x01(\bR\beligible\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xf5\x03\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05order\x18\x0e \x01(\rR\x05order\x12\x1e\n" +
+	"\n" +
+	"preference\x18\x0f \x01(\tR\n" +
+	"preference\x12\x14\n" +
+	"\x05owned\x18\x10 \x01(\rR\x05owned\"\xf5\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +

@@ -81,7 +81,7 @@ const (
 	Placement_PLACEMENT_UNSPECIFIED Placement = 0
 	// An address moves only when it must.
 	Placement_PLACEMENT_STICKY Placement = 1
-	// An address returns to the node that the hash names.
+	// An address returns to the preferred node, or else to the one that the hash names.
 	Placement_PLACEMENT_IDEAL Placement = 2
 )
 
@@ -582,6 +582,12 @@ type L2Advertisement struct {
 	Interfaces             []string               `protobuf:"bytes,6,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
 	OnControlLoss          ControlLoss            `protobuf:"varint,7,opt,name=on_control_loss,json=onControlLoss,proto3,enum=quorumlb.log.v1.ControlLoss" json:"on_control_loss,omitempty"`
 	Placement              Placement              `protobuf:"varint,8,opt,name=placement,proto3,enum=quorumlb.log.v1.Placement" json:"placement,omitempty"`
+	// Services to announce addresses for, any of them; empty: all. An address that
+	// services share is announced only if each of them is selected.
+	ServiceSelectors []*LabelSelector `protobuf:"bytes,9,rep,name=service_selectors,json=serviceSelectors,proto3" json:"service_selectors,omitempty"`
+	// Nodes to prefer. The weights of all that match a node are summed, over all
+	// advertisements for the address.
+	PreferredNodeSelectors []*PreferredNodeSelector `protobuf:"bytes,10,rep,name=preferred_node_selectors,json=preferredNodeSelectors,proto3" json:"preferred_node_selectors,omitempty"`
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -672,6 +678,73 @@ func (x *L2Advertisement) GetPlacement() Placement {
 	return Placement_PLACEMENT_UNSPECIFIED
 }
 
+func (x *L2Advertisement) GetServiceSelectors() []*LabelSelector {
+	if x != nil {
+		return x.ServiceSelectors
+	}
+	return nil
+}
+
+func (x *L2Advertisement) GetPreferredNodeSelectors() []*PreferredNodeSelector {
+	if x != nil {
+		return x.PreferredNodeSelectors
+	}
+	return nil
+}
+
+type PreferredNodeSelector struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 100.
+	Weight        uint32         `protobuf:"varint,1,opt,name=weight,proto3" json:"weight,omitempty"`
+	Preference    *LabelSelector `protobuf:"bytes,2,opt,name=preference,proto3" json:"preference,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreferredNodeSelector) Reset() {
+	*x = PreferredNodeSelector{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreferredNodeSelector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreferredNodeSelector) ProtoMessage() {}
+
+func (x *PreferredNodeSelector) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreferredNodeSelector.ProtoReflect.Descriptor instead.
+func (*PreferredNodeSelector) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PreferredNodeSelector) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *PreferredNodeSelector) GetPreference() *LabelSelector {
+	if x != nil {
+		return x.Preference
+	}
+	return nil
+}
+
 type Service struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -690,13 +763,15 @@ type Service struct {
 	SharingKey    string           `protobuf:"bytes,10,opt,name=sharing_key,json=sharingKey,proto3" json:"sharing_key,omitempty"`
 	NodeSelectors []*LabelSelector `protobuf:"bytes,11,rep,name=node_selectors,json=nodeSelectors,proto3" json:"node_selectors,omitempty"`
 	Delivery      Delivery         `protobuf:"varint,12,opt,name=delivery,proto3,enum=quorumlb.log.v1.Delivery" json:"delivery,omitempty"`
+	// Node to prefer before all others, whatever they weigh; it may be unknown.
+	PreferredNode string `protobuf:"bytes,14,opt,name=preferred_node,json=preferredNode,proto3" json:"preferred_node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[4]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +783,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[4]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +796,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{4}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Service) GetNamespace() string {
@@ -808,6 +883,13 @@ func (x *Service) GetDelivery() Delivery {
 	return Delivery_DELIVERY_UNSPECIFIED
 }
 
+func (x *Service) GetPreferredNode() string {
+	if x != nil {
+		return x.PreferredNode
+	}
+	return ""
+}
+
 type Port struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -820,7 +902,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[5]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +914,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[5]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +927,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{5}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Port) GetName() string {
@@ -893,7 +975,7 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x0favoid_buggy_ips\x18\x05 \x01(\bR\ravoidBuggyIps\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x92\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc1\x05\n" +
 	"\x0fL2Advertisement\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12D\n" +
 	"\x06labels\x18\x02 \x03(\v2,.quorumlb.log.v1.L2Advertisement.LabelsEntryR\x06labels\x12(\n" +
@@ -904,10 +986,18 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"interfaces\x18\x06 \x03(\tR\n" +
 	"interfaces\x12D\n" +
 	"\x0fon_control_loss\x18\a \x01(\x0e2\x1c.quorumlb.log.v1.ControlLossR\ronControlLoss\x128\n" +
-	"\tplacement\x18\b \x01(\x0e2\x1a.quorumlb.log.v1.PlacementR\tplacement\x1a9\n" +
+	"\tplacement\x18\b \x01(\x0e2\x1a.quorumlb.log.v1.PlacementR\tplacement\x12K\n" +
+	"\x11service_selectors\x18\t \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\x10serviceSelectors\x12`\n" +
+	"\x18preferred_node_selectors\x18\n" +
+	" \x03(\v2&.quorumlb.log.v1.PreferredNodeSelectorR\x16preferredNodeSelectors\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"o\n" +
+	"\x15PreferredNodeSelector\x12\x16\n" +
+	"\x06weight\x18\x01 \x01(\rR\x06weight\x12>\n" +
+	"\n" +
+	"preference\x18\x02 \x01(\v2\x1e.quorumlb.log.v1.LabelSelectorR\n" +
+	"preference\"\xc0\x05\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12<\n" +
@@ -923,7 +1013,8 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	" \x01(\tR\n" +
 	"sharingKey\x12E\n" +
 	"\x0enode_selectors\x18\v \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\rnodeSelectors\x125\n" +
-	"\bdelivery\x18\f \x01(\x0e2\x19.quorumlb.log.v1.DeliveryR\bdelivery\x1a9\n" +
+	"\bdelivery\x18\f \x01(\x0e2\x19.quorumlb.log.v1.DeliveryR\bdelivery\x12%\n" +
+	"\x0epreferred_node\x18\x0e \x01(\tR\rpreferredNode\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
@@ -975,48 +1066,52 @@ func file_quorumlb_log_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_quorumlb_log_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_quorumlb_log_v1_resource_proto_goTypes = []any{
-	(ControlLoss)(0),           // 0: quorumlb.log.v1.ControlLoss
-	(Placement)(0),             // 1: quorumlb.log.v1.Placement
-	(Protocol)(0),              // 2: quorumlb.log.v1.Protocol
-	(IPFamily)(0),              // 3: quorumlb.log.v1.IPFamily
-	(IPFamilyPolicy)(0),        // 4: quorumlb.log.v1.IPFamilyPolicy
-	(ExternalTrafficPolicy)(0), // 5: quorumlb.log.v1.ExternalTrafficPolicy
-	(Delivery)(0),              // 6: quorumlb.log.v1.Delivery
-	(*LabelSelector)(nil),      // 7: quorumlb.log.v1.LabelSelector
-	(*LabelRequirement)(nil),   // 8: quorumlb.log.v1.LabelRequirement
-	(*Pool)(nil),               // 9: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),    // 10: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),            // 11: quorumlb.log.v1.Service
-	(*Port)(nil),               // 12: quorumlb.log.v1.Port
-	nil,                        // 13: quorumlb.log.v1.LabelSelector.MatchLabelsEntry
-	nil,                        // 14: quorumlb.log.v1.Pool.LabelsEntry
-	nil,                        // 15: quorumlb.log.v1.L2Advertisement.LabelsEntry
-	nil,                        // 16: quorumlb.log.v1.Service.LabelsEntry
+	(ControlLoss)(0),              // 0: quorumlb.log.v1.ControlLoss
+	(Placement)(0),                // 1: quorumlb.log.v1.Placement
+	(Protocol)(0),                 // 2: quorumlb.log.v1.Protocol
+	(IPFamily)(0),                 // 3: quorumlb.log.v1.IPFamily
+	(IPFamilyPolicy)(0),           // 4: quorumlb.log.v1.IPFamilyPolicy
+	(ExternalTrafficPolicy)(0),    // 5: quorumlb.log.v1.ExternalTrafficPolicy
+	(Delivery)(0),                 // 6: quorumlb.log.v1.Delivery
+	(*LabelSelector)(nil),         // 7: quorumlb.log.v1.LabelSelector
+	(*LabelRequirement)(nil),      // 8: quorumlb.log.v1.LabelRequirement
+	(*Pool)(nil),                  // 9: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),       // 10: quorumlb.log.v1.L2Advertisement
+	(*PreferredNodeSelector)(nil), // 11: quorumlb.log.v1.PreferredNodeSelector
+	(*Service)(nil),               // 12: quorumlb.log.v1.Service
+	(*Port)(nil),                  // 13: quorumlb.log.v1.Port
+	nil,                           // 14: quorumlb.log.v1.LabelSelector.MatchLabelsEntry
+	nil,                           // 15: quorumlb.log.v1.Pool.LabelsEntry
+	nil,                           // 16: quorumlb.log.v1.L2Advertisement.LabelsEntry
+	nil,                           // 17: quorumlb.log.v1.Service.LabelsEntry
 }
 var file_quorumlb_log_v1_resource_proto_depIdxs = []int32{
-	13, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
+	14, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
 	8,  // 1: quorumlb.log.v1.LabelSelector.match_expressions:type_name -> quorumlb.log.v1.LabelRequirement
-	14, // 2: quorumlb.log.v1.Pool.labels:type_name -> quorumlb.log.v1.Pool.LabelsEntry
-	15, // 3: quorumlb.log.v1.L2Advertisement.labels:type_name -> quorumlb.log.v1.L2Advertisement.LabelsEntry
+	15, // 2: quorumlb.log.v1.Pool.labels:type_name -> quorumlb.log.v1.Pool.LabelsEntry
+	16, // 3: quorumlb.log.v1.L2Advertisement.labels:type_name -> quorumlb.log.v1.L2Advertisement.LabelsEntry
 	7,  // 4: quorumlb.log.v1.L2Advertisement.ip_address_pool_selectors:type_name -> quorumlb.log.v1.LabelSelector
 	7,  // 5: quorumlb.log.v1.L2Advertisement.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
 	0,  // 6: quorumlb.log.v1.L2Advertisement.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
 	1,  // 7: quorumlb.log.v1.L2Advertisement.placement:type_name -> quorumlb.log.v1.Placement
-	16, // 8: quorumlb.log.v1.Service.labels:type_name -> quorumlb.log.v1.Service.LabelsEntry
-	12, // 9: quorumlb.log.v1.Service.ports:type_name -> quorumlb.log.v1.Port
-	4,  // 10: quorumlb.log.v1.Service.ip_family_policy:type_name -> quorumlb.log.v1.IPFamilyPolicy
-	3,  // 11: quorumlb.log.v1.Service.ip_families:type_name -> quorumlb.log.v1.IPFamily
-	5,  // 12: quorumlb.log.v1.Service.external_traffic_policy:type_name -> quorumlb.log.v1.ExternalTrafficPolicy
-	7,  // 13: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	6,  // 14: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
-	2,  // 15: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	7,  // 8: quorumlb.log.v1.L2Advertisement.service_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	11, // 9: quorumlb.log.v1.L2Advertisement.preferred_node_selectors:type_name -> quorumlb.log.v1.PreferredNodeSelector
+	7,  // 10: quorumlb.log.v1.PreferredNodeSelector.preference:type_name -> quorumlb.log.v1.LabelSelector
+	17, // 11: quorumlb.log.v1.Service.labels:type_name -> quorumlb.log.v1.Service.LabelsEntry
+	13, // 12: quorumlb.log.v1.Service.ports:type_name -> quorumlb.log.v1.Port
+	4,  // 13: quorumlb.log.v1.Service.ip_family_policy:type_name -> quorumlb.log.v1.IPFamilyPolicy
+	3,  // 14: quorumlb.log.v1.Service.ip_families:type_name -> quorumlb.log.v1.IPFamily
+	5,  // 15: quorumlb.log.v1.Service.external_traffic_policy:type_name -> quorumlb.log.v1.ExternalTrafficPolicy
+	7,  // 16: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	6,  // 17: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
+	2,  // 18: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_resource_proto_init() }
@@ -1030,7 +1125,7 @@ func file_quorumlb_log_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_resource_proto_rawDesc), len(file_quorumlb_log_v1_resource_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,68 @@
+package decider
+
+import (
+	"testing"
+	"time"
+
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+func labelled(k, v string) func(*logv1.Service) {
+	return func(s *logv1.Service) { s.Labels = map[string]string{k: v} }
+}
+
+// prefers gives the node that is named a weight.
+func prefers(weight uint32, node string) func(*logv1.L2Advertisement) {
+	return func(a *logv1.L2Advertisement) {
+		a.PreferredNodeSelectors = append(a.PreferredNodeSelectors, &logv1.PreferredNodeSelector{
+			Weight: weight, Preference: &logv1.LabelSelector{MatchLabels: map[string]string{"name": node}},
+		})
+	}
+}
+
+func ideal(a *logv1.L2Advertisement) { a.Placement = logv1.Placement_PLACEMENT_IDEAL }
+
+func TestAServiceThatIsNoLongerSelectedIsLeft(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a", func(a *logv1.L2Advertisement) {
+			a.ServiceSelectors = []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "web"}}}
+		})))
+		h.open("n1")
+		h.then(h.when(func() { h.must(apply(service("web"))) }), "ServiceDeclared web", "AddressAllocated 10.0.0.1 web FRESH")
+		h.then(h.when(func() { h.must(apply(service("web", labelled("tier", "web")))) }),
+			"ServiceDeclared web", "OwnerAssigned 10.0.0.1 n1 NODE_AVAILABLE")
+		h.then(h.when(func() { h.must(apply(service("web", labelled("tier", "db")))) }),
+			"ServiceDeclared web", "OwnerReleased 10.0.0.1 n1 NOT_ELIGIBLE")
+	})
+}
+
+func TestStickyKeepsAndIdealGoesToThePreferredNode(t *testing.T) {
+	for name, c := range map[string]struct {
+		placement func(*logv1.L2Advertisement)
+		want      []string
+	}{
+		"sticky": {func(*logv1.L2Advertisement) {}, []string{"AdvertisementDefined a"}},
+		"ideal":  {ideal, []string{"AdvertisementDefined a", "OwnerReleased 10.0.0.1 n1 IDEAL", "--", "OwnerAssigned 10.0.0.1 n2 IDEAL"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+				oneVip(h)
+				h.then(h.when(func() { h.must(apply(ad("a", c.placement, prefers(5, "n2")))) }), c.want...)
+			})
+		})
+	}
+}
+
+func TestAServicesPreferredNodeIsReturnedTo(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a", ideal, prefers(100, "n2")),
+			service("web", func(s *logv1.Service) { s.PreferredNode = "n3" })))
+		h.open("n1", "n2", "n3")
+		h.settle()
+		h.then(h.when(func() { h.must(h.expire("n3")) }), "SessionExpired n3", "OwnerAssigned 10.0.0.1 n2 OWNER_EXPIRED")
+		h.then(h.when(func() { h.must(openSession("n3", 2)) }), "SessionOpened n3 2",
+			"OwnerReleased 10.0.0.1 n2 IDEAL", "--", "OwnerAssigned 10.0.0.1 n3 IDEAL")
+	})
+}
