@@ -3,6 +3,7 @@ package allocator_test
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
@@ -140,5 +141,19 @@ func TestServiceSelectors(t *testing.T) {
 		if got, want := ch.Eligible(ip1, "n1", l.S.Time), allocator.Eligible(l.S, ip1, "n1"); got != want {
 			t.Errorf("%s: after the change %s, want %s", c.name, got, want)
 		}
+	}
+}
+
+func TestDamping(t *testing.T) {
+	for flaps, want := range map[uint32]time.Duration{
+		0: 0, 1: 0, 2: 30 * time.Second, 3: time.Minute, 7: 16 * time.Minute, 8: 30 * time.Minute, 1 << 31: 30 * time.Minute,
+	} {
+		if got := allocator.Damping(flaps); got != want {
+			t.Errorf("%d flaps: %s, want %s", flaps, got, want)
+		}
+	}
+	rec := &fsm.Address{Flaps: 3, FlapTime: 1000}
+	if got, want := allocator.DampedUntil(rec), 1000+int64(time.Minute); got != want {
+		t.Errorf("damped until %d, want %d", got, want)
 	}
 }

@@ -74,6 +74,9 @@ func (a *Address) dump(w io.Writer) {
 	if a.PolicyAt != 0 {
 		fmt.Fprintf(w, " policy=%d", a.PolicyAt)
 	}
+	if a.Flaps != 0 {
+		fmt.Fprintf(w, " flaps=%d@%d", a.Flaps, a.FlapTime)
+	}
 	fmt.Fprintln(w)
 }
 

@@ -117,7 +117,10 @@ func recordRelease(t *testing.T, dir string) {
 		fsmtest.AllocatedFor(shop, a6, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED))
 	w.Apply(fsmtest.OwnerAssigned(a4, "n8"), fsmtest.OwnerAssigned(a6, "n9"), fsmtest.Refused(shop, "for the record"),
 		fsmtest.Released(fsm.KeyOf("default", "spare"), spare, w.Now+1))
-	w.Apply(fsmtest.OwnerReleased(a4, "n8", w.S.Revision), fsmtest.AnnounceFailed(a4, "n8", "no carrier"),
+	lost := fsmtest.OwnerAssigned(a6, "n8")
+	lost.GetOwnerAssigned().Reason = logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED
+	w.Apply(fsmtest.Expired("n9", w.S.Nodes["n9"].Session), lost, fsmtest.Opened("n9", 5, nil))
+	w.Apply(fsmtest.OwnerReleased(a4, "n8", w.S.Addresses[a4].Epoch), fsmtest.AnnounceFailed(a4, "n8", "no carrier"),
 		fsmtest.Conflict(a6, "n9", fsm.MAC{2, 1, 1, 1, 1, 1}), fsmtest.Drained("n9", logv1.DrainReason_DRAIN_REASON_ADMIN))
 	var log []byte
 	for _, raw := range w.Raw {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"strings"
+	"time"
 
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -74,5 +75,35 @@ func (f *faults) nodeName(path, v string) {
 		f.add(path, "is longer than 253 characters")
 	case bad:
 		f.add(path, "%q holds other characters than letters, digits, '-', '.' and '_'", v)
+	}
+}
+
+// One flap is forgotten for each FlapForget without another. What counts is part of
+// the log's meaning, as everything in this package: it must not change.
+const (
+	FlapForget = 5 * time.Minute
+	maxFlaps   = 64
+)
+
+// FlapsAt counts the forced moves that are not forgotten at a time.
+func (a *Address) FlapsAt(now int64) uint32 {
+	forgotten := max(now-a.FlapTime, 0) / int64(FlapForget)
+	return a.Flaps - uint32(min(forgotten, int64(a.Flaps)))
+}
+
+// countFlap counts the assignment of rec, a fresh copy, to a node if something that
+// goes wrong forces it; what an administrator or the placement wants does not count.
+func (f *folding) countFlap(rec *Address, to string, why logv1.OwnerReason) {
+	from := rec.Owner
+	if from == "" {
+		from = rec.Prior
+	}
+	if from == "" || from == to {
+		return
+	}
+	switch why {
+	case logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED, logv1.OwnerReason_OWNER_REASON_LEAVE,
+		logv1.OwnerReason_OWNER_REASON_LINK_DOWN, logv1.OwnerReason_OWNER_REASON_ANNOUNCE_FAILED:
+		rec.Flaps, rec.FlapTime = min(rec.FlapsAt(f.s.Time)+1, maxFlaps), f.s.Time
 	}
 }

@@ -3,6 +3,7 @@ package fsm_test
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/fsm/fsmtest"
@@ -81,5 +82,64 @@ func TestAnAddressThatWasOwnedHasOtherRules(t *testing.T) {
 	l.Apply(fsmtest.AllocatedFor(web, a, "p", fresh))
 	if got := l.S.Addresses[a].PolicyAt; got != l.S.Revision {
 		t.Errorf("policy of revision %d, want %d", got, l.S.Revision)
+	}
+}
+
+// Given an address of n1, when it gets another owner for a reason, then the move
+// counts if something that goes wrong has forced it; and it is forgotten in time.
+func TestFlaps(t *testing.T) {
+	a, web := netip.MustParseAddr("192.0.2.1"), fsm.KeyOf("default", "web")
+	start := func() *fsmtest.Log {
+		l := fsmtest.NewLog(t)
+		l.Apply(fsmtest.PoolDefined("p", "192.0.2.0/24"), fsmtest.Declared(fsmtest.Service("web", 80)),
+			fsmtest.AllocatedFor(web, a, "p", logv1.AllocationReason_ALLOCATION_REASON_FRESH), fsmtest.Opened("n1", 1, nil), fsmtest.Opened("n2", 1, nil))
+		l.Apply(fsmtest.OwnerAssigned(a, "n1"))
+		return l
+	}
+	to := func(l *fsmtest.Log, node string, why logv1.OwnerReason) {
+		rec := l.S.Addresses[a]
+		l.Apply(fsmtest.OwnerReleased(a, rec.Owner, rec.Epoch))
+		ev := fsmtest.OwnerAssigned(a, node)
+		ev.GetOwnerAssigned().Reason = why
+		l.Apply(ev)
+	}
+	counts := map[logv1.OwnerReason]bool{
+		logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED: true, logv1.OwnerReason_OWNER_REASON_LEAVE: true,
+		logv1.OwnerReason_OWNER_REASON_LINK_DOWN: true, logv1.OwnerReason_OWNER_REASON_ANNOUNCE_FAILED: true,
+	}
+	for n := range logv1.OwnerReason_name {
+		why := logv1.OwnerReason(n)
+		l := start()
+		if got := l.S.Addresses[a].Flaps; got != 0 {
+			t.Fatalf("the first owner counts as a move: %d", got)
+		}
+		to(l, "n1", why)
+		if got := l.S.Addresses[a].Flaps; got != 0 {
+			t.Errorf("%s: back to the same node counts: %d", why, got)
+		}
+		to(l, "n2", why)
+		if got := l.S.Addresses[a].Flaps == 1; got != counts[why] {
+			t.Errorf("%s: counts: %t", why, got)
+		}
+	}
+	l := start()
+	for i := range 100 {
+		to(l, []string{"n2", "n1"}[i%2], logv1.OwnerReason_OWNER_REASON_LINK_DOWN)
+	}
+	rec := l.S.Addresses[a]
+	if rec.Flaps != 64 {
+		t.Errorf("%d flaps, want 64 at most", rec.Flaps)
+	}
+	for after, want := range map[time.Duration]uint32{
+		-time.Hour: 64, 0: 64, fsm.FlapForget - 1: 64, fsm.FlapForget: 63, 10 * fsm.FlapForget: 54, 64 * fsm.FlapForget: 0, 1000 * time.Hour: 0,
+	} {
+		if got := rec.FlapsAt(rec.FlapTime + int64(after)); got != want {
+			t.Errorf("%s later: %d flaps, want %d", after, got, want)
+		}
+	}
+	l.Now += 62 * int64(fsm.FlapForget)
+	to(l, "n2", logv1.OwnerReason_OWNER_REASON_LINK_DOWN)
+	if got := l.S.Addresses[a].Flaps; got != 3 {
+		t.Errorf("%d flaps after a long time, want 2 that are left and 1", got)
 	}
 }

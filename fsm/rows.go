@@ -165,6 +165,8 @@ func encodeAddress(e *encoder, a *Address) {
 	e.b = append(e.b, a.Conflict[:]...)
 	e.str(a.ConflictNode)
 	e.uint(a.PolicyAt)
+	e.uint(uint64(a.Flaps))
+	e.int(a.FlapTime)
 }
 
 func (e *encoder) prior(node string, at, session, epoch uint64) {
@@ -195,6 +197,7 @@ func decodeAddress(d *decoder) (netip.Addr, *Address) {
 	d.array(a.Conflict[:])
 	a.ConflictNode = d.name()
 	a.PolicyAt = d.uint()
+	a.Flaps, a.FlapTime = d.uint32(), d.int()
 	return a.Addr, a
 }
 

@@ -143,6 +143,10 @@ type Address struct {
 	// PolicyAt is the newest revision after which other advertisements may be for
 	// the address, because its services changed; see State.PolicyAt.
 	PolicyAt uint64
+	// Flaps counts the moves that something going wrong has forced, and FlapTime is
+	// the newest of them; see FlapsAt.
+	Flaps    uint32
+	FlapTime int64
 }
 
 // Failure is a node that could not announce an address.

@@ -158,8 +158,12 @@ func (o *owners) shouldMove(rec *fsm.Address) (logv1.OwnerReason, bool) {
 		o.d.targets.drop(rec.Addr)
 	}
 	why, move := o.choose().ShouldMove(rec.Addr, allocator.Options{Now: o.now})
-	if !move || why != logv1.OwnerReason_OWNER_REASON_IDEAL {
+	if !move || !allocator.Voluntary(why) {
 		return why, move
+	}
+	if left := time.Duration(allocator.DampedUntil(rec) - o.now); left > 0 {
+		o.w.retries.add(o.boot+left+minAgain, rec.Addr)
+		return 0, false
 	}
 	// The hash winner must be alive now, or the address would only travel.
 	ideal, ok := o.choose().ChooseOwner(rec.Addr, allocator.Options{Now: o.now})

@@ -1,6 +1,7 @@
 package decider
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -64,5 +65,33 @@ func TestAServicesPreferredNodeIsReturnedTo(t *testing.T) {
 		h.then(h.when(func() { h.must(h.expire("n3")) }), "SessionExpired n3", "OwnerAssigned 10.0.0.1 n2 OWNER_EXPIRED")
 		h.then(h.when(func() { h.must(openSession("n3", 2)) }), "SessionOpened n3 2",
 			"OwnerReleased 10.0.0.1 n2 IDEAL", "--", "OwnerAssigned 10.0.0.1 n3 IDEAL")
+	})
+}
+
+// A preferred node that comes and goes gets its address back ever later; when it
+// dies the address leaves at once, each time.
+func TestFlappingDelaysTheReturn(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a", ideal, prefers(1, "n1")), service("web")))
+		h.open("n1", "n2")
+		h.settle()
+		for i, delay := range []time.Duration{0, 30 * time.Second, time.Minute, 2 * time.Minute} {
+			h.then(h.when(func() { h.must(h.expire("n1")) }), "SessionExpired n1", "OwnerAssigned 10.0.0.1 n2 OWNER_EXPIRED")
+			back := []string{"OwnerReleased 10.0.0.1 n2 IDEAL", "--", "OwnerAssigned 10.0.0.1 n1 IDEAL"}
+			got := h.when(func() { h.must(openSession("n1", byte(i+2))) })
+			if delay == 0 {
+				h.then(got, append([]string{"SessionOpened n1 2"}, back...)...)
+				continue
+			}
+			h.then(got, fmt.Sprintf("SessionOpened n1 %d", i+2))
+			h.then(h.when(func() { time.Sleep(delay - time.Second) }))
+			h.then(h.when(func() { time.Sleep(2 * time.Second) }), back...)
+		}
+		// An administrator is not held back.
+		h.must(h.expire("n1"))
+		h.must(openSession("n1", 9))
+		h.then(h.when(func() { h.must(&Move{Address: vipAddr, To: "n1", Actor: "admin:test"}) }),
+			"OwnerReleased 10.0.0.1 n2 MOVE", "--", "OwnerAssigned 10.0.0.1 n1 MOVE")
 	})
 }

@@ -206,7 +206,7 @@ func (a *app) vipsTable(ctx context.Context, w io.Writer, keep func(*adminv1.Vip
 func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
 	var f fields
 	f.add("Address", v.GetAddress())
-	f.add("Pool", v.GetPool())
+	f.add("Pool", poolOf(v))
 	f.add("Services", strings.Join(v.GetServices(), ", "))
 	owner := "nobody"
 	if v.GetOwner() != "" {
@@ -215,6 +215,7 @@ func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
 	}
 	f.add("Owner", owner)
 	f.addSome("Waiting", v.GetWaiting())
+	a.addPlacement(&f, v.GetPlacement())
 	f.addSome("On control loss", words.ControlLoss(v.GetOnControlLoss()))
 	problems := vipProblems(v)
 	if len(problems) == 0 {

@@ -48,6 +48,11 @@ func healthyGroup() *fakeGroup {
 			OwnedSinceUnixNano: ago(12 * time.Minute), Reason: logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED,
 			Announced:     []*adminv1.NodeAnnouncement{{Node: "n2", Status: unproven}},
 			OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_HOLD, Eligibility: eligible,
+			Placement: &adminv1.VipPlacement{
+				Allocation: logv1.AllocationReason_ALLOCATION_REASON_FRESH, Placement: logv1.Placement_PLACEMENT_IDEAL, Flaps: 3,
+				DampedUntilUnixNano: testNow.Add(4*time.Minute + 20*time.Second).UnixNano(),
+				WishReason:          logv1.OwnerReason_OWNER_REASON_IDEAL, WishNode: "n1",
+			},
 		},
 		{
 			Address: "192.0.2.10", Pool: "public", Services: []string{"default/dns", "default/dns-tcp", "shop/web"}, Owner: "n1", Epoch: 900,

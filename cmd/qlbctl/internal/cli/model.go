@@ -90,6 +90,17 @@ type vipStatus struct {
 	Announced     []announcedStatus   `json:"announced"`
 	Eligibility   []eligibilityStatus `json:"eligibility,omitempty"`
 	Problems      []string            `json:"problems"`
+	// Allocation says how the address was found.
+	Allocation  string      `json:"allocation,omitempty"`
+	Placement   string      `json:"placement,omitempty"`
+	Flaps       uint32      `json:"flaps,omitempty"`
+	DampedUntil string      `json:"dampedUntil,omitempty"`
+	WantsToMove *wishStatus `json:"wantsToMove,omitempty"`
+}
+
+type wishStatus struct {
+	To     string `json:"to,omitempty"`
+	Reason string `json:"reason"`
 }
 
 type announcedStatus struct {
@@ -132,6 +143,7 @@ func vipReport(v *adminv1.VipStatus) report {
 	for _, e := range v.GetEligibility() {
 		st.Eligibility = append(st.Eligibility, eligibilityStatus{e.GetNode(), e.GetEligible(), e.GetReason(), e.GetOrder(), e.GetPreference()})
 	}
+	st.addPlacement(v.GetPlacement())
 	return newReport("VIP", v.GetAddress(), nil, st)
 }
 
