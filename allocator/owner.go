@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -83,6 +84,8 @@ type policyChoice struct {
 	able    []int
 	// weights are the advertisements' preference for each node.
 	weights []int
+	// flat: they prefer none.
+	flat bool
 }
 
 // NewChooser makes a chooser for s.
@@ -101,12 +104,13 @@ func (c *Chooser) choice(addr netip.Addr) *policyChoice {
 	policy := c.Policy(addr)
 	p := c.choices[policy]
 	if p == nil {
-		p = &policyChoice{policy: policy}
+		p = &policyChoice{policy: policy, flat: true}
 		for i, name := range c.nodes {
 			node := c.s.Nodes[name]
 			r := nodeReason(policy, node)
 			p.reasons = append(p.reasons, r)
 			p.weights = append(p.weights, policy.Weight(node.Labels))
+			p.flat = p.flat && p.weights[i] == p.weights[0]
 			if r == OK {
 				p.able = append(p.able, i)
 			}
@@ -226,6 +230,8 @@ type question struct {
 	// selectors are those of the address's services, wanted the nodes that they prefer.
 	selectors [][]*logv1.LabelSelector
 	wanted    []string
+	// owned, if set, counts what each node owns in place of the state.
+	owned []int
 }
 
 func (c *Chooser) question(addr netip.Addr, opt Options) question {
@@ -264,6 +270,9 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 			return n, false
 		}
 		n.owned = node.Owned
+		if q.owned != nil {
+			n.owned = q.owned[i]
+		}
 		if q.rec.Owner == n.node {
 			n.owned-- // it is to be compared with what it would own without
 		}
@@ -293,18 +302,27 @@ type candidate struct {
 }
 
 func (n *candidate) better(o *candidate, addr netip.Addr) bool {
-	switch {
-	case n.heard != o.heard:
-		return n.heard
-	case n.weight != o.weight:
-		return n.weight > o.weight
-	case n.owned != o.owned:
-		return n.owned < o.owned
+	if c := n.compare(o); c != 0 {
+		return c < 0
 	}
 	if a, b := n.rank(addr), o.rank(addr); a != b {
 		return a > b
 	}
 	return n.node < o.node
+}
+
+// compare is negative when n is better, whatever the hash says.
+func (n *candidate) compare(o *candidate) int {
+	switch {
+	case n.heard != o.heard:
+		if n.heard {
+			return -1
+		}
+		return 1
+	case n.weight != o.weight:
+		return cmp.Compare(o.weight, n.weight)
+	}
+	return cmp.Compare(n.owned, o.owned)
 }
 
 func (n *candidate) rank(addr netip.Addr) uint64 {

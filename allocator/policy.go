@@ -20,6 +20,8 @@ type Policy struct {
 	ControlLoss logv1.ControlLoss
 	// Placement is Ideal when any says so, else Sticky.
 	Placement logv1.Placement
+	// RebalancePerMinute is the slowest pace of those that say Gradual; 0: none does.
+	RebalancePerMinute uint32
 	// Interfaces are those of all advertisements together, sorted; empty means
 	// all, because an advertisement without any means all.
 	Interfaces []string
@@ -129,6 +131,10 @@ func combine(ads []*fsm.Advertisement) *Policy {
 		}
 		if ad.Spec.GetPlacement() == logv1.Placement_PLACEMENT_IDEAL {
 			p.Placement = logv1.Placement_PLACEMENT_IDEAL
+		}
+		if n := ad.Spec.GetRebalancePerMinute(); ad.Spec.GetRebalance() == logv1.Rebalance_REBALANCE_GRADUAL &&
+			(p.RebalancePerMinute == 0 || n < p.RebalancePerMinute) {
+			p.RebalancePerMinute = n
 		}
 	}
 	p.Interfaces, _ = union(p.ads)

@@ -67,7 +67,15 @@ func (c *checker) pool(s *IPAddressPoolSpec) *adminv1.Resource {
 	}}}
 }
 
+// defaultRebalance is the pace of rebalance: Gradual, in moves per minute.
+const defaultRebalance = 6
+
 func (c *checker) advertisement(s *L2AdvertisementSpec) *adminv1.Resource {
+	rebalance := word(c, "spec.rebalance", s.Rebalance, rebalances)
+	pace := s.RebalancePerMinute
+	if pace == 0 && rebalance == logv1.Rebalance_REBALANCE_GRADUAL {
+		pace = defaultRebalance
+	}
 	return &adminv1.Resource{Kind: &adminv1.Resource_L2Advertisement{L2Advertisement: &logv1.L2Advertisement{
 		Name: c.meta.Name, Labels: c.meta.Labels,
 		IpAddressPools:         s.IPAddressPools,
@@ -78,6 +86,8 @@ func (c *checker) advertisement(s *L2AdvertisementSpec) *adminv1.Resource {
 		Placement:              word(c, "spec.placement", s.Placement, placements),
 		ServiceSelectors:       toSelectors(s.ServiceSelectors),
 		PreferredNodeSelectors: toPreferred(s.PreferredNodeSelectors),
+		Rebalance:              rebalance,
+		RebalancePerMinute:     pace,
 	}}}
 }
 

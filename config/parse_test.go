@@ -101,7 +101,7 @@ func TestDefaults(t *testing.T) {
 		{"pool by hand", pool("  addresses: [192.0.2.0/24]\n  autoAssign: false\n  avoidBuggyIPs: true"),
 			`pool: {name: "p" addresses: "192.0.2.0/24" manual_only: true avoid_buggy_ips: true}`},
 		{"advertisement", head + "L2Advertisement\nmetadata: {name: a}",
-			`l2_advertisement: {name: "a" on_control_loss: CONTROL_LOSS_HOLD placement: PLACEMENT_STICKY}`},
+			`l2_advertisement: {name: "a" on_control_loss: CONTROL_LOSS_HOLD placement: PLACEMENT_STICKY rebalance: REBALANCE_NEVER}`},
 		{"service", svc("  ports: [{port: 80}]"),
 			`service: {namespace: "default" name: "s" ports: {protocol: PROTOCOL_TCP port: 80}
 			 ip_family_policy: IP_FAMILY_POLICY_SINGLE_STACK

@@ -52,6 +52,9 @@ var refused = []struct{ name, doc, want string }{
 	{"label of a preference", ad("  preferredNodeSelectors:\n  - {weight: 1, preference: {matchExpressions: [{key: a, operator: Near}]}}"), "spec.preferredNodeSelectors[0].preference.matchExpressions[0].operator: \"Near\" is none of"},
 	{"one preference twice", ad("  preferredNodeSelectors:\n  - {weight: 1, preference: {}}\n  - {weight: 2, preference: {}}"), "spec.preferredNodeSelectors[1].preference: is the same as"},
 	{"service selector twice", ad("  serviceSelectors: [{}, {}]"), "spec.serviceSelectors[1]: is the same as spec.serviceSelectors[0]"},
+	{"rebalance", ad("  rebalance: Often"), "spec.rebalance: must be Never or Gradual, is \"Often\""},
+	{"pace", ad("  rebalance: Gradual\n  rebalancePerMinute: 601"), "spec.rebalancePerMinute: 601 is not between 1 and 600"},
+	{"pace without rebalance", ad("  rebalancePerMinute: 6"), "spec.rebalancePerMinute: is only for rebalance: Gradual"},
 	{"preferred node", svc("  preferredNode: a/b"), "spec.preferredNode: \"a/b\" holds other characters"},
 
 	{"shared without ports", svc("  sharingKey: a"), "spec.ports: at least one is required with a sharing key"},

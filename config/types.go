@@ -67,6 +67,10 @@ type L2AdvertisementSpec struct {
 	// PreferredNodeSelectors prefer nodes. The weights of all that match a node are
 	// summed, over all advertisements for the address.
 	PreferredNodeSelectors []PreferredNodeSelector `json:"preferredNodeSelectors,omitempty"`
+	// Rebalance is Never (default) or Gradual.
+	Rebalance string `json:"rebalance"`
+	// RebalancePerMinute (default 6) is for Gradual alone: the most moves per minute.
+	RebalancePerMinute uint32 `json:"rebalancePerMinute,omitempty"`
 }
 
 // PreferredNodeSelector prefers the nodes that match.
@@ -189,6 +193,10 @@ var (
 	placements = enum[logv1.Placement]{
 		[]string{"Sticky", "Ideal"},
 		[]logv1.Placement{logv1.Placement_PLACEMENT_STICKY, logv1.Placement_PLACEMENT_IDEAL},
+	}
+	rebalances = enum[logv1.Rebalance]{
+		[]string{"Never", "Gradual"},
+		[]logv1.Rebalance{logv1.Rebalance_REBALANCE_NEVER, logv1.Rebalance_REBALANCE_GRADUAL},
 	}
 	protocols = enum[logv1.Protocol]{
 		[]string{"TCP", "UDP", "SCTP"},

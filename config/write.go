@@ -55,6 +55,8 @@ func FromAdvertisement(a *logv1.L2Advertisement) (*Object, error) {
 			Placement:              wordOf(&w, "spec.placement", a.GetPlacement(), placements),
 			ServiceSelectors:       fromSelectors(a.GetServiceSelectors()),
 			PreferredNodeSelectors: fromPreferred(a.GetPreferredNodeSelectors()),
+			Rebalance:              wordOf(&w, "spec.rebalance", a.GetRebalance(), rebalances),
+			RebalancePerMinute:     a.GetRebalancePerMinute(),
 		},
 	}
 	return o, w.err(o)

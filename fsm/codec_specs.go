@@ -39,6 +39,8 @@ func (e *encoder) advertisement(a *logv1.L2Advertisement) {
 		e.uint(uint64(p.GetWeight()))
 		e.selector(p.GetPreference())
 	})
+	e.uint(uint64(a.GetRebalance()))
+	e.uint(uint64(a.GetRebalancePerMinute()))
 }
 
 func (d *decoder) advertisement() *logv1.L2Advertisement {
@@ -55,6 +57,8 @@ func (d *decoder) advertisement() *logv1.L2Advertisement {
 		PreferredNodeSelectors: decodeList(d, func(d *decoder) *logv1.PreferredNodeSelector {
 			return &logv1.PreferredNodeSelector{Weight: d.uint32(), Preference: d.selector()}
 		}),
+		Rebalance:          decodeEnum[logv1.Rebalance](d, logv1.Rebalance_name),
+		RebalancePerMinute: d.uint32(),
 	}
 }
 

@@ -17,8 +17,8 @@ import (
 func (s *State) Dump(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprintf(b, "cluster %x version %d revision %d time %d\nchain %x\n", s.ClusterID, s.ClusterVersion, s.Revision, s.Time, s.Chain)
-	fmt.Fprintf(b, "lease %s\nprior-lease %s\nretention %s\npolicy at=%d\n",
-		timesText(s.Lease), timesText(s.PriorLease), s.Retention, s.PolicyAt)
+	fmt.Fprintf(b, "lease %s\nprior-lease %s\nretention %s\npolicy at=%d\nrebalance %d\n",
+		timesText(s.Lease), timesText(s.PriorLease), s.Retention, s.PolicyAt, s.RebalancePerMinute)
 	for _, k := range slices.Sorted(maps.Keys(s.Pools)) {
 		p := s.Pools[k]
 		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s at=%d\n",
@@ -26,10 +26,11 @@ func (s *State) Dump(w io.Writer) error {
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Ads)) {
 		a := s.Ads[k]
-		fmt.Fprintf(b, "advertisement %s pools=%v poolSelectors=%s nodeSelectors=%s interfaces=%v loss=%d placement=%d serviceSelectors=%s preferred=%s at=%d\n",
+		fmt.Fprintf(b, "advertisement %s pools=%v poolSelectors=%s nodeSelectors=%s interfaces=%v loss=%d placement=%d serviceSelectors=%s preferred=%s rebalance=%d/%d at=%d\n",
 			k, a.Spec.GetIpAddressPools(), selectorText(a.Spec.GetIpAddressPoolSelectors()), selectorText(a.Spec.GetNodeSelectors()),
 			a.Spec.GetInterfaces(), a.Spec.GetOnControlLoss(), a.Spec.GetPlacement(),
-			selectorText(a.Spec.GetServiceSelectors()), preferredText(a.Spec.GetPreferredNodeSelectors()), a.DefinedAt)
+			selectorText(a.Spec.GetServiceSelectors()), preferredText(a.Spec.GetPreferredNodeSelectors()),
+			a.Spec.GetRebalance(), a.Spec.GetRebalancePerMinute(), a.DefinedAt)
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(s.Services), ServiceKey.Compare) {
 		s.Services[k].dump(b)

@@ -69,6 +69,8 @@ var handlers = [...]handler{
 	53: on("AnnounceRecovered", (*logv1.Event).GetAnnounceRecovered, (*folding).announceRecovered),
 	54: on("AddressConflictObserved", (*logv1.Event).GetAddressConflictObserved, (*folding).conflictObserved),
 	55: on("AddressConflictCleared", (*logv1.Event).GetAddressConflictCleared, (*folding).conflictCleared),
+	56: on("RebalanceStarted", (*logv1.Event).GetRebalanceStarted, (*folding).rebalanceStarted),
+	57: on("RebalanceEnded", (*logv1.Event).GetRebalanceEnded, (*folding).rebalanceEnded),
 	60: on("RestoreBegun", (*logv1.Event).GetRestoreBegun, (*folding).restoreBegun),
 }
 

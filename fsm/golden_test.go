@@ -102,6 +102,7 @@ func recordRelease(t *testing.T, dir string) {
 			IpAddressPoolSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "gold"}}},
 			NodeSelectors:          []*logv1.LabelSelector{{MatchExpressions: []*logv1.LabelRequirement{{Key: "zone", Operator: "NotIn", Values: []string{"n9"}}}}},
 			Interfaces:             []string{"eth0", "eth1"}, OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE, Placement: logv1.Placement_PLACEMENT_IDEAL,
+			Rebalance: logv1.Rebalance_REBALANCE_GRADUAL, RebalancePerMinute: 12,
 			ServiceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"app": "shop"}}},
 			PreferredNodeSelectors: []*logv1.PreferredNodeSelector{{Weight: 7, Preference: &logv1.LabelSelector{
 				MatchLabels: map[string]string{"rack": "1"}}}}}),
@@ -120,6 +121,7 @@ func recordRelease(t *testing.T, dir string) {
 	lost := fsmtest.OwnerAssigned(a6, "n8")
 	lost.GetOwnerAssigned().Reason = logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED
 	w.Apply(fsmtest.Expired("n9", w.S.Nodes["n9"].Session), lost, fsmtest.Opened("n9", 5, nil))
+	w.Apply(fsmtest.RebalanceStarted(30))
 	w.Apply(fsmtest.OwnerReleased(a4, "n8", w.S.Addresses[a4].Epoch), fsmtest.AnnounceFailed(a4, "n8", "no carrier"),
 		fsmtest.Conflict(a6, "n9", fsm.MAC{2, 1, 1, 1, 1, 1}), fsmtest.Drained("n9", logv1.DrainReason_DRAIN_REASON_ADMIN))
 	var log []byte

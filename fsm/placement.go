@@ -81,7 +81,7 @@ func (f *faults) nodeName(path, v string) {
 // One flap is forgotten for each FlapForget without another. What counts is part of
 // the log's meaning, as everything in this package: it must not change.
 const (
-	FlapForget = 5 * time.Minute
+	FlapForget = 10 * time.Minute
 	maxFlaps   = 64
 )
 
@@ -105,5 +105,35 @@ func (f *folding) countFlap(rec *Address, to string, why logv1.OwnerReason) {
 	case logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED, logv1.OwnerReason_OWNER_REASON_LEAVE,
 		logv1.OwnerReason_OWNER_REASON_LINK_DOWN, logv1.OwnerReason_OWNER_REASON_ANNOUNCE_FAILED:
 		rec.Flaps, rec.FlapTime = min(rec.FlapsAt(f.s.Time)+1, maxFlaps), f.s.Time
+	}
+}
+
+// MaxRebalancePerMinute bounds the pace of a rebalance.
+const MaxRebalancePerMinute = 600
+
+func (f *folding) rebalanceStarted(e *logv1.RebalanceStarted) error {
+	if e.GetPerMinute() < 1 || e.GetPerMinute() > MaxRebalancePerMinute {
+		return corruptf("rebalance of %d moves per minute", e.GetPerMinute())
+	}
+	f.s.RebalancePerMinute = e.GetPerMinute()
+	return nil
+}
+
+func (f *folding) rebalanceEnded(*logv1.RebalanceEnded) error {
+	if f.s.RebalancePerMinute == 0 {
+		return corruptf("RebalanceEnded while there is none")
+	}
+	f.s.RebalancePerMinute = 0
+	return nil
+}
+
+func (f *faults) rebalance(a *logv1.L2Advertisement) {
+	known(f, "spec.rebalance", a.GetRebalance(), logv1.Rebalance_name)
+	n := a.GetRebalancePerMinute()
+	switch gradual := a.GetRebalance() == logv1.Rebalance_REBALANCE_GRADUAL; {
+	case gradual && (n < 1 || n > MaxRebalancePerMinute):
+		f.add("spec.rebalancePerMinute", "%d is not between 1 and %d", n, MaxRebalancePerMinute)
+	case !gradual && n != 0:
+		f.add("spec.rebalancePerMinute", "is only for rebalance: Gradual")
 	}
 }

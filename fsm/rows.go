@@ -80,6 +80,7 @@ func eachSettings(s *State, emit func(func(*encoder)) error) error {
 		e.int(int64(s.PriorLease.Heartbeat))
 		e.int(int64(s.PriorLease.Settle))
 		e.uint(s.PolicyAt)
+		e.uint(uint64(s.RebalancePerMinute))
 	})
 }
 
@@ -92,6 +93,7 @@ func decodeSettings(s *State, d *decoder) {
 	s.PriorLease.Heartbeat = time.Duration(d.int())
 	s.PriorLease.Settle = time.Duration(d.int())
 	s.PolicyAt = d.uint()
+	s.RebalancePerMinute = d.uint32()
 }
 
 func encodePool(e *encoder, p *Pool) {

@@ -44,6 +44,9 @@ type State struct {
 	// PolicyAt is the newest revision that changed a pool or an advertisement, or
 	// deleted one: an owner that has not seen it may follow other rules.
 	PolicyAt uint64
+	// RebalancePerMinute is the pace of the rebalance that an administrator has
+	// started; 0: none.
+	RebalancePerMinute uint32
 
 	Pools    map[string]*Pool
 	Ads      map[string]*Advertisement

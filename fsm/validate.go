@@ -112,6 +112,7 @@ func ValidateAdvertisement(a *logv1.L2Advertisement) []FieldError {
 	known(&f, "spec.placement", a.GetPlacement(), logv1.Placement_name)
 	f.selectors("spec.serviceSelectors", a.GetServiceSelectors())
 	f.preferred("spec.preferredNodeSelectors", a.GetPreferredNodeSelectors())
+	f.rebalance(a)
 	return f
 }
 

@@ -171,3 +171,13 @@ func ConflictCleared(addr netip.Addr) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_AddressConflictCleared{AddressConflictCleared: &logv1.AddressConflictCleared{
 		Address: fsm.FromAddr(addr)}}}
 }
+
+// RebalanceStarted starts a rebalance.
+func RebalanceStarted(perMinute uint32) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_RebalanceStarted{RebalanceStarted: &logv1.RebalanceStarted{PerMinute: perMinute}}}
+}
+
+// RebalanceEnded ends it.
+func RebalanceEnded() *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_RebalanceEnded{RebalanceEnded: &logv1.RebalanceEnded{}}}
+}

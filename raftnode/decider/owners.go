@@ -53,6 +53,9 @@ func (r *reign) reconcile(t *tx) error {
 			return err
 		}
 	}
+	if err := guard(func() error { r.rebalance(o); return o.err }); err != nil {
+		return err
+	}
 	r.pause = 0
 	r.d.stats.Unowned.Store(int64(len(w.idle)))
 	r.d.stats.Waiting.Store(int64(w.parkedLen()))

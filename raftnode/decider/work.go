@@ -57,6 +57,8 @@ type work struct {
 	// faulty services have run into a fault of this program.
 	faulty map[fsm.ServiceKey]struct{}
 
+	balance balance
+
 	// chooser is valid for chooserOf until an event about nodes, pools or
 	// advertisements.
 	chooser   *allocator.Chooser
@@ -82,6 +84,7 @@ func newWork(d *Decider, head *fsm.State) *work {
 		faulty:   map[fsm.ServiceKey]struct{}{},
 		retry:    true,
 		sweepAll: true,
+		balance:  balance{stirred: true},
 	}
 	for _, name := range slices.Sorted(maps.Keys(head.Nodes)) {
 		if head.Nodes[name].SessionState != fsm.SessionOpen {
@@ -125,7 +128,7 @@ func (w *work) askLeases() { w.ask = true }
 // due tells whether there is something to do at the boot time now.
 func (w *work) due(now time.Duration) bool {
 	if w.dead.len()+w.dirty.len()+len(w.sweep) > 0 || w.sweepAll || len(w.suspects) > 0 ||
-		len(w.services) > 0 || w.retry || w.ask && len(w.waits)+len(w.fences) > 0 {
+		len(w.services) > 0 || w.retry || w.balance.due(now) || w.ask && len(w.waits)+len(w.fences) > 0 {
 		return true
 	}
 	at, ok := w.deadline()
@@ -151,11 +154,15 @@ func (w *work) deadline() (first time.Duration, ok bool) {
 	if w.keptEnd > 0 {
 		see(w.keptEnd)
 	}
+	if !w.balance.settled {
+		see(w.balance.at)
+	}
 	return first, ok
 }
 
 // note takes down what an event, just folded into s, concerns.
 func (w *work) note(s *fsm.State, ev *logv1.Event) {
+	w.balance.settled = false
 	switch f := ev.GetFact().(type) {
 	case *logv1.Event_PoolDefined, *logv1.Event_PoolDeleted:
 		w.retry, w.sweepAll, w.chooser = true, true, nil
@@ -229,7 +236,7 @@ func (w *work) settleNodes(s *fsm.State) {
 		if old != nil && sameForOwners(old, node) {
 			continue
 		}
-		w.askNext = true
+		w.askNext, w.balance.stirred = true, true
 		if node.SessionState != fsm.SessionOpen {
 			w.pushOwned(&w.dead, s, name)
 			continue

@@ -53,6 +53,10 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     interfaces              on which interfaces (default all)
     onControlLoss           Hold (default) | Release
     placement               Sticky (default) | Ideal
+    serviceSelectors        for addresses of which services (default all)
+    preferredNodeSelectors  [{weight: 1-100, preference: selector}]; weights are summed
+    rebalance               Never (default) | Gradual: spread evenly while nodes stay
+    rebalancePerMinute      most moves with Gradual (default 6)
 
   kind: VirtualService      metadata: name, namespace (default "default"), labels
     ports                   [{name, protocol: TCP|UDP|SCTP, port}]; protocol TCP by default
@@ -64,6 +68,7 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     sharingKey              services with one key may share an address
     nodeSelectors           which nodes may own (default all)
     delivery                None (default) | Host
+    preferredNode           the node to prefer before all others
 
 What "get -o yaml" prints can be applied; a status in it is ignored.
 

@@ -131,6 +131,7 @@ func (a *app) describeAdvertisement(w io.Writer, ad *logv1.L2Advertisement) erro
 	f.add("Interfaces", interfaces)
 	f.add("On control loss", words.ControlLoss(ad.GetOnControlLoss()))
 	f.add("Placement", words.Placement(ad.GetPlacement()))
+	f.add("Rebalance", words.Rebalance(ad.GetRebalance(), ad.GetRebalancePerMinute()))
 	f.add("Services", selectors(ad.GetServiceSelectors()))
 	for i, p := range ad.GetPreferredNodeSelectors() {
 		name := ""

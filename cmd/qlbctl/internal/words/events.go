@@ -130,6 +130,10 @@ func settingEvent(ev *logv1.Event) (string, string) {
 		t := f.LeaseTimesSet.GetTimes()
 		return "group", fmt.Sprintf("lease times set: detection %s, heartbeat %s, settle %s",
 			Setting(time.Duration(t.GetDetectionNanos())), Setting(time.Duration(t.GetHeartbeatNanos())), Setting(time.Duration(t.GetSettleNanos())))
+	case *logv1.Event_RebalanceStarted:
+		return "group", fmt.Sprintf("rebalance started, at most %s per minute", Count(f.RebalanceStarted.GetPerMinute(), "move"))
+	case *logv1.Event_RebalanceEnded:
+		return "group", "rebalance ended"
 	case *logv1.Event_RetentionSet:
 		return "group", "retention of addresses set to " + Setting(time.Duration(f.RetentionSet.GetRetentionNanos()))
 	}

@@ -1531,9 +1531,11 @@ type StatusResponse struct {
 	Problems       []string `protobuf:"bytes,16,rep,name=problems,proto3" json:"problems,omitempty"`
 	RetentionNanos int64    `protobuf:"varint,17,opt,name=retention_nanos,json=retentionNanos,proto3" json:"retention_nanos,omitempty"`
 	// The oldest revision in this member's history.
-	HistoryFrom   uint64 `protobuf:"varint,18,opt,name=history_from,json=historyFrom,proto3" json:"history_from,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	HistoryFrom uint64 `protobuf:"varint,18,opt,name=history_from,json=historyFrom,proto3" json:"history_from,omitempty"`
+	// Pace of the rebalance that is under way; 0: none.
+	RebalancePerMinute uint32 `protobuf:"varint,24,opt,name=rebalance_per_minute,json=rebalancePerMinute,proto3" json:"rebalance_per_minute,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -1688,6 +1690,13 @@ func (x *StatusResponse) GetRetentionNanos() int64 {
 func (x *StatusResponse) GetHistoryFrom() uint64 {
 	if x != nil {
 		return x.HistoryFrom
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetRebalancePerMinute() uint32 {
+	if x != nil {
+		return x.RebalancePerMinute
 	}
 	return 0
 }
@@ -1990,6 +1999,191 @@ func (x *MoveResponse) GetToNode() string {
 	return ""
 }
 
+type RebalanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Say what would move, change nothing.
+	DryRun bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Moves per minute, 1 to 600; 0: 60.
+	PerMinute uint32 `protobuf:"varint,2,opt,name=per_minute,json=perMinute,proto3" json:"per_minute,omitempty"`
+	// End what was started.
+	Stop          bool `protobuf:"varint,3,opt,name=stop,proto3" json:"stop,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceRequest) Reset() {
+	*x = RebalanceRequest{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceRequest) ProtoMessage() {}
+
+func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
+func (*RebalanceRequest) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RebalanceRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RebalanceRequest) GetPerMinute() uint32 {
+	if x != nil {
+		return x.PerMinute
+	}
+	return 0
+}
+
+func (x *RebalanceRequest) GetStop() bool {
+	if x != nil {
+		return x.Stop
+	}
+	return false
+}
+
+type RebalanceResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What would move as things are, in this order; none with stop.
+	Moves []*BalanceMove `protobuf:"bytes,2,rep,name=moves,proto3" json:"moves,omitempty"`
+	// The pace from now on; 0: nothing is to move.
+	PerMinute     uint32 `protobuf:"varint,3,opt,name=per_minute,json=perMinute,proto3" json:"per_minute,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceResponse) Reset() {
+	*x = RebalanceResponse{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceResponse) ProtoMessage() {}
+
+func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
+func (*RebalanceResponse) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RebalanceResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RebalanceResponse) GetMoves() []*BalanceMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *RebalanceResponse) GetPerMinute() uint32 {
+	if x != nil {
+		return x.PerMinute
+	}
+	return 0
+}
+
+type BalanceMove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	FromNode      string                 `protobuf:"bytes,2,opt,name=from_node,json=fromNode,proto3" json:"from_node,omitempty"`
+	ToNode        string                 `protobuf:"bytes,3,opt,name=to_node,json=toNode,proto3" json:"to_node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BalanceMove) Reset() {
+	*x = BalanceMove{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BalanceMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BalanceMove) ProtoMessage() {}
+
+func (x *BalanceMove) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BalanceMove.ProtoReflect.Descriptor instead.
+func (*BalanceMove) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *BalanceMove) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *BalanceMove) GetFromNode() string {
+	if x != nil {
+		return x.FromNode
+	}
+	return ""
+}
+
+func (x *BalanceMove) GetToNode() string {
+	if x != nil {
+		return x.ToNode
+	}
+	return ""
+}
+
 type ForgetNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1999,7 +2193,7 @@ type ForgetNodeRequest struct {
 
 func (x *ForgetNodeRequest) Reset() {
 	*x = ForgetNodeRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2205,7 @@ func (x *ForgetNodeRequest) String() string {
 func (*ForgetNodeRequest) ProtoMessage() {}
 
 func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2218,7 @@ func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeRequest.ProtoReflect.Descriptor instead.
 func (*ForgetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ForgetNodeRequest) GetNode() string {
@@ -2043,7 +2237,7 @@ type ForgetNodeResponse struct {
 
 func (x *ForgetNodeResponse) Reset() {
 	*x = ForgetNodeResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2249,7 @@ func (x *ForgetNodeResponse) String() string {
 func (*ForgetNodeResponse) ProtoMessage() {}
 
 func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2262,7 @@ func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeResponse.ProtoReflect.Descriptor instead.
 func (*ForgetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ForgetNodeResponse) GetRevision() uint64 {
@@ -2087,7 +2281,7 @@ type SetLeaseTimesRequest struct {
 
 func (x *SetLeaseTimesRequest) Reset() {
 	*x = SetLeaseTimesRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2293,7 @@ func (x *SetLeaseTimesRequest) String() string {
 func (*SetLeaseTimesRequest) ProtoMessage() {}
 
 func (x *SetLeaseTimesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2306,7 @@ func (x *SetLeaseTimesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeaseTimesRequest.ProtoReflect.Descriptor instead.
 func (*SetLeaseTimesRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetLeaseTimesRequest) GetTimes() *v1.LeaseTimes {
@@ -2131,7 +2325,7 @@ type SetLeaseTimesResponse struct {
 
 func (x *SetLeaseTimesResponse) Reset() {
 	*x = SetLeaseTimesResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2143,7 +2337,7 @@ func (x *SetLeaseTimesResponse) String() string {
 func (*SetLeaseTimesResponse) ProtoMessage() {}
 
 func (x *SetLeaseTimesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2156,7 +2350,7 @@ func (x *SetLeaseTimesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeaseTimesResponse.ProtoReflect.Descriptor instead.
 func (*SetLeaseTimesResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetLeaseTimesResponse) GetRevision() uint64 {
@@ -2175,7 +2369,7 @@ type SetRetentionRequest struct {
 
 func (x *SetRetentionRequest) Reset() {
 	*x = SetRetentionRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2381,7 @@ func (x *SetRetentionRequest) String() string {
 func (*SetRetentionRequest) ProtoMessage() {}
 
 func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2394,7 @@ func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionRequest.ProtoReflect.Descriptor instead.
 func (*SetRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SetRetentionRequest) GetRetentionNanos() int64 {
@@ -2219,7 +2413,7 @@ type SetRetentionResponse struct {
 
 func (x *SetRetentionResponse) Reset() {
 	*x = SetRetentionResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2231,7 +2425,7 @@ func (x *SetRetentionResponse) String() string {
 func (*SetRetentionResponse) ProtoMessage() {}
 
 func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2244,7 +2438,7 @@ func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionResponse.ProtoReflect.Descriptor instead.
 func (*SetRetentionResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetRetentionResponse) GetRevision() uint64 {
@@ -2264,7 +2458,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2470,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2483,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ProbeRequest) GetAddress() string {
@@ -2315,7 +2509,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2521,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2534,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ProbeResponse) GetNodes() []*NodeProbe {
@@ -2361,7 +2555,7 @@ type NodeProbe struct {
 
 func (x *NodeProbe) Reset() {
 	*x = NodeProbe{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2567,7 @@ func (x *NodeProbe) String() string {
 func (*NodeProbe) ProtoMessage() {}
 
 func (x *NodeProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2580,7 @@ func (x *NodeProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProbe.ProtoReflect.Descriptor instead.
 func (*NodeProbe) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeProbe) GetNode() string {
@@ -2422,7 +2616,7 @@ type ProbeHit struct {
 
 func (x *ProbeHit) Reset() {
 	*x = ProbeHit{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2434,7 +2628,7 @@ func (x *ProbeHit) String() string {
 func (*ProbeHit) ProtoMessage() {}
 
 func (x *ProbeHit) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2447,7 +2641,7 @@ func (x *ProbeHit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeHit.ProtoReflect.Descriptor instead.
 func (*ProbeHit) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ProbeHit) GetMac() []byte {
@@ -2490,7 +2684,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2696,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2709,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EventsRequest) GetSinceRevision() uint64 {
@@ -2580,7 +2774,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +2786,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +2799,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EventsResponse) GetRevision() uint64 {
@@ -2658,7 +2852,7 @@ type SnapshotSaveRequest struct {
 
 func (x *SnapshotSaveRequest) Reset() {
 	*x = SnapshotSaveRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2670,7 +2864,7 @@ func (x *SnapshotSaveRequest) String() string {
 func (*SnapshotSaveRequest) ProtoMessage() {}
 
 func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2683,7 +2877,7 @@ func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSaveRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SnapshotSaveRequest) GetStale() bool {
@@ -2716,7 +2910,7 @@ type SnapshotSaveResponse struct {
 
 func (x *SnapshotSaveResponse) Reset() {
 	*x = SnapshotSaveResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +2922,7 @@ func (x *SnapshotSaveResponse) String() string {
 func (*SnapshotSaveResponse) ProtoMessage() {}
 
 func (x *SnapshotSaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,7 +2935,7 @@ func (x *SnapshotSaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSaveResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SnapshotSaveResponse) GetChunk() []byte {
@@ -2762,7 +2956,7 @@ type SnapshotRestoreRequest struct {
 
 func (x *SnapshotRestoreRequest) Reset() {
 	*x = SnapshotRestoreRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2774,7 +2968,7 @@ func (x *SnapshotRestoreRequest) String() string {
 func (*SnapshotRestoreRequest) ProtoMessage() {}
 
 func (x *SnapshotRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2787,7 +2981,7 @@ func (x *SnapshotRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRestoreRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SnapshotRestoreRequest) GetChunk() []byte {
@@ -2816,7 +3010,7 @@ type SnapshotRestoreResponse struct {
 
 func (x *SnapshotRestoreResponse) Reset() {
 	*x = SnapshotRestoreResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +3022,7 @@ func (x *SnapshotRestoreResponse) String() string {
 func (*SnapshotRestoreResponse) ProtoMessage() {}
 
 func (x *SnapshotRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +3035,7 @@ func (x *SnapshotRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRestoreResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SnapshotRestoreResponse) GetRevision() uint64 {
@@ -2882,7 +3076,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2894,7 +3088,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2907,7 +3101,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AddMemberRequest) GetId() string {
@@ -2932,7 +3126,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2944,7 +3138,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2957,7 +3151,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 type RemoveMemberRequest struct {
@@ -2969,7 +3163,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2981,7 +3175,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2994,7 +3188,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -3012,7 +3206,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +3218,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +3231,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 type TransferLeadershipRequest struct {
@@ -3050,7 +3244,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3062,7 +3256,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3075,7 +3269,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -3094,7 +3288,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3106,7 +3300,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3119,7 +3313,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TransferLeadershipResponse) GetLeader() string {
@@ -3137,7 +3331,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3149,7 +3343,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3162,7 +3356,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 type VersionResponse struct {
@@ -3176,7 +3370,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3188,7 +3382,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3201,7 +3395,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3361,7 +3555,7 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\aproblem\x18\n" +
 	" \x01(\tR\aproblem\"%\n" +
 	"\rStatusRequest\x12\x14\n" +
-	"\x05stale\x18\x01 \x01(\bR\x05stale\"\xfa\x04\n" +
+	"\x05stale\x18\x01 \x01(\bR\x05stale\"\xac\x05\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\fR\tclusterId\x12'\n" +
@@ -3386,7 +3580,8 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\x10services_pending\x18\x0f \x01(\rR\x0fservicesPending\x12\x1a\n" +
 	"\bproblems\x18\x10 \x03(\tR\bproblems\x12'\n" +
 	"\x0fretention_nanos\x18\x11 \x01(\x03R\x0eretentionNanos\x12!\n" +
-	"\fhistory_from\x18\x12 \x01(\x04R\vhistoryFrom\"\"\n" +
+	"\fhistory_from\x18\x12 \x01(\x04R\vhistoryFrom\x120\n" +
+	"\x14rebalance_per_minute\x18\x18 \x01(\rR\x12rebalancePerMinute\"\"\n" +
 	"\fDrainRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"A\n" +
 	"\rDrainResponse\x12\x1a\n" +
@@ -3401,6 +3596,20 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\ato_node\x18\x02 \x01(\tR\x06toNode\"`\n" +
 	"\fMoveResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x1b\n" +
+	"\tfrom_node\x18\x02 \x01(\tR\bfromNode\x12\x17\n" +
+	"\ato_node\x18\x03 \x01(\tR\x06toNode\"^\n" +
+	"\x10RebalanceRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12\x1d\n" +
+	"\n" +
+	"per_minute\x18\x02 \x01(\rR\tperMinute\x12\x12\n" +
+	"\x04stop\x18\x03 \x01(\bR\x04stop\"\x84\x01\n" +
+	"\x11RebalanceResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x124\n" +
+	"\x05moves\x18\x02 \x03(\v2\x1e.quorumlb.admin.v1.BalanceMoveR\x05moves\x12\x1d\n" +
+	"\n" +
+	"per_minute\x18\x03 \x01(\rR\tperMinute\"]\n" +
+	"\vBalanceMove\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
 	"\tfrom_node\x18\x02 \x01(\tR\bfromNode\x12\x17\n" +
 	"\ato_node\x18\x03 \x01(\tR\x06toNode\"'\n" +
 	"\x11ForgetNodeRequest\x12\x12\n" +
@@ -3474,7 +3683,7 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1d\n" +
 	"\n" +
 	"go_version\x18\x02 \x01(\tR\tgoVersion\x12.\n" +
-	"\x13max_cluster_version\x18\x03 \x01(\rR\x11maxClusterVersion2\xaf\f\n" +
+	"\x13max_cluster_version\x18\x03 \x01(\rR\x11maxClusterVersion2\x87\r\n" +
 	"\fAdminService\x12J\n" +
 	"\x05Apply\x12\x1f.quorumlb.admin.v1.ApplyRequest\x1a .quorumlb.admin.v1.ApplyResponse\x12M\n" +
 	"\x06Delete\x12 .quorumlb.admin.v1.DeleteRequest\x1a!.quorumlb.admin.v1.DeleteResponse\x12D\n" +
@@ -3493,7 +3702,8 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\x0fSnapshotRestore\x12).quorumlb.admin.v1.SnapshotRestoreRequest\x1a*.quorumlb.admin.v1.SnapshotRestoreResponse(\x01\x12V\n" +
 	"\tAddMember\x12#.quorumlb.admin.v1.AddMemberRequest\x1a$.quorumlb.admin.v1.AddMemberResponse\x12_\n" +
 	"\fRemoveMember\x12&.quorumlb.admin.v1.RemoveMemberRequest\x1a'.quorumlb.admin.v1.RemoveMemberResponse\x12q\n" +
-	"\x12TransferLeadership\x12,.quorumlb.admin.v1.TransferLeadershipRequest\x1a-.quorumlb.admin.v1.TransferLeadershipResponse\x12P\n" +
+	"\x12TransferLeadership\x12,.quorumlb.admin.v1.TransferLeadershipRequest\x1a-.quorumlb.admin.v1.TransferLeadershipResponse\x12V\n" +
+	"\tRebalance\x12#.quorumlb.admin.v1.RebalanceRequest\x1a$.quorumlb.admin.v1.RebalanceResponse\x12P\n" +
 	"\aVersion\x12!.quorumlb.admin.v1.VersionRequest\x1a\".quorumlb.admin.v1.VersionResponseB>Z<github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1;adminv1b\x06proto3"
 
 var (
@@ -3508,7 +3718,7 @@ func file_quorumlb_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_quorumlb_admin_v1_admin_proto_rawDescData
 }
 
-var file_quorumlb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_quorumlb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_quorumlb_admin_v1_admin_proto_goTypes = []any{
 	(*Resource)(nil),                   // 0: quorumlb.admin.v1.Resource
 	(*ApplyRequest)(nil),               // 1: quorumlb.admin.v1.ApplyRequest
@@ -3535,118 +3745,124 @@ var file_quorumlb_admin_v1_admin_proto_goTypes = []any{
 	(*UndrainResponse)(nil),            // 22: quorumlb.admin.v1.UndrainResponse
 	(*MoveRequest)(nil),                // 23: quorumlb.admin.v1.MoveRequest
 	(*MoveResponse)(nil),               // 24: quorumlb.admin.v1.MoveResponse
-	(*ForgetNodeRequest)(nil),          // 25: quorumlb.admin.v1.ForgetNodeRequest
-	(*ForgetNodeResponse)(nil),         // 26: quorumlb.admin.v1.ForgetNodeResponse
-	(*SetLeaseTimesRequest)(nil),       // 27: quorumlb.admin.v1.SetLeaseTimesRequest
-	(*SetLeaseTimesResponse)(nil),      // 28: quorumlb.admin.v1.SetLeaseTimesResponse
-	(*SetRetentionRequest)(nil),        // 29: quorumlb.admin.v1.SetRetentionRequest
-	(*SetRetentionResponse)(nil),       // 30: quorumlb.admin.v1.SetRetentionResponse
-	(*ProbeRequest)(nil),               // 31: quorumlb.admin.v1.ProbeRequest
-	(*ProbeResponse)(nil),              // 32: quorumlb.admin.v1.ProbeResponse
-	(*NodeProbe)(nil),                  // 33: quorumlb.admin.v1.NodeProbe
-	(*ProbeHit)(nil),                   // 34: quorumlb.admin.v1.ProbeHit
-	(*EventsRequest)(nil),              // 35: quorumlb.admin.v1.EventsRequest
-	(*EventsResponse)(nil),             // 36: quorumlb.admin.v1.EventsResponse
-	(*SnapshotSaveRequest)(nil),        // 37: quorumlb.admin.v1.SnapshotSaveRequest
-	(*SnapshotSaveResponse)(nil),       // 38: quorumlb.admin.v1.SnapshotSaveResponse
-	(*SnapshotRestoreRequest)(nil),     // 39: quorumlb.admin.v1.SnapshotRestoreRequest
-	(*SnapshotRestoreResponse)(nil),    // 40: quorumlb.admin.v1.SnapshotRestoreResponse
-	(*AddMemberRequest)(nil),           // 41: quorumlb.admin.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 42: quorumlb.admin.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 43: quorumlb.admin.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 44: quorumlb.admin.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 45: quorumlb.admin.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 46: quorumlb.admin.v1.TransferLeadershipResponse
-	(*VersionRequest)(nil),             // 47: quorumlb.admin.v1.VersionRequest
-	(*VersionResponse)(nil),            // 48: quorumlb.admin.v1.VersionResponse
-	nil,                                // 49: quorumlb.admin.v1.NodeStatus.LabelsEntry
-	(*v1.Pool)(nil),                    // 50: quorumlb.log.v1.Pool
-	(*v1.L2Advertisement)(nil),         // 51: quorumlb.log.v1.L2Advertisement
-	(*v1.Service)(nil),                 // 52: quorumlb.log.v1.Service
-	(v1.OwnerReason)(0),                // 53: quorumlb.log.v1.OwnerReason
-	(v1.ControlLoss)(0),                // 54: quorumlb.log.v1.ControlLoss
-	(v1.AllocationReason)(0),           // 55: quorumlb.log.v1.AllocationReason
-	(v1.Placement)(0),                  // 56: quorumlb.log.v1.Placement
-	(*v11.VipStatus)(nil),              // 57: quorumlb.speaker.v1.VipStatus
-	(*v1.Link)(nil),                    // 58: quorumlb.log.v1.Link
-	(v1.DrainReason)(0),                // 59: quorumlb.log.v1.DrainReason
-	(*v1.LeaseTimes)(nil),              // 60: quorumlb.log.v1.LeaseTimes
-	(*v1.Event)(nil),                   // 61: quorumlb.log.v1.Event
+	(*RebalanceRequest)(nil),           // 25: quorumlb.admin.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),          // 26: quorumlb.admin.v1.RebalanceResponse
+	(*BalanceMove)(nil),                // 27: quorumlb.admin.v1.BalanceMove
+	(*ForgetNodeRequest)(nil),          // 28: quorumlb.admin.v1.ForgetNodeRequest
+	(*ForgetNodeResponse)(nil),         // 29: quorumlb.admin.v1.ForgetNodeResponse
+	(*SetLeaseTimesRequest)(nil),       // 30: quorumlb.admin.v1.SetLeaseTimesRequest
+	(*SetLeaseTimesResponse)(nil),      // 31: quorumlb.admin.v1.SetLeaseTimesResponse
+	(*SetRetentionRequest)(nil),        // 32: quorumlb.admin.v1.SetRetentionRequest
+	(*SetRetentionResponse)(nil),       // 33: quorumlb.admin.v1.SetRetentionResponse
+	(*ProbeRequest)(nil),               // 34: quorumlb.admin.v1.ProbeRequest
+	(*ProbeResponse)(nil),              // 35: quorumlb.admin.v1.ProbeResponse
+	(*NodeProbe)(nil),                  // 36: quorumlb.admin.v1.NodeProbe
+	(*ProbeHit)(nil),                   // 37: quorumlb.admin.v1.ProbeHit
+	(*EventsRequest)(nil),              // 38: quorumlb.admin.v1.EventsRequest
+	(*EventsResponse)(nil),             // 39: quorumlb.admin.v1.EventsResponse
+	(*SnapshotSaveRequest)(nil),        // 40: quorumlb.admin.v1.SnapshotSaveRequest
+	(*SnapshotSaveResponse)(nil),       // 41: quorumlb.admin.v1.SnapshotSaveResponse
+	(*SnapshotRestoreRequest)(nil),     // 42: quorumlb.admin.v1.SnapshotRestoreRequest
+	(*SnapshotRestoreResponse)(nil),    // 43: quorumlb.admin.v1.SnapshotRestoreResponse
+	(*AddMemberRequest)(nil),           // 44: quorumlb.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 45: quorumlb.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 46: quorumlb.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 47: quorumlb.admin.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 48: quorumlb.admin.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 49: quorumlb.admin.v1.TransferLeadershipResponse
+	(*VersionRequest)(nil),             // 50: quorumlb.admin.v1.VersionRequest
+	(*VersionResponse)(nil),            // 51: quorumlb.admin.v1.VersionResponse
+	nil,                                // 52: quorumlb.admin.v1.NodeStatus.LabelsEntry
+	(*v1.Pool)(nil),                    // 53: quorumlb.log.v1.Pool
+	(*v1.L2Advertisement)(nil),         // 54: quorumlb.log.v1.L2Advertisement
+	(*v1.Service)(nil),                 // 55: quorumlb.log.v1.Service
+	(v1.OwnerReason)(0),                // 56: quorumlb.log.v1.OwnerReason
+	(v1.ControlLoss)(0),                // 57: quorumlb.log.v1.ControlLoss
+	(v1.AllocationReason)(0),           // 58: quorumlb.log.v1.AllocationReason
+	(v1.Placement)(0),                  // 59: quorumlb.log.v1.Placement
+	(*v11.VipStatus)(nil),              // 60: quorumlb.speaker.v1.VipStatus
+	(*v1.Link)(nil),                    // 61: quorumlb.log.v1.Link
+	(v1.DrainReason)(0),                // 62: quorumlb.log.v1.DrainReason
+	(*v1.LeaseTimes)(nil),              // 63: quorumlb.log.v1.LeaseTimes
+	(*v1.Event)(nil),                   // 64: quorumlb.log.v1.Event
 }
 var file_quorumlb_admin_v1_admin_proto_depIdxs = []int32{
-	50, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
-	51, // 1: quorumlb.admin.v1.Resource.l2_advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	52, // 2: quorumlb.admin.v1.Resource.service:type_name -> quorumlb.log.v1.Service
+	53, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
+	54, // 1: quorumlb.admin.v1.Resource.l2_advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	55, // 2: quorumlb.admin.v1.Resource.service:type_name -> quorumlb.log.v1.Service
 	0,  // 3: quorumlb.admin.v1.ApplyRequest.resources:type_name -> quorumlb.admin.v1.Resource
 	3,  // 4: quorumlb.admin.v1.ApplyResponse.results:type_name -> quorumlb.admin.v1.ApplyResult
 	5,  // 5: quorumlb.admin.v1.DeleteRequest.names:type_name -> quorumlb.admin.v1.ResourceName
 	9,  // 6: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
-	51, // 7: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
+	54, // 7: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
 	10, // 8: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
 	11, // 9: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
 	15, // 10: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
 	16, // 11: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	50, // 12: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
-	52, // 13: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
-	53, // 14: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
+	53, // 12: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
+	55, // 13: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
+	56, // 14: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
 	13, // 15: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
-	54, // 16: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	57, // 16: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
 	14, // 17: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
 	12, // 18: quorumlb.admin.v1.VipStatus.placement:type_name -> quorumlb.admin.v1.VipPlacement
-	55, // 19: quorumlb.admin.v1.VipPlacement.allocation:type_name -> quorumlb.log.v1.AllocationReason
-	56, // 20: quorumlb.admin.v1.VipPlacement.placement:type_name -> quorumlb.log.v1.Placement
-	53, // 21: quorumlb.admin.v1.VipPlacement.wish_reason:type_name -> quorumlb.log.v1.OwnerReason
-	57, // 22: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
-	49, // 23: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
-	58, // 24: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
-	59, // 25: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
-	60, // 26: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	58, // 19: quorumlb.admin.v1.VipPlacement.allocation:type_name -> quorumlb.log.v1.AllocationReason
+	59, // 20: quorumlb.admin.v1.VipPlacement.placement:type_name -> quorumlb.log.v1.Placement
+	56, // 21: quorumlb.admin.v1.VipPlacement.wish_reason:type_name -> quorumlb.log.v1.OwnerReason
+	60, // 22: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
+	52, // 23: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
+	61, // 24: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
+	62, // 25: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
+	63, // 26: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
 	16, // 27: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	60, // 28: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
-	33, // 29: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
-	34, // 30: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
-	61, // 31: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
-	1,  // 32: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
-	4,  // 33: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
-	7,  // 34: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
-	17, // 35: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
-	19, // 36: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
-	21, // 37: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
-	23, // 38: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
-	25, // 39: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
-	27, // 40: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
-	29, // 41: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
-	31, // 42: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
-	35, // 43: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
-	37, // 44: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
-	39, // 45: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
-	41, // 46: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
-	43, // 47: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
-	45, // 48: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
-	47, // 49: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
-	2,  // 50: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
-	6,  // 51: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
-	8,  // 52: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
-	18, // 53: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
-	20, // 54: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
-	22, // 55: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
-	24, // 56: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
-	26, // 57: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
-	28, // 58: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
-	30, // 59: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
-	32, // 60: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
-	36, // 61: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
-	38, // 62: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
-	40, // 63: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
-	42, // 64: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
-	44, // 65: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
-	46, // 66: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
-	48, // 67: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
-	50, // [50:68] is the sub-list for method output_type
-	32, // [32:50] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	27, // 28: quorumlb.admin.v1.RebalanceResponse.moves:type_name -> quorumlb.admin.v1.BalanceMove
+	63, // 29: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
+	36, // 30: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
+	37, // 31: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
+	64, // 32: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
+	1,  // 33: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
+	4,  // 34: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
+	7,  // 35: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
+	17, // 36: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
+	19, // 37: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
+	21, // 38: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
+	23, // 39: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
+	28, // 40: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
+	30, // 41: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
+	32, // 42: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
+	34, // 43: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
+	38, // 44: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
+	40, // 45: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
+	42, // 46: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
+	44, // 47: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
+	46, // 48: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
+	48, // 49: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
+	25, // 50: quorumlb.admin.v1.AdminService.Rebalance:input_type -> quorumlb.admin.v1.RebalanceRequest
+	50, // 51: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
+	2,  // 52: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
+	6,  // 53: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
+	8,  // 54: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
+	18, // 55: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
+	20, // 56: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
+	22, // 57: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
+	24, // 58: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
+	29, // 59: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
+	31, // 60: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
+	33, // 61: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
+	35, // 62: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
+	39, // 63: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
+	41, // 64: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
+	43, // 65: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
+	45, // 66: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
+	47, // 67: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
+	49, // 68: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
+	26, // 69: quorumlb.admin.v1.AdminService.Rebalance:output_type -> quorumlb.admin.v1.RebalanceResponse
+	51, // 70: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
+	52, // [52:71] is the sub-list for method output_type
+	33, // [33:52] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_admin_v1_admin_proto_init() }
@@ -3665,7 +3881,7 @@ func file_quorumlb_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_admin_v1_admin_proto_rawDesc), len(file_quorumlb_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -153,6 +153,7 @@ const (
 	OwnerReason_OWNER_REASON_ADDRESS_DELETED OwnerReason = 9
 	OwnerReason_OWNER_REASON_IDEAL           OwnerReason = 10
 	OwnerReason_OWNER_REASON_NODE_AVAILABLE  OwnerReason = 11
+	OwnerReason_OWNER_REASON_REBALANCE       OwnerReason = 12
 )
 
 // Enum value maps for OwnerReason.
@@ -170,6 +171,7 @@ var (
 		9:  "OWNER_REASON_ADDRESS_DELETED",
 		10: "OWNER_REASON_IDEAL",
 		11: "OWNER_REASON_NODE_AVAILABLE",
+		12: "OWNER_REASON_REBALANCE",
 	}
 	OwnerReason_value = map[string]int32{
 		"OWNER_REASON_UNSPECIFIED":     0,
@@ -184,6 +186,7 @@ var (
 		"OWNER_REASON_ADDRESS_DELETED": 9,
 		"OWNER_REASON_IDEAL":           10,
 		"OWNER_REASON_NODE_AVAILABLE":  11,
+		"OWNER_REASON_REBALANCE":       12,
 	}
 )
 
@@ -332,6 +335,8 @@ type Event struct {
 	//	*Event_AnnounceRecovered
 	//	*Event_AddressConflictObserved
 	//	*Event_AddressConflictCleared
+	//	*Event_RebalanceStarted
+	//	*Event_RebalanceEnded
 	//	*Event_RestoreBegun
 	Fact          isEvent_Fact `protobuf_oneof:"fact"`
 	unknownFields protoimpl.UnknownFields
@@ -616,6 +621,24 @@ func (x *Event) GetAddressConflictCleared() *AddressConflictCleared {
 	return nil
 }
 
+func (x *Event) GetRebalanceStarted() *RebalanceStarted {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_RebalanceStarted); ok {
+			return x.RebalanceStarted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRebalanceEnded() *RebalanceEnded {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_RebalanceEnded); ok {
+			return x.RebalanceEnded
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetRestoreBegun() *RestoreBegun {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_RestoreBegun); ok {
@@ -733,6 +756,14 @@ type Event_AddressConflictCleared struct {
 	AddressConflictCleared *AddressConflictCleared `protobuf:"bytes,55,opt,name=address_conflict_cleared,json=addressConflictCleared,proto3,oneof"`
 }
 
+type Event_RebalanceStarted struct {
+	RebalanceStarted *RebalanceStarted `protobuf:"bytes,56,opt,name=rebalance_started,json=rebalanceStarted,proto3,oneof"`
+}
+
+type Event_RebalanceEnded struct {
+	RebalanceEnded *RebalanceEnded `protobuf:"bytes,57,opt,name=rebalance_ended,json=rebalanceEnded,proto3,oneof"`
+}
+
 type Event_RestoreBegun struct {
 	RestoreBegun *RestoreBegun `protobuf:"bytes,60,opt,name=restore_begun,json=restoreBegun,proto3,oneof"`
 }
@@ -788,6 +819,10 @@ func (*Event_AnnounceRecovered) isEvent_Fact() {}
 func (*Event_AddressConflictObserved) isEvent_Fact() {}
 
 func (*Event_AddressConflictCleared) isEvent_Fact() {}
+
+func (*Event_RebalanceStarted) isEvent_Fact() {}
+
+func (*Event_RebalanceEnded) isEvent_Fact() {}
 
 func (*Event_RestoreBegun) isEvent_Fact() {}
 
@@ -2372,6 +2407,89 @@ func (x *AddressConflictCleared) GetAddress() []byte {
 	return nil
 }
 
+// An administrator has all Sticky addresses spread evenly over the nodes.
+type RebalanceStarted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most so many moves per minute.
+	PerMinute     uint32 `protobuf:"varint,1,opt,name=per_minute,json=perMinute,proto3" json:"per_minute,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceStarted) Reset() {
+	*x = RebalanceStarted{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceStarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceStarted) ProtoMessage() {}
+
+func (x *RebalanceStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceStarted.ProtoReflect.Descriptor instead.
+func (*RebalanceStarted) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RebalanceStarted) GetPerMinute() uint32 {
+	if x != nil {
+		return x.PerMinute
+	}
+	return 0
+}
+
+// Nothing is left to move, or an administrator stopped it.
+type RebalanceEnded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceEnded) Reset() {
+	*x = RebalanceEnded{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceEnded) ProtoMessage() {}
+
+func (x *RebalanceEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceEnded.ProtoReflect.Descriptor instead.
+func (*RebalanceEnded) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
+}
+
 // An administrator reverts intent and allocations to those of an older state;
 // the events that follow in the same batch do it.
 type RestoreBegun struct {
@@ -2384,7 +2502,7 @@ type RestoreBegun struct {
 
 func (x *RestoreBegun) Reset() {
 	*x = RestoreBegun{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2514,7 @@ func (x *RestoreBegun) String() string {
 func (*RestoreBegun) ProtoMessage() {}
 
 func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2527,7 @@ func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegun.ProtoReflect.Descriptor instead.
 func (*RestoreBegun) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RestoreBegun) GetFromRevision() uint64 {
@@ -2436,7 +2554,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04prev\x18\x02 \x01(\fR\x04prev\x12$\n" +
 	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06actors\x18\x04 \x03(\tR\x06actors\x12.\n" +
-	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xff\x10\n" +
+	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\x9d\x12\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\rR\x05actor\x12J\n" +
 	"\x0fcluster_founded\x18\n" +
@@ -2465,7 +2583,9 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x0fannounce_failed\x184 \x01(\v2\x1f.quorumlb.log.v1.AnnounceFailedH\x00R\x0eannounceFailed\x12S\n" +
 	"\x12announce_recovered\x185 \x01(\v2\".quorumlb.log.v1.AnnounceRecoveredH\x00R\x11announceRecovered\x12f\n" +
 	"\x19address_conflict_observed\x186 \x01(\v2(.quorumlb.log.v1.AddressConflictObservedH\x00R\x17addressConflictObserved\x12c\n" +
-	"\x18address_conflict_cleared\x187 \x01(\v2'.quorumlb.log.v1.AddressConflictClearedH\x00R\x16addressConflictCleared\x12D\n" +
+	"\x18address_conflict_cleared\x187 \x01(\v2'.quorumlb.log.v1.AddressConflictClearedH\x00R\x16addressConflictCleared\x12P\n" +
+	"\x11rebalance_started\x188 \x01(\v2!.quorumlb.log.v1.RebalanceStartedH\x00R\x10rebalanceStarted\x12J\n" +
+	"\x0frebalance_ended\x189 \x01(\v2\x1f.quorumlb.log.v1.RebalanceEndedH\x00R\x0erebalanceEnded\x12D\n" +
 	"\rrestore_begun\x18< \x01(\v2\x1d.quorumlb.log.v1.RestoreBegunH\x00R\frestoreBegunB\x06\n" +
 	"\x04fact\"X\n" +
 	"\x0eClusterFounded\x12\x1d\n" +
@@ -2569,7 +2689,11 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x10\n" +
 	"\x03mac\x18\x03 \x01(\fR\x03mac\"2\n" +
 	"\x16AddressConflictCleared\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\fR\aaddress\"[\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\"1\n" +
+	"\x10RebalanceStarted\x12\x1d\n" +
+	"\n" +
+	"per_minute\x18\x01 \x01(\rR\tperMinute\"\x10\n" +
+	"\x0eRebalanceEnded\"[\n" +
 	"\fRestoreBegun\x12#\n" +
 	"\rfrom_revision\x18\x01 \x01(\x04R\ffromRevision\x12&\n" +
 	"\x0ffrom_cluster_id\x18\x02 \x01(\fR\rfromClusterId*\xcf\x01\n" +
@@ -2583,7 +2707,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +
-	"\x12DRAIN_REASON_LEAVE\x10\x02*\xe8\x02\n" +
+	"\x12DRAIN_REASON_LEAVE\x10\x02*\x84\x03\n" +
 	"\vOwnerReason\x12\x1c\n" +
 	"\x18OWNER_REASON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18OWNER_REASON_NEW_ADDRESS\x10\x01\x12\x1e\n" +
@@ -2597,7 +2721,8 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x1cOWNER_REASON_ADDRESS_DELETED\x10\t\x12\x16\n" +
 	"\x12OWNER_REASON_IDEAL\x10\n" +
 	"\x12\x1f\n" +
-	"\x1bOWNER_REASON_NODE_AVAILABLE\x10\vB:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
+	"\x1bOWNER_REASON_NODE_AVAILABLE\x10\v\x12\x1a\n" +
+	"\x16OWNER_REASON_REBALANCE\x10\fB:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
 
 var (
 	file_quorumlb_log_v1_log_proto_rawDescOnce sync.Once
@@ -2612,7 +2737,7 @@ func file_quorumlb_log_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(AllocationReason)(0),           // 0: quorumlb.log.v1.AllocationReason
 	(DrainReason)(0),                // 1: quorumlb.log.v1.DrainReason
@@ -2647,11 +2772,13 @@ var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(*AnnounceRecovered)(nil),       // 30: quorumlb.log.v1.AnnounceRecovered
 	(*AddressConflictObserved)(nil), // 31: quorumlb.log.v1.AddressConflictObserved
 	(*AddressConflictCleared)(nil),  // 32: quorumlb.log.v1.AddressConflictCleared
-	(*RestoreBegun)(nil),            // 33: quorumlb.log.v1.RestoreBegun
-	nil,                             // 34: quorumlb.log.v1.SessionOpened.LabelsEntry
-	(*Pool)(nil),                    // 35: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),         // 36: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),                 // 37: quorumlb.log.v1.Service
+	(*RebalanceStarted)(nil),        // 33: quorumlb.log.v1.RebalanceStarted
+	(*RebalanceEnded)(nil),          // 34: quorumlb.log.v1.RebalanceEnded
+	(*RestoreBegun)(nil),            // 35: quorumlb.log.v1.RestoreBegun
+	nil,                             // 36: quorumlb.log.v1.SessionOpened.LabelsEntry
+	(*Pool)(nil),                    // 37: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),         // 38: quorumlb.log.v1.L2Advertisement
+	(*Service)(nil),                 // 39: quorumlb.log.v1.Service
 }
 var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
 	4,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
@@ -2681,23 +2808,25 @@ var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
 	30, // 24: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
 	31, // 25: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
 	32, // 26: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
-	33, // 27: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
-	7,  // 28: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
-	35, // 29: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
-	36, // 30: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	37, // 31: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
-	0,  // 32: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
-	34, // 33: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
-	22, // 34: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
-	22, // 35: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
-	1,  // 36: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
-	2,  // 37: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
-	2,  // 38: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	33, // 27: quorumlb.log.v1.Event.rebalance_started:type_name -> quorumlb.log.v1.RebalanceStarted
+	34, // 28: quorumlb.log.v1.Event.rebalance_ended:type_name -> quorumlb.log.v1.RebalanceEnded
+	35, // 29: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
+	7,  // 30: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
+	37, // 31: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
+	38, // 32: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	39, // 33: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
+	0,  // 34: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
+	36, // 35: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
+	22, // 36: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
+	22, // 37: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
+	1,  // 38: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
+	2,  // 39: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
+	2,  // 40: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_log_proto_init() }
@@ -2733,6 +2862,8 @@ func file_quorumlb_log_v1_log_proto_init() {
 		(*Event_AnnounceRecovered)(nil),
 		(*Event_AddressConflictObserved)(nil),
 		(*Event_AddressConflictCleared)(nil),
+		(*Event_RebalanceStarted)(nil),
+		(*Event_RebalanceEnded)(nil),
 		(*Event_RestoreBegun)(nil),
 	}
 	type x struct{}
@@ -2741,7 +2872,7 @@ func file_quorumlb_log_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_log_proto_rawDesc), len(file_quorumlb_log_v1_log_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -24,6 +24,57 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Rebalance int32
+
+const (
+	Rebalance_REBALANCE_UNSPECIFIED Rebalance = 0
+	// Addresses stay although some nodes own more than others.
+	Rebalance_REBALANCE_NEVER Rebalance = 1
+	// While nodes neither come nor go, addresses move one by one to nodes that own fewer.
+	Rebalance_REBALANCE_GRADUAL Rebalance = 2
+)
+
+// Enum value maps for Rebalance.
+var (
+	Rebalance_name = map[int32]string{
+		0: "REBALANCE_UNSPECIFIED",
+		1: "REBALANCE_NEVER",
+		2: "REBALANCE_GRADUAL",
+	}
+	Rebalance_value = map[string]int32{
+		"REBALANCE_UNSPECIFIED": 0,
+		"REBALANCE_NEVER":       1,
+		"REBALANCE_GRADUAL":     2,
+	}
+)
+
+func (x Rebalance) Enum() *Rebalance {
+	p := new(Rebalance)
+	*p = x
+	return p
+}
+
+func (x Rebalance) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Rebalance) Descriptor() protoreflect.EnumDescriptor {
+	return file_quorumlb_log_v1_resource_proto_enumTypes[0].Descriptor()
+}
+
+func (Rebalance) Type() protoreflect.EnumType {
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[0]
+}
+
+func (x Rebalance) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Rebalance.Descriptor instead.
+func (Rebalance) EnumDescriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{0}
+}
+
 type ControlLoss int32
 
 const (
@@ -59,11 +110,11 @@ func (x ControlLoss) String() string {
 }
 
 func (ControlLoss) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[0].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[1].Descriptor()
 }
 
 func (ControlLoss) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[0]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[1]
 }
 
 func (x ControlLoss) Number() protoreflect.EnumNumber {
@@ -72,7 +123,7 @@ func (x ControlLoss) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ControlLoss.Descriptor instead.
 func (ControlLoss) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{0}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{1}
 }
 
 type Placement int32
@@ -110,11 +161,11 @@ func (x Placement) String() string {
 }
 
 func (Placement) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[1].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[2].Descriptor()
 }
 
 func (Placement) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[1]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[2]
 }
 
 func (x Placement) Number() protoreflect.EnumNumber {
@@ -123,7 +174,7 @@ func (x Placement) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Placement.Descriptor instead.
 func (Placement) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{1}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{2}
 }
 
 type Protocol int32
@@ -162,11 +213,11 @@ func (x Protocol) String() string {
 }
 
 func (Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[2].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[3].Descriptor()
 }
 
 func (Protocol) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[2]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[3]
 }
 
 func (x Protocol) Number() protoreflect.EnumNumber {
@@ -175,7 +226,7 @@ func (x Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Protocol.Descriptor instead.
 func (Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{2}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{3}
 }
 
 type IPFamily int32
@@ -211,11 +262,11 @@ func (x IPFamily) String() string {
 }
 
 func (IPFamily) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[3].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[4].Descriptor()
 }
 
 func (IPFamily) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[3]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[4]
 }
 
 func (x IPFamily) Number() protoreflect.EnumNumber {
@@ -224,7 +275,7 @@ func (x IPFamily) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IPFamily.Descriptor instead.
 func (IPFamily) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{3}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{4}
 }
 
 type IPFamilyPolicy int32
@@ -263,11 +314,11 @@ func (x IPFamilyPolicy) String() string {
 }
 
 func (IPFamilyPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[4].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[5].Descriptor()
 }
 
 func (IPFamilyPolicy) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[4]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[5]
 }
 
 func (x IPFamilyPolicy) Number() protoreflect.EnumNumber {
@@ -276,7 +327,7 @@ func (x IPFamilyPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IPFamilyPolicy.Descriptor instead.
 func (IPFamilyPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{4}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{5}
 }
 
 type ExternalTrafficPolicy int32
@@ -312,11 +363,11 @@ func (x ExternalTrafficPolicy) String() string {
 }
 
 func (ExternalTrafficPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[5].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[6].Descriptor()
 }
 
 func (ExternalTrafficPolicy) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[5]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[6]
 }
 
 func (x ExternalTrafficPolicy) Number() protoreflect.EnumNumber {
@@ -325,7 +376,7 @@ func (x ExternalTrafficPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExternalTrafficPolicy.Descriptor instead.
 func (ExternalTrafficPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{5}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{6}
 }
 
 type Delivery int32
@@ -363,11 +414,11 @@ func (x Delivery) String() string {
 }
 
 func (Delivery) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[6].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[7].Descriptor()
 }
 
 func (Delivery) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[6]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[7]
 }
 
 func (x Delivery) Number() protoreflect.EnumNumber {
@@ -376,7 +427,7 @@ func (x Delivery) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Delivery.Descriptor instead.
 func (Delivery) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{6}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{7}
 }
 
 // LabelSelector has Kubernetes' meaning: all parts must match; empty matches all.
@@ -588,8 +639,11 @@ type L2Advertisement struct {
 	// Nodes to prefer. The weights of all that match a node are summed, over all
 	// advertisements for the address.
 	PreferredNodeSelectors []*PreferredNodeSelector `protobuf:"bytes,10,rep,name=preferred_node_selectors,json=preferredNodeSelectors,proto3" json:"preferred_node_selectors,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	Rebalance              Rebalance                `protobuf:"varint,11,opt,name=rebalance,proto3,enum=quorumlb.log.v1.Rebalance" json:"rebalance,omitempty"`
+	// Moves per minute, 1 to 600; 0 with REBALANCE_NEVER.
+	RebalancePerMinute uint32 `protobuf:"varint,12,opt,name=rebalance_per_minute,json=rebalancePerMinute,proto3" json:"rebalance_per_minute,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *L2Advertisement) Reset() {
@@ -690,6 +744,20 @@ func (x *L2Advertisement) GetPreferredNodeSelectors() []*PreferredNodeSelector {
 		return x.PreferredNodeSelectors
 	}
 	return nil
+}
+
+func (x *L2Advertisement) GetRebalance() Rebalance {
+	if x != nil {
+		return x.Rebalance
+	}
+	return Rebalance_REBALANCE_UNSPECIFIED
+}
+
+func (x *L2Advertisement) GetRebalancePerMinute() uint32 {
+	if x != nil {
+		return x.RebalancePerMinute
+	}
+	return 0
 }
 
 type PreferredNodeSelector struct {
@@ -975,7 +1043,7 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x0favoid_buggy_ips\x18\x05 \x01(\bR\ravoidBuggyIps\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc1\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x06\n" +
 	"\x0fL2Advertisement\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12D\n" +
 	"\x06labels\x18\x02 \x03(\v2,.quorumlb.log.v1.L2Advertisement.LabelsEntryR\x06labels\x12(\n" +
@@ -989,7 +1057,9 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\tplacement\x18\b \x01(\x0e2\x1a.quorumlb.log.v1.PlacementR\tplacement\x12K\n" +
 	"\x11service_selectors\x18\t \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\x10serviceSelectors\x12`\n" +
 	"\x18preferred_node_selectors\x18\n" +
-	" \x03(\v2&.quorumlb.log.v1.PreferredNodeSelectorR\x16preferredNodeSelectors\x1a9\n" +
+	" \x03(\v2&.quorumlb.log.v1.PreferredNodeSelectorR\x16preferredNodeSelectors\x128\n" +
+	"\trebalance\x18\v \x01(\x0e2\x1a.quorumlb.log.v1.RebalanceR\trebalance\x120\n" +
+	"\x14rebalance_per_minute\x18\f \x01(\rR\x12rebalancePerMinute\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"o\n" +
@@ -1021,7 +1091,11 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x04Port\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x19.quorumlb.log.v1.ProtocolR\bprotocol\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port*\\\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port*R\n" +
+	"\tRebalance\x12\x19\n" +
+	"\x15REBALANCE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fREBALANCE_NEVER\x10\x01\x12\x15\n" +
+	"\x11REBALANCE_GRADUAL\x10\x02*\\\n" +
 	"\vControlLoss\x12\x1c\n" +
 	"\x18CONTROL_LOSS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11CONTROL_LOSS_HOLD\x10\x01\x12\x18\n" +
@@ -1065,53 +1139,55 @@ func file_quorumlb_log_v1_resource_proto_rawDescGZIP() []byte {
 	return file_quorumlb_log_v1_resource_proto_rawDescData
 }
 
-var file_quorumlb_log_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_quorumlb_log_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
 var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_quorumlb_log_v1_resource_proto_goTypes = []any{
-	(ControlLoss)(0),              // 0: quorumlb.log.v1.ControlLoss
-	(Placement)(0),                // 1: quorumlb.log.v1.Placement
-	(Protocol)(0),                 // 2: quorumlb.log.v1.Protocol
-	(IPFamily)(0),                 // 3: quorumlb.log.v1.IPFamily
-	(IPFamilyPolicy)(0),           // 4: quorumlb.log.v1.IPFamilyPolicy
-	(ExternalTrafficPolicy)(0),    // 5: quorumlb.log.v1.ExternalTrafficPolicy
-	(Delivery)(0),                 // 6: quorumlb.log.v1.Delivery
-	(*LabelSelector)(nil),         // 7: quorumlb.log.v1.LabelSelector
-	(*LabelRequirement)(nil),      // 8: quorumlb.log.v1.LabelRequirement
-	(*Pool)(nil),                  // 9: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),       // 10: quorumlb.log.v1.L2Advertisement
-	(*PreferredNodeSelector)(nil), // 11: quorumlb.log.v1.PreferredNodeSelector
-	(*Service)(nil),               // 12: quorumlb.log.v1.Service
-	(*Port)(nil),                  // 13: quorumlb.log.v1.Port
-	nil,                           // 14: quorumlb.log.v1.LabelSelector.MatchLabelsEntry
-	nil,                           // 15: quorumlb.log.v1.Pool.LabelsEntry
-	nil,                           // 16: quorumlb.log.v1.L2Advertisement.LabelsEntry
-	nil,                           // 17: quorumlb.log.v1.Service.LabelsEntry
+	(Rebalance)(0),                // 0: quorumlb.log.v1.Rebalance
+	(ControlLoss)(0),              // 1: quorumlb.log.v1.ControlLoss
+	(Placement)(0),                // 2: quorumlb.log.v1.Placement
+	(Protocol)(0),                 // 3: quorumlb.log.v1.Protocol
+	(IPFamily)(0),                 // 4: quorumlb.log.v1.IPFamily
+	(IPFamilyPolicy)(0),           // 5: quorumlb.log.v1.IPFamilyPolicy
+	(ExternalTrafficPolicy)(0),    // 6: quorumlb.log.v1.ExternalTrafficPolicy
+	(Delivery)(0),                 // 7: quorumlb.log.v1.Delivery
+	(*LabelSelector)(nil),         // 8: quorumlb.log.v1.LabelSelector
+	(*LabelRequirement)(nil),      // 9: quorumlb.log.v1.LabelRequirement
+	(*Pool)(nil),                  // 10: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),       // 11: quorumlb.log.v1.L2Advertisement
+	(*PreferredNodeSelector)(nil), // 12: quorumlb.log.v1.PreferredNodeSelector
+	(*Service)(nil),               // 13: quorumlb.log.v1.Service
+	(*Port)(nil),                  // 14: quorumlb.log.v1.Port
+	nil,                           // 15: quorumlb.log.v1.LabelSelector.MatchLabelsEntry
+	nil,                           // 16: quorumlb.log.v1.Pool.LabelsEntry
+	nil,                           // 17: quorumlb.log.v1.L2Advertisement.LabelsEntry
+	nil,                           // 18: quorumlb.log.v1.Service.LabelsEntry
 }
 var file_quorumlb_log_v1_resource_proto_depIdxs = []int32{
-	14, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
-	8,  // 1: quorumlb.log.v1.LabelSelector.match_expressions:type_name -> quorumlb.log.v1.LabelRequirement
-	15, // 2: quorumlb.log.v1.Pool.labels:type_name -> quorumlb.log.v1.Pool.LabelsEntry
-	16, // 3: quorumlb.log.v1.L2Advertisement.labels:type_name -> quorumlb.log.v1.L2Advertisement.LabelsEntry
-	7,  // 4: quorumlb.log.v1.L2Advertisement.ip_address_pool_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	7,  // 5: quorumlb.log.v1.L2Advertisement.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	0,  // 6: quorumlb.log.v1.L2Advertisement.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	1,  // 7: quorumlb.log.v1.L2Advertisement.placement:type_name -> quorumlb.log.v1.Placement
-	7,  // 8: quorumlb.log.v1.L2Advertisement.service_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	11, // 9: quorumlb.log.v1.L2Advertisement.preferred_node_selectors:type_name -> quorumlb.log.v1.PreferredNodeSelector
-	7,  // 10: quorumlb.log.v1.PreferredNodeSelector.preference:type_name -> quorumlb.log.v1.LabelSelector
-	17, // 11: quorumlb.log.v1.Service.labels:type_name -> quorumlb.log.v1.Service.LabelsEntry
-	13, // 12: quorumlb.log.v1.Service.ports:type_name -> quorumlb.log.v1.Port
-	4,  // 13: quorumlb.log.v1.Service.ip_family_policy:type_name -> quorumlb.log.v1.IPFamilyPolicy
-	3,  // 14: quorumlb.log.v1.Service.ip_families:type_name -> quorumlb.log.v1.IPFamily
-	5,  // 15: quorumlb.log.v1.Service.external_traffic_policy:type_name -> quorumlb.log.v1.ExternalTrafficPolicy
-	7,  // 16: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	6,  // 17: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
-	2,  // 18: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	15, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
+	9,  // 1: quorumlb.log.v1.LabelSelector.match_expressions:type_name -> quorumlb.log.v1.LabelRequirement
+	16, // 2: quorumlb.log.v1.Pool.labels:type_name -> quorumlb.log.v1.Pool.LabelsEntry
+	17, // 3: quorumlb.log.v1.L2Advertisement.labels:type_name -> quorumlb.log.v1.L2Advertisement.LabelsEntry
+	8,  // 4: quorumlb.log.v1.L2Advertisement.ip_address_pool_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	8,  // 5: quorumlb.log.v1.L2Advertisement.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	1,  // 6: quorumlb.log.v1.L2Advertisement.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	2,  // 7: quorumlb.log.v1.L2Advertisement.placement:type_name -> quorumlb.log.v1.Placement
+	8,  // 8: quorumlb.log.v1.L2Advertisement.service_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	12, // 9: quorumlb.log.v1.L2Advertisement.preferred_node_selectors:type_name -> quorumlb.log.v1.PreferredNodeSelector
+	0,  // 10: quorumlb.log.v1.L2Advertisement.rebalance:type_name -> quorumlb.log.v1.Rebalance
+	8,  // 11: quorumlb.log.v1.PreferredNodeSelector.preference:type_name -> quorumlb.log.v1.LabelSelector
+	18, // 12: quorumlb.log.v1.Service.labels:type_name -> quorumlb.log.v1.Service.LabelsEntry
+	14, // 13: quorumlb.log.v1.Service.ports:type_name -> quorumlb.log.v1.Port
+	5,  // 14: quorumlb.log.v1.Service.ip_family_policy:type_name -> quorumlb.log.v1.IPFamilyPolicy
+	4,  // 15: quorumlb.log.v1.Service.ip_families:type_name -> quorumlb.log.v1.IPFamily
+	6,  // 16: quorumlb.log.v1.Service.external_traffic_policy:type_name -> quorumlb.log.v1.ExternalTrafficPolicy
+	8,  // 17: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	7,  // 18: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
+	3,  // 19: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_resource_proto_init() }
@@ -1124,7 +1200,7 @@ func file_quorumlb_log_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_resource_proto_rawDesc), len(file_quorumlb_log_v1_resource_proto_rawDesc)),
-			NumEnums:      7,
+			NumEnums:      8,
 			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
