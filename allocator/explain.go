@@ -65,6 +65,9 @@ func (n *candidate) words(q *question) string {
 	if q.opt.Preferred != nil && !n.heard {
 		out = append(out, "not heard lately")
 	}
+	if n.unchecked > 0 {
+		out = append(out, "health check says nothing yet")
+	}
 	if wanted := n.weight / wantedWeight; wanted > 0 {
 		out = append(out, "preferred by the service")
 	}

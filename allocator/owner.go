@@ -168,10 +168,19 @@ func (c *Chooser) Eligible(addr netip.Addr, node string, now int64) Reason {
 		return r
 	case !admits(c.selectors(rec), c.s.Nodes[node]):
 		return ServiceNodeSelector
-	case r == OK && failing(rec, node, now):
+	case r != OK:
+		return r
+	}
+	choice := c.choice(addr)
+	for _, key := range rec.Services {
+		if why := c.serves(choice, c.s.Services[key], node); why != OK {
+			return why
+		}
+	}
+	if failing(rec, node, now) {
 		return AnnounceFailed
 	}
-	return r
+	return OK
 }
 
 // selectors are those of the services that have the address and select nodes. An
@@ -232,6 +241,9 @@ type question struct {
 	wanted    []string
 	// owned, if set, counts what each node owns in place of the state.
 	owned []int
+	// serving are those of the address's services of which it is known where they can
+	// be served.
+	serving []*fsm.Service
 }
 
 func (c *Chooser) question(addr netip.Addr, opt Options) question {
@@ -246,8 +258,12 @@ func (c *Chooser) question(addr netip.Addr, opt Options) question {
 	q.ideal = q.policy.Placement == logv1.Placement_PLACEMENT_IDEAL
 	q.selectors = c.selectors(q.rec)
 	for _, key := range q.rec.Services {
-		if node := c.s.Services[key].Spec.GetPreferredNode(); node != "" {
+		svc := c.s.Services[key]
+		if node := svc.Spec.GetPreferredNode(); node != "" {
 			q.wanted = append(q.wanted, node)
+		}
+		if svc.Endpoints != nil || svc.Spec.GetHealthCheck() != nil {
+			q.serving = append(q.serving, svc)
 		}
 	}
 	return q
@@ -280,6 +296,14 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 	if q.ideal {
 		n.owned = 0
 	}
+	for _, svc := range q.serving {
+		if c.serves(q.policyChoice, svc, n.node) != OK {
+			return n, false
+		}
+		if _, said := svc.Health[n.node]; !said && svc.Spec.GetHealthCheck() != nil {
+			n.unchecked++
+		}
+	}
 	for _, name := range q.wanted {
 		if name == n.node {
 			n.weight += wantedWeight
@@ -290,12 +314,15 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 }
 
 // candidate is a node that may own an address. Of two the better is the one that
-// was heard lately; then the one that services and advertisements prefer; then the
-// one that owns fewer; then the one of the higher rank.
+// was heard lately; then the one of which it is known that it can serve; then the one
+// that services and advertisements prefer; then the one that owns fewer; then the one
+// of the higher rank.
 type candidate struct {
-	node   string
-	heard  bool
-	weight int
+	node  string
+	heard bool
+	// unchecked counts the services whose health check has not said anything yet.
+	unchecked int
+	weight    int
 	owned  int
 	hash   uint64
 	hashed bool
@@ -319,6 +346,8 @@ func (n *candidate) compare(o *candidate) int {
 			return -1
 		}
 		return 1
+	case n.unchecked != o.unchecked:
+		return cmp.Compare(n.unchecked, o.unchecked)
 	case n.weight != o.weight:
 		return cmp.Compare(o.weight, n.weight)
 	}

@@ -36,6 +36,14 @@ const (
 	// NotSelected: L2Advertisements are for the address's pool, but none of them
 	// selects all of the services that have it. Looked for with NoAdvertisement.
 	NotSelected
+	// NoEndpoint: a service with externalTrafficPolicy Local has no endpoint there.
+	// This and the next two are looked for after ServiceNodeSelector.
+	NoEndpoint
+	// OnlyTerminating: all its endpoints there are on their way out, and another node
+	// that may have the address has a ready one.
+	OnlyTerminating
+	// Unhealthy: the health check of a service fails there.
+	Unhealthy
 )
 
 // LabelExclude on a node, with any value, keeps load balancer addresses away
@@ -57,6 +65,9 @@ var reasonTexts = [...]string{
 	LinkDown:            "no interface to announce on is up",
 	AnnounceFailed:      "announcing failed there; it is tried again later",
 	NotSelected:         "no L2Advertisement of the pool selects every service that has the address",
+	NoEndpoint:          "no endpoint of the service is there (externalTrafficPolicy Local)",
+	OnlyTerminating:     "all endpoints there are terminating, and another node has a ready one",
+	Unhealthy:           "the service's health check fails there",
 }
 
 // String explains the reason to an operator.
@@ -82,6 +93,8 @@ func (r Reason) OwnerReason() logv1.OwnerReason {
 		return logv1.OwnerReason_OWNER_REASON_LINK_DOWN
 	case AnnounceFailed:
 		return logv1.OwnerReason_OWNER_REASON_ANNOUNCE_FAILED
+	case NoEndpoint, OnlyTerminating, Unhealthy:
+		return logv1.OwnerReason_OWNER_REASON_NOT_SERVING
 	default:
 		return logv1.OwnerReason_OWNER_REASON_NOT_ELIGIBLE
 	}

@@ -98,6 +98,7 @@ func (e *encoder) service(s *logv1.Service) {
 	encodeList(e, s.GetNodeSelectors(), (*encoder).selector)
 	e.uint(uint64(s.GetDelivery()))
 	e.str(s.GetPreferredNode())
+	e.healthCheck(s.GetHealthCheck())
 }
 
 func (d *decoder) service() *logv1.Service {
@@ -123,6 +124,7 @@ func (d *decoder) service() *logv1.Service {
 		NodeSelectors:         decodeList(d, (*decoder).selector),
 		Delivery:              decodeEnum[logv1.Delivery](d, logv1.Delivery_name),
 		PreferredNode:         d.name(),
+		HealthCheck:           d.healthCheck(),
 	}
 }
 

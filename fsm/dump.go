@@ -55,10 +55,10 @@ func (s *Service) dump(w io.Writer) {
 	for _, p := range spec.GetPorts() {
 		ports = append(ports, fmt.Sprintf("%s:%d/%d", p.GetName(), p.GetProtocol(), p.GetPort()))
 	}
-	fmt.Fprintf(w, "service %s addresses=%v pending=%q ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d preferredNode=%q labels=%s source=%s/%d created=%d declared=%d/%d\n",
+	fmt.Fprintf(w, "service %s addresses=%v pending=%q ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d preferredNode=%q labels=%s source=%s/%d created=%d declared=%d/%d%s\n",
 		s.Key, s.Addresses, s.Pending, ports, spec.GetAddresses(), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
 		spec.GetExternalTrafficPolicy(), spec.GetSharingKey(), selectorText(spec.GetNodeSelectors()), spec.GetDelivery(),
-		spec.GetPreferredNode(), labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime)
+		spec.GetPreferredNode(), labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime, s.dumpServing())
 }
 
 func (a *Address) dump(w io.Writer) {

@@ -63,6 +63,8 @@ var handlers = [...]handler{
 	44: on("NodeDrained", (*logv1.Event).GetNodeDrained, (*folding).nodeDrained),
 	45: on("NodeUndrained", (*logv1.Event).GetNodeUndrained, (*folding).nodeUndrained),
 	46: on("NodeForgotten", (*logv1.Event).GetNodeForgotten, (*folding).nodeForgotten),
+	47: on("EndpointsObserved", (*logv1.Event).GetEndpointsObserved, (*folding).endpointsObserved),
+	48: on("HealthChanged", (*logv1.Event).GetHealthChanged, (*folding).healthChanged),
 	50: on("OwnerReleased", (*logv1.Event).GetOwnerReleased, (*folding).ownerReleased),
 	51: on("OwnerAssigned", (*logv1.Event).GetOwnerAssigned, (*folding).ownerAssigned),
 	52: on("AnnounceFailed", (*logv1.Event).GetAnnounceFailed, (*folding).announceFailed),

@@ -16,6 +16,9 @@ func (f *folding) serviceDeclared(e *logv1.ServiceDeclared) error {
 	svc.Spec = spec
 	svc.Source, svc.Generation = e.GetSource(), e.GetGeneration()
 	svc.DeclaredAt, svc.DeclaredTime = f.revision, f.s.Time
+	if spec.GetHealthCheck() == nil {
+		svc.Health = nil
+	}
 	f.s.Services[key] = svc
 	f.labelsChanged(old, svc)
 	if before, after := old.sharingKey(), spec.GetSharingKey(); before != after {

@@ -111,7 +111,9 @@ func recordRelease(t *testing.T, dir string) {
 			Addresses: []string{"203.0.113.1", "2001:db8:9::1"}, Pool: "gold", IpFamilyPolicy: logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK,
 			IpFamilies:            []logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV6, logv1.IPFamily_IP_FAMILY_IPV4},
 			ExternalTrafficPolicy: logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL, SharingKey: "shop",
-			NodeSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "n1"}}}, Delivery: logv1.Delivery_DELIVERY_HOST, PreferredNode: "n8"}))
+			NodeSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "n1"}}}, Delivery: logv1.Delivery_DELIVERY_HOST, PreferredNode: "n8",
+			HealthCheck: &logv1.HealthCheck{Http: &logv1.HttpCheck{Port: 8080, Path: "/healthz", Host: "shop"},
+				IntervalNanos: 2e9, TimeoutNanos: 1e9, Rise: 2, Fall: 3}}))
 	w.Apply(fsmtest.Declared(fsmtest.Service("spare", 1)), fsmtest.AllocatedFor(fsm.KeyOf("default", "spare"), spare, "gold", fresh),
 		fsmtest.Opened("n8", 1, map[string]string{"zone": "n8", "rack": "1"}), fsmtest.Opened("n9", 4, nil),
 		fsmtest.AllocatedFor(shop, a4, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED),
@@ -121,7 +123,8 @@ func recordRelease(t *testing.T, dir string) {
 	lost := fsmtest.OwnerAssigned(a6, "n8")
 	lost.GetOwnerAssigned().Reason = logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED
 	w.Apply(fsmtest.Expired("n9", w.S.Nodes["n9"].Session), lost, fsmtest.Opened("n9", 5, nil))
-	w.Apply(fsmtest.RebalanceStarted(30))
+	w.Apply(fsmtest.RebalanceStarted(30), fsmtest.Endpoints(shop, []string{"n8"}, "n9"),
+		fsmtest.HealthChanged(shop, "n8", true, "200 OK"), fsmtest.HealthChanged(shop, "n9", false, "connection refused"))
 	w.Apply(fsmtest.OwnerReleased(a4, "n8", w.S.Addresses[a4].Epoch), fsmtest.AnnounceFailed(a4, "n8", "no carrier"),
 		fsmtest.Conflict(a6, "n9", fsm.MAC{2, 1, 1, 1, 1, 1}), fsmtest.Drained("n9", logv1.DrainReason_DRAIN_REASON_ADMIN))
 	var log []byte

@@ -103,7 +103,8 @@ func (f *folding) countFlap(rec *Address, to string, why logv1.OwnerReason) {
 	}
 	switch why {
 	case logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED, logv1.OwnerReason_OWNER_REASON_LEAVE,
-		logv1.OwnerReason_OWNER_REASON_LINK_DOWN, logv1.OwnerReason_OWNER_REASON_ANNOUNCE_FAILED:
+		logv1.OwnerReason_OWNER_REASON_LINK_DOWN, logv1.OwnerReason_OWNER_REASON_ANNOUNCE_FAILED,
+		logv1.OwnerReason_OWNER_REASON_NOT_SERVING:
 		rec.Flaps, rec.FlapTime = min(rec.FlapsAt(f.s.Time)+1, maxFlaps), f.s.Time
 	}
 }

@@ -106,6 +106,7 @@ func TestFlaps(t *testing.T) {
 	counts := map[logv1.OwnerReason]bool{
 		logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED: true, logv1.OwnerReason_OWNER_REASON_LEAVE: true,
 		logv1.OwnerReason_OWNER_REASON_LINK_DOWN: true, logv1.OwnerReason_OWNER_REASON_ANNOUNCE_FAILED: true,
+		logv1.OwnerReason_OWNER_REASON_NOT_SERVING: true,
 	}
 	for n := range logv1.OwnerReason_name {
 		why := logv1.OwnerReason(n)

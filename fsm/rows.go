@@ -132,6 +132,17 @@ func encodeService(e *encoder, s *Service) {
 	e.int(s.DeclaredTime)
 	encodeList(e, s.Addresses, (*encoder).addr)
 	e.str(s.Pending)
+	e.bool(s.Endpoints != nil)
+	if s.Endpoints != nil {
+		e.strs(s.Endpoints.Ready)
+		e.strs(s.Endpoints.Terminating)
+		e.int(s.Endpoints.Time)
+	}
+	encodeMap(e, s.Health, func(e *encoder, h Health) {
+		e.bool(h.Healthy)
+		e.int(h.Time)
+		e.str(h.Reason)
+	})
 }
 
 func decodeService(d *decoder) (ServiceKey, *Service) {
@@ -145,6 +156,10 @@ func decodeService(d *decoder) (ServiceKey, *Service) {
 		Addresses:    decodeList(d, (*decoder).addr),
 		Pending:      d.name(),
 	}
+	if d.bool() {
+		s.Endpoints = &Endpoints{Ready: decodeList(d, (*decoder).name), Terminating: decodeList(d, (*decoder).name), Time: d.int()}
+	}
+	s.Health = decodeMap(d, func(d *decoder) Health { return Health{Healthy: d.bool(), Time: d.int(), Reason: d.name()} })
 	s.Key = KeyOf(s.Spec.GetNamespace(), s.Spec.GetName())
 	return s.Key, s
 }

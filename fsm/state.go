@@ -114,6 +114,27 @@ type Service struct {
 	Addresses []netip.Addr
 	// Pending says why it has fewer than it asks for; empty when it has all.
 	Pending string
+	// Endpoints are where it has some, nil when that is not known.
+	Endpoints *Endpoints
+	// Health is what the checks of the nodes say, by node; a node without an entry has
+	// not said anything yet.
+	Health map[string]Health
+}
+
+// Endpoints are the nodes where a service has endpoints, each list sorted.
+type Endpoints struct {
+	// Ready nodes have a ready one, Terminating ones only such as are on their way out.
+	Ready, Terminating []string
+	// Time of the observation.
+	Time int64
+}
+
+// Health is what a node's check of a service says.
+type Health struct {
+	Healthy bool
+	// Time since when.
+	Time   int64
+	Reason string
 }
 
 // Address is an address in use.

@@ -133,6 +133,7 @@ func ValidateService(s *logv1.Service) []FieldError {
 	f.text("spec.sharingKey", s.GetSharingKey(), 253)
 	f.selectors("spec.nodeSelectors", s.GetNodeSelectors())
 	f.nodeName("spec.preferredNode", s.GetPreferredNode())
+	f.healthCheck("spec.healthCheck", s)
 	return f
 }
 

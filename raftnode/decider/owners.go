@@ -149,7 +149,17 @@ func (o *owners) mayStay(rec *fsm.Address) {
 		o.retryFailures(rec)
 		return
 	}
-	delete(o.w.idle, rec.Addr)
+	o.mayDoBetter(rec.Addr, rec.Owner)
+}
+
+// mayDoBetter has the address looked at with every node that changes if its owner
+// will only do until another can take it.
+func (o *owners) mayDoBetter(addr netip.Addr, owner string) {
+	if o.choose().Makeshift(addr, owner) {
+		o.w.idle[addr] = struct{}{}
+	} else {
+		delete(o.w.idle, addr)
+	}
 }
 
 // shouldMove tells whether the address leaves its living owner, and why.
@@ -243,7 +253,7 @@ func (o *owners) give(rec *fsm.Address, exclude string, why logv1.OwnerReason) {
 		o.retryFailures(rec)
 		return
 	}
-	delete(o.w.idle, rec.Addr)
+	o.mayDoBetter(rec.Addr, to)
 	addr := rec.Addr
 	o.emit(ownerAssigned(addr, to, why))
 	o.d.targets.drop(addr)

@@ -41,7 +41,8 @@ type work struct {
 	// they know of the batch that is being decided.
 	ask, askNext bool
 
-	// idle addresses have no owner, or a bad one, because no node is eligible.
+	// idle addresses have no owner, or a bad one, because no node is eligible, or one
+	// that will do only until another is.
 	// ideal ones follow the hash, so any node may concern them.
 	idle, ideal map[netip.Addr]struct{}
 	// retries are addresses to look at again at a boot time.
@@ -181,6 +182,10 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 		w.retry = true
 		w.pushBytes(f.AddressReleased.GetAddress())
 		w.services = append(w.services, fsm.KeyOf(f.AddressReleased.GetNamespace(), f.AddressReleased.GetName()))
+	case *logv1.Event_EndpointsObserved:
+		w.pushService(s, f.EndpointsObserved.GetNamespace(), f.EndpointsObserved.GetName())
+	case *logv1.Event_HealthChanged:
+		w.pushService(s, f.HealthChanged.GetNamespace(), f.HealthChanged.GetName())
 	case *logv1.Event_OwnerReleased:
 		w.pushBytes(f.OwnerReleased.GetAddress())
 	case *logv1.Event_AnnounceFailed:
@@ -223,6 +228,12 @@ func (w *work) pushBytes(addr []byte) {
 	}
 }
 
+func (w *work) pushService(s *fsm.State, namespace, name string) {
+	for _, a := range s.Services[fsm.KeyOf(namespace, name)].Addresses {
+		w.dirty.push(a)
+	}
+}
+
 // settleNodes compares the suspects with what was known of them, and queues the
 // addresses that a change concerns.
 func (w *work) settleNodes(s *fsm.State) {
@@ -239,11 +250,13 @@ func (w *work) settleNodes(s *fsm.State) {
 		w.askNext, w.balance.stirred = true, true
 		if node.SessionState != fsm.SessionOpen {
 			w.pushOwned(&w.dead, s, name)
-			continue
+		} else {
+			w.pushOwned(&w.dirty, s, name)
 		}
-		w.pushOwned(&w.dirty, s, name)
-		if node.Drained == logv1.DrainReason_DRAIN_REASON_UNSPECIFIED {
-			w.pushSet(w.idle)
+		// Also when it may own less: with its ready endpoints out of reach, nodes that
+		// have only terminating ones may do.
+		w.pushSet(w.idle)
+		if node.SessionState == fsm.SessionOpen && node.Drained == logv1.DrainReason_DRAIN_REASON_UNSPECIFIED {
 			w.pushSet(w.ideal)
 		}
 	}

@@ -86,6 +86,23 @@ func addressEvent(ev *logv1.Event) (string, string) {
 			kept = ", kept for it until " + Time(e.GetKeptUntilUnixNano())
 		}
 		return Addr(e.GetAddress()), fmt.Sprintf("taken from service %s/%s%s", e.GetNamespace(), e.GetName(), kept)
+	case *logv1.Event_EndpointsObserved:
+		e := f.EndpointsObserved
+		sentence := "has no endpoints"
+		if len(e.GetReady())+len(e.GetTerminating()) > 0 {
+			sentence = "endpoints ready on " + Some(e.GetReady(), 8)
+		}
+		if len(e.GetTerminating()) > 0 {
+			sentence += ", terminating on " + Some(e.GetTerminating(), 8)
+		}
+		return service(e.GetNamespace(), e.GetName()), sentence
+	case *logv1.Event_HealthChanged:
+		e := f.HealthChanged
+		state := "fails"
+		if e.GetHealthy() {
+			state = "succeeds"
+		}
+		return service(e.GetNamespace(), e.GetName()), fmt.Sprintf("health check %s on %s: %s", state, e.GetNode(), OrNone(e.GetReason()))
 	case *logv1.Event_AllocationRefused:
 		e := f.AllocationRefused
 		if e.GetReason() == "" {

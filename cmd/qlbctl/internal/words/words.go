@@ -170,6 +170,8 @@ func OwnerReason(r logv1.OwnerReason) string {
 		return "a node became available"
 	case logv1.OwnerReason_OWNER_REASON_REBALANCE:
 		return "rebalanced"
+	case logv1.OwnerReason_OWNER_REASON_NOT_SERVING:
+		return "node cannot serve it"
 	}
 	return fmt.Sprintf("reason %d of a newer version", r)
 }

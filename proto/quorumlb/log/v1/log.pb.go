@@ -154,6 +154,8 @@ const (
 	OwnerReason_OWNER_REASON_IDEAL           OwnerReason = 10
 	OwnerReason_OWNER_REASON_NODE_AVAILABLE  OwnerReason = 11
 	OwnerReason_OWNER_REASON_REBALANCE       OwnerReason = 12
+	// The node has no ready endpoint, or its health check fails.
+	OwnerReason_OWNER_REASON_NOT_SERVING OwnerReason = 13
 )
 
 // Enum value maps for OwnerReason.
@@ -172,6 +174,7 @@ var (
 		10: "OWNER_REASON_IDEAL",
 		11: "OWNER_REASON_NODE_AVAILABLE",
 		12: "OWNER_REASON_REBALANCE",
+		13: "OWNER_REASON_NOT_SERVING",
 	}
 	OwnerReason_value = map[string]int32{
 		"OWNER_REASON_UNSPECIFIED":     0,
@@ -187,6 +190,7 @@ var (
 		"OWNER_REASON_IDEAL":           10,
 		"OWNER_REASON_NODE_AVAILABLE":  11,
 		"OWNER_REASON_REBALANCE":       12,
+		"OWNER_REASON_NOT_SERVING":     13,
 	}
 )
 
@@ -329,6 +333,8 @@ type Event struct {
 	//	*Event_NodeDrained
 	//	*Event_NodeUndrained
 	//	*Event_NodeForgotten
+	//	*Event_EndpointsObserved
+	//	*Event_HealthChanged
 	//	*Event_OwnerReleased
 	//	*Event_OwnerAssigned
 	//	*Event_AnnounceFailed
@@ -567,6 +573,24 @@ func (x *Event) GetNodeForgotten() *NodeForgotten {
 	return nil
 }
 
+func (x *Event) GetEndpointsObserved() *EndpointsObserved {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_EndpointsObserved); ok {
+			return x.EndpointsObserved
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetHealthChanged() *HealthChanged {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_HealthChanged); ok {
+			return x.HealthChanged
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetOwnerReleased() *OwnerReleased {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_OwnerReleased); ok {
@@ -732,6 +756,14 @@ type Event_NodeForgotten struct {
 	NodeForgotten *NodeForgotten `protobuf:"bytes,46,opt,name=node_forgotten,json=nodeForgotten,proto3,oneof"`
 }
 
+type Event_EndpointsObserved struct {
+	EndpointsObserved *EndpointsObserved `protobuf:"bytes,47,opt,name=endpoints_observed,json=endpointsObserved,proto3,oneof"`
+}
+
+type Event_HealthChanged struct {
+	HealthChanged *HealthChanged `protobuf:"bytes,48,opt,name=health_changed,json=healthChanged,proto3,oneof"`
+}
+
 type Event_OwnerReleased struct {
 	OwnerReleased *OwnerReleased `protobuf:"bytes,50,opt,name=owner_released,json=ownerReleased,proto3,oneof"`
 }
@@ -807,6 +839,10 @@ func (*Event_NodeDrained) isEvent_Fact() {}
 func (*Event_NodeUndrained) isEvent_Fact() {}
 
 func (*Event_NodeForgotten) isEvent_Fact() {}
+
+func (*Event_EndpointsObserved) isEvent_Fact() {}
+
+func (*Event_HealthChanged) isEvent_Fact() {}
 
 func (*Event_OwnerReleased) isEvent_Fact() {}
 
@@ -2003,6 +2039,156 @@ func (x *NodeUndrained) GetNode() string {
 	return ""
 }
 
+// Where the service has endpoints. It replaces what was known; before the first,
+// nothing is. Nodes sorted.
+type EndpointsObserved struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Nodes with a ready endpoint.
+	Ready []string `protobuf:"bytes,3,rep,name=ready,proto3" json:"ready,omitempty"`
+	// Nodes whose endpoints are all terminating but still serve.
+	Terminating   []string `protobuf:"bytes,4,rep,name=terminating,proto3" json:"terminating,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointsObserved) Reset() {
+	*x = EndpointsObserved{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointsObserved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointsObserved) ProtoMessage() {}
+
+func (x *EndpointsObserved) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointsObserved.ProtoReflect.Descriptor instead.
+func (*EndpointsObserved) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *EndpointsObserved) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *EndpointsObserved) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EndpointsObserved) GetReady() []string {
+	if x != nil {
+		return x.Ready
+	}
+	return nil
+}
+
+func (x *EndpointsObserved) GetTerminating() []string {
+	if x != nil {
+		return x.Terminating
+	}
+	return nil
+}
+
+// A node's check of whether it can serve the service has begun to succeed or to
+// fail. Before the first, it is not known.
+type HealthChanged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Healthy       bool                   `protobuf:"varint,4,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthChanged) Reset() {
+	*x = HealthChanged{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthChanged) ProtoMessage() {}
+
+func (x *HealthChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthChanged.ProtoReflect.Descriptor instead.
+func (*HealthChanged) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *HealthChanged) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *HealthChanged) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HealthChanged) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *HealthChanged) GetHealthy() bool {
+	if x != nil {
+		return x.Healthy
+	}
+	return false
+}
+
+func (x *HealthChanged) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // An administrator removed a node that will not return.
 type NodeForgotten struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2013,7 +2199,7 @@ type NodeForgotten struct {
 
 func (x *NodeForgotten) Reset() {
 	*x = NodeForgotten{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2211,7 @@ func (x *NodeForgotten) String() string {
 func (*NodeForgotten) ProtoMessage() {}
 
 func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[23]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2224,7 @@ func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeForgotten.ProtoReflect.Descriptor instead.
 func (*NodeForgotten) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{23}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NodeForgotten) GetNode() string {
@@ -2062,7 +2248,7 @@ type OwnerReleased struct {
 
 func (x *OwnerReleased) Reset() {
 	*x = OwnerReleased{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2260,7 @@ func (x *OwnerReleased) String() string {
 func (*OwnerReleased) ProtoMessage() {}
 
 func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[24]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2273,7 @@ func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerReleased.ProtoReflect.Descriptor instead.
 func (*OwnerReleased) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{24}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *OwnerReleased) GetAddress() []byte {
@@ -2132,7 +2318,7 @@ type OwnerAssigned struct {
 
 func (x *OwnerAssigned) Reset() {
 	*x = OwnerAssigned{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2330,7 @@ func (x *OwnerAssigned) String() string {
 func (*OwnerAssigned) ProtoMessage() {}
 
 func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[25]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2343,7 @@ func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerAssigned.ProtoReflect.Descriptor instead.
 func (*OwnerAssigned) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{25}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *OwnerAssigned) GetAddress() []byte {
@@ -2194,7 +2380,7 @@ type AnnounceFailed struct {
 
 func (x *AnnounceFailed) Reset() {
 	*x = AnnounceFailed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2392,7 @@ func (x *AnnounceFailed) String() string {
 func (*AnnounceFailed) ProtoMessage() {}
 
 func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2405,7 @@ func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceFailed.ProtoReflect.Descriptor instead.
 func (*AnnounceFailed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AnnounceFailed) GetAddress() []byte {
@@ -2260,7 +2446,7 @@ type AnnounceRecovered struct {
 
 func (x *AnnounceRecovered) Reset() {
 	*x = AnnounceRecovered{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2458,7 @@ func (x *AnnounceRecovered) String() string {
 func (*AnnounceRecovered) ProtoMessage() {}
 
 func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2471,7 @@ func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRecovered.ProtoReflect.Descriptor instead.
 func (*AnnounceRecovered) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AnnounceRecovered) GetAddress() []byte {
@@ -2314,7 +2500,7 @@ type AddressConflictObserved struct {
 
 func (x *AddressConflictObserved) Reset() {
 	*x = AddressConflictObserved{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2512,7 @@ func (x *AddressConflictObserved) String() string {
 func (*AddressConflictObserved) ProtoMessage() {}
 
 func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2525,7 @@ func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictObserved.ProtoReflect.Descriptor instead.
 func (*AddressConflictObserved) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AddressConflictObserved) GetAddress() []byte {
@@ -2372,7 +2558,7 @@ type AddressConflictCleared struct {
 
 func (x *AddressConflictCleared) Reset() {
 	*x = AddressConflictCleared{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2570,7 @@ func (x *AddressConflictCleared) String() string {
 func (*AddressConflictCleared) ProtoMessage() {}
 
 func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2583,7 @@ func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictCleared.ProtoReflect.Descriptor instead.
 func (*AddressConflictCleared) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AddressConflictCleared) GetAddress() []byte {
@@ -2418,7 +2604,7 @@ type RebalanceStarted struct {
 
 func (x *RebalanceStarted) Reset() {
 	*x = RebalanceStarted{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2616,7 @@ func (x *RebalanceStarted) String() string {
 func (*RebalanceStarted) ProtoMessage() {}
 
 func (x *RebalanceStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2629,7 @@ func (x *RebalanceStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceStarted.ProtoReflect.Descriptor instead.
 func (*RebalanceStarted) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RebalanceStarted) GetPerMinute() uint32 {
@@ -2462,7 +2648,7 @@ type RebalanceEnded struct {
 
 func (x *RebalanceEnded) Reset() {
 	*x = RebalanceEnded{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2660,7 @@ func (x *RebalanceEnded) String() string {
 func (*RebalanceEnded) ProtoMessage() {}
 
 func (x *RebalanceEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2673,7 @@ func (x *RebalanceEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceEnded.ProtoReflect.Descriptor instead.
 func (*RebalanceEnded) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 // An administrator reverts intent and allocations to those of an older state;
@@ -2502,7 +2688,7 @@ type RestoreBegun struct {
 
 func (x *RestoreBegun) Reset() {
 	*x = RestoreBegun{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2700,7 @@ func (x *RestoreBegun) String() string {
 func (*RestoreBegun) ProtoMessage() {}
 
 func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2713,7 @@ func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegun.ProtoReflect.Descriptor instead.
 func (*RestoreBegun) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RestoreBegun) GetFromRevision() uint64 {
@@ -2554,7 +2740,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04prev\x18\x02 \x01(\fR\x04prev\x12$\n" +
 	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06actors\x18\x04 \x03(\tR\x06actors\x12.\n" +
-	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\x9d\x12\n" +
+	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xbb\x13\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\rR\x05actor\x12J\n" +
 	"\x0fcluster_founded\x18\n" +
@@ -2577,7 +2763,9 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x12node_links_changed\x18+ \x01(\v2!.quorumlb.log.v1.NodeLinksChangedH\x00R\x10nodeLinksChanged\x12A\n" +
 	"\fnode_drained\x18, \x01(\v2\x1c.quorumlb.log.v1.NodeDrainedH\x00R\vnodeDrained\x12G\n" +
 	"\x0enode_undrained\x18- \x01(\v2\x1e.quorumlb.log.v1.NodeUndrainedH\x00R\rnodeUndrained\x12G\n" +
-	"\x0enode_forgotten\x18. \x01(\v2\x1e.quorumlb.log.v1.NodeForgottenH\x00R\rnodeForgotten\x12G\n" +
+	"\x0enode_forgotten\x18. \x01(\v2\x1e.quorumlb.log.v1.NodeForgottenH\x00R\rnodeForgotten\x12S\n" +
+	"\x12endpoints_observed\x18/ \x01(\v2\".quorumlb.log.v1.EndpointsObservedH\x00R\x11endpointsObserved\x12G\n" +
+	"\x0ehealth_changed\x180 \x01(\v2\x1e.quorumlb.log.v1.HealthChangedH\x00R\rhealthChanged\x12G\n" +
 	"\x0eowner_released\x182 \x01(\v2\x1e.quorumlb.log.v1.OwnerReleasedH\x00R\rownerReleased\x12G\n" +
 	"\x0eowner_assigned\x183 \x01(\v2\x1e.quorumlb.log.v1.OwnerAssignedH\x00R\rownerAssigned\x12J\n" +
 	"\x0fannounce_failed\x184 \x01(\v2\x1f.quorumlb.log.v1.AnnounceFailedH\x00R\x0eannounceFailed\x12S\n" +
@@ -2664,7 +2852,18 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x124\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1c.quorumlb.log.v1.DrainReasonR\x06reason\"#\n" +
 	"\rNodeUndrained\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"#\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"}\n" +
+	"\x11EndpointsObserved\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05ready\x18\x03 \x03(\tR\x05ready\x12 \n" +
+	"\vterminating\x18\x04 \x03(\tR\vterminating\"\x87\x01\n" +
+	"\rHealthChanged\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x18\n" +
+	"\ahealthy\x18\x04 \x01(\bR\ahealthy\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"#\n" +
 	"\rNodeForgotten\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"\x89\x01\n" +
 	"\rOwnerReleased\x12\x18\n" +
@@ -2707,7 +2906,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +
-	"\x12DRAIN_REASON_LEAVE\x10\x02*\x84\x03\n" +
+	"\x12DRAIN_REASON_LEAVE\x10\x02*\xa2\x03\n" +
 	"\vOwnerReason\x12\x1c\n" +
 	"\x18OWNER_REASON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18OWNER_REASON_NEW_ADDRESS\x10\x01\x12\x1e\n" +
@@ -2722,7 +2921,8 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x12OWNER_REASON_IDEAL\x10\n" +
 	"\x12\x1f\n" +
 	"\x1bOWNER_REASON_NODE_AVAILABLE\x10\v\x12\x1a\n" +
-	"\x16OWNER_REASON_REBALANCE\x10\fB:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
+	"\x16OWNER_REASON_REBALANCE\x10\f\x12\x1c\n" +
+	"\x18OWNER_REASON_NOT_SERVING\x10\rB:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
 
 var (
 	file_quorumlb_log_v1_log_proto_rawDescOnce sync.Once
@@ -2737,7 +2937,7 @@ func file_quorumlb_log_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(AllocationReason)(0),           // 0: quorumlb.log.v1.AllocationReason
 	(DrainReason)(0),                // 1: quorumlb.log.v1.DrainReason
@@ -2765,20 +2965,22 @@ var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(*NodeLinksChanged)(nil),        // 23: quorumlb.log.v1.NodeLinksChanged
 	(*NodeDrained)(nil),             // 24: quorumlb.log.v1.NodeDrained
 	(*NodeUndrained)(nil),           // 25: quorumlb.log.v1.NodeUndrained
-	(*NodeForgotten)(nil),           // 26: quorumlb.log.v1.NodeForgotten
-	(*OwnerReleased)(nil),           // 27: quorumlb.log.v1.OwnerReleased
-	(*OwnerAssigned)(nil),           // 28: quorumlb.log.v1.OwnerAssigned
-	(*AnnounceFailed)(nil),          // 29: quorumlb.log.v1.AnnounceFailed
-	(*AnnounceRecovered)(nil),       // 30: quorumlb.log.v1.AnnounceRecovered
-	(*AddressConflictObserved)(nil), // 31: quorumlb.log.v1.AddressConflictObserved
-	(*AddressConflictCleared)(nil),  // 32: quorumlb.log.v1.AddressConflictCleared
-	(*RebalanceStarted)(nil),        // 33: quorumlb.log.v1.RebalanceStarted
-	(*RebalanceEnded)(nil),          // 34: quorumlb.log.v1.RebalanceEnded
-	(*RestoreBegun)(nil),            // 35: quorumlb.log.v1.RestoreBegun
-	nil,                             // 36: quorumlb.log.v1.SessionOpened.LabelsEntry
-	(*Pool)(nil),                    // 37: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),         // 38: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),                 // 39: quorumlb.log.v1.Service
+	(*EndpointsObserved)(nil),       // 26: quorumlb.log.v1.EndpointsObserved
+	(*HealthChanged)(nil),           // 27: quorumlb.log.v1.HealthChanged
+	(*NodeForgotten)(nil),           // 28: quorumlb.log.v1.NodeForgotten
+	(*OwnerReleased)(nil),           // 29: quorumlb.log.v1.OwnerReleased
+	(*OwnerAssigned)(nil),           // 30: quorumlb.log.v1.OwnerAssigned
+	(*AnnounceFailed)(nil),          // 31: quorumlb.log.v1.AnnounceFailed
+	(*AnnounceRecovered)(nil),       // 32: quorumlb.log.v1.AnnounceRecovered
+	(*AddressConflictObserved)(nil), // 33: quorumlb.log.v1.AddressConflictObserved
+	(*AddressConflictCleared)(nil),  // 34: quorumlb.log.v1.AddressConflictCleared
+	(*RebalanceStarted)(nil),        // 35: quorumlb.log.v1.RebalanceStarted
+	(*RebalanceEnded)(nil),          // 36: quorumlb.log.v1.RebalanceEnded
+	(*RestoreBegun)(nil),            // 37: quorumlb.log.v1.RestoreBegun
+	nil,                             // 38: quorumlb.log.v1.SessionOpened.LabelsEntry
+	(*Pool)(nil),                    // 39: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),         // 40: quorumlb.log.v1.L2Advertisement
+	(*Service)(nil),                 // 41: quorumlb.log.v1.Service
 }
 var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
 	4,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
@@ -2801,32 +3003,34 @@ var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
 	23, // 17: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
 	24, // 18: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
 	25, // 19: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
-	26, // 20: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
-	27, // 21: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
-	28, // 22: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
-	29, // 23: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
-	30, // 24: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
-	31, // 25: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
-	32, // 26: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
-	33, // 27: quorumlb.log.v1.Event.rebalance_started:type_name -> quorumlb.log.v1.RebalanceStarted
-	34, // 28: quorumlb.log.v1.Event.rebalance_ended:type_name -> quorumlb.log.v1.RebalanceEnded
-	35, // 29: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
-	7,  // 30: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
-	37, // 31: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
-	38, // 32: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	39, // 33: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
-	0,  // 34: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
-	36, // 35: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
-	22, // 36: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
-	22, // 37: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
-	1,  // 38: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
-	2,  // 39: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
-	2,  // 40: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	28, // 20: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
+	26, // 21: quorumlb.log.v1.Event.endpoints_observed:type_name -> quorumlb.log.v1.EndpointsObserved
+	27, // 22: quorumlb.log.v1.Event.health_changed:type_name -> quorumlb.log.v1.HealthChanged
+	29, // 23: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
+	30, // 24: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
+	31, // 25: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
+	32, // 26: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
+	33, // 27: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
+	34, // 28: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
+	35, // 29: quorumlb.log.v1.Event.rebalance_started:type_name -> quorumlb.log.v1.RebalanceStarted
+	36, // 30: quorumlb.log.v1.Event.rebalance_ended:type_name -> quorumlb.log.v1.RebalanceEnded
+	37, // 31: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
+	7,  // 32: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
+	39, // 33: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
+	40, // 34: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	41, // 35: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
+	0,  // 36: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
+	38, // 37: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
+	22, // 38: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
+	22, // 39: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
+	1,  // 40: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
+	2,  // 41: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
+	2,  // 42: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_log_proto_init() }
@@ -2856,6 +3060,8 @@ func file_quorumlb_log_v1_log_proto_init() {
 		(*Event_NodeDrained)(nil),
 		(*Event_NodeUndrained)(nil),
 		(*Event_NodeForgotten)(nil),
+		(*Event_EndpointsObserved)(nil),
+		(*Event_HealthChanged)(nil),
 		(*Event_OwnerReleased)(nil),
 		(*Event_OwnerAssigned)(nil),
 		(*Event_AnnounceFailed)(nil),
@@ -2872,7 +3078,7 @@ func file_quorumlb_log_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_log_proto_rawDesc), len(file_quorumlb_log_v1_log_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -833,6 +833,8 @@ type Service struct {
 	Delivery      Delivery         `protobuf:"varint,12,opt,name=delivery,proto3,enum=quorumlb.log.v1.Delivery" json:"delivery,omitempty"`
 	// Node to prefer before all others, whatever they weigh; it may be unknown.
 	PreferredNode string `protobuf:"bytes,14,opt,name=preferred_node,json=preferredNode,proto3" json:"preferred_node,omitempty"`
+	// How each node finds out whether it can serve; unset: it is not asked.
+	HealthCheck   *HealthCheck `protobuf:"bytes,15,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -958,6 +960,268 @@ func (x *Service) GetPreferredNode() string {
 	return ""
 }
 
+func (x *Service) GetHealthCheck() *HealthCheck {
+	if x != nil {
+		return x.HealthCheck
+	}
+	return nil
+}
+
+// HealthCheck is run by the speaker of every node that may own an address of the
+// service, against what serves there. Exactly one of http, tcp and exec is set.
+type HealthCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Http  *HttpCheck             `protobuf:"bytes,1,opt,name=http,proto3" json:"http,omitempty"`
+	Tcp   *TcpCheck              `protobuf:"bytes,2,opt,name=tcp,proto3" json:"tcp,omitempty"`
+	Exec  *ExecCheck             `protobuf:"bytes,3,opt,name=exec,proto3" json:"exec,omitempty"`
+	// From the begin of one check to that of the next. 100 ms to 1 h.
+	IntervalNanos int64 `protobuf:"varint,4,opt,name=interval_nanos,json=intervalNanos,proto3" json:"interval_nanos,omitempty"`
+	// A check that takes longer has failed. 10 ms up to the interval.
+	TimeoutNanos int64 `protobuf:"varint,5,opt,name=timeout_nanos,json=timeoutNanos,proto3" json:"timeout_nanos,omitempty"`
+	// So many in a row have to succeed before the node counts as able to serve again,
+	// and to fail before it counts as unable. 1 to 100.
+	Rise          uint32 `protobuf:"varint,6,opt,name=rise,proto3" json:"rise,omitempty"`
+	Fall          uint32 `protobuf:"varint,7,opt,name=fall,proto3" json:"fall,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthCheck) Reset() {
+	*x = HealthCheck{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthCheck) ProtoMessage() {}
+
+func (x *HealthCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
+func (*HealthCheck) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *HealthCheck) GetHttp() *HttpCheck {
+	if x != nil {
+		return x.Http
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetTcp() *TcpCheck {
+	if x != nil {
+		return x.Tcp
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetExec() *ExecCheck {
+	if x != nil {
+		return x.Exec
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetIntervalNanos() int64 {
+	if x != nil {
+		return x.IntervalNanos
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetTimeoutNanos() int64 {
+	if x != nil {
+		return x.TimeoutNanos
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetRise() uint32 {
+	if x != nil {
+		return x.Rise
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetFall() uint32 {
+	if x != nil {
+		return x.Fall
+	}
+	return 0
+}
+
+// HttpCheck succeeds with a status from 200 to 399. Redirects are not followed.
+type HttpCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the service's first TCP port.
+	Port uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	// Begins with "/".
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Host header; empty: the address that is asked.
+	Host          string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HttpCheck) Reset() {
+	*x = HttpCheck{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HttpCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HttpCheck) ProtoMessage() {}
+
+func (x *HttpCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
+func (*HttpCheck) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HttpCheck) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *HttpCheck) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HttpCheck) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+// TcpCheck succeeds when a connection is accepted.
+type TcpCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the service's first TCP port.
+	Port          uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TcpCheck) Reset() {
+	*x = TcpCheck{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TcpCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TcpCheck) ProtoMessage() {}
+
+func (x *TcpCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TcpCheck.ProtoReflect.Descriptor instead.
+func (*TcpCheck) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TcpCheck) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+// ExecCheck succeeds with exit code 0.
+type ExecCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of a file in the directory of check scripts that the speaker is told at
+	// its start. Never a path, never with arguments.
+	Script        string `protobuf:"bytes,1,opt,name=script,proto3" json:"script,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecCheck) Reset() {
+	*x = ExecCheck{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecCheck) ProtoMessage() {}
+
+func (x *ExecCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecCheck.ProtoReflect.Descriptor instead.
+func (*ExecCheck) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ExecCheck) GetScript() string {
+	if x != nil {
+		return x.Script
+	}
+	return ""
+}
+
 type Port struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -970,7 +1234,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[6]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1246,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[6]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1259,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{6}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Port) GetName() string {
@@ -1067,7 +1331,7 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x06weight\x18\x01 \x01(\rR\x06weight\x12>\n" +
 	"\n" +
 	"preference\x18\x02 \x01(\v2\x1e.quorumlb.log.v1.LabelSelectorR\n" +
-	"preference\"\xc0\x05\n" +
+	"preference\"\x81\x06\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12<\n" +
@@ -1084,10 +1348,27 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"sharingKey\x12E\n" +
 	"\x0enode_selectors\x18\v \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\rnodeSelectors\x125\n" +
 	"\bdelivery\x18\f \x01(\x0e2\x19.quorumlb.log.v1.DeliveryR\bdelivery\x12%\n" +
-	"\x0epreferred_node\x18\x0e \x01(\tR\rpreferredNode\x1a9\n" +
+	"\x0epreferred_node\x18\x0e \x01(\tR\rpreferredNode\x12?\n" +
+	"\fhealth_check\x18\x0f \x01(\v2\x1c.quorumlb.log.v1.HealthCheckR\vhealthCheck\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x02\n" +
+	"\vHealthCheck\x12.\n" +
+	"\x04http\x18\x01 \x01(\v2\x1a.quorumlb.log.v1.HttpCheckR\x04http\x12+\n" +
+	"\x03tcp\x18\x02 \x01(\v2\x19.quorumlb.log.v1.TcpCheckR\x03tcp\x12.\n" +
+	"\x04exec\x18\x03 \x01(\v2\x1a.quorumlb.log.v1.ExecCheckR\x04exec\x12%\n" +
+	"\x0einterval_nanos\x18\x04 \x01(\x03R\rintervalNanos\x12#\n" +
+	"\rtimeout_nanos\x18\x05 \x01(\x03R\ftimeoutNanos\x12\x12\n" +
+	"\x04rise\x18\x06 \x01(\rR\x04rise\x12\x12\n" +
+	"\x04fall\x18\a \x01(\rR\x04fall\"G\n" +
+	"\tHttpCheck\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\"\x1e\n" +
+	"\bTcpCheck\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\"#\n" +
+	"\tExecCheck\x12\x16\n" +
+	"\x06script\x18\x01 \x01(\tR\x06script\"e\n" +
 	"\x04Port\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x19.quorumlb.log.v1.ProtocolR\bprotocol\x12\x12\n" +
@@ -1140,7 +1421,7 @@ func file_quorumlb_log_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_quorumlb_log_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_quorumlb_log_v1_resource_proto_goTypes = []any{
 	(Rebalance)(0),                // 0: quorumlb.log.v1.Rebalance
 	(ControlLoss)(0),              // 1: quorumlb.log.v1.ControlLoss
@@ -1156,17 +1437,21 @@ var file_quorumlb_log_v1_resource_proto_goTypes = []any{
 	(*L2Advertisement)(nil),       // 11: quorumlb.log.v1.L2Advertisement
 	(*PreferredNodeSelector)(nil), // 12: quorumlb.log.v1.PreferredNodeSelector
 	(*Service)(nil),               // 13: quorumlb.log.v1.Service
-	(*Port)(nil),                  // 14: quorumlb.log.v1.Port
-	nil,                           // 15: quorumlb.log.v1.LabelSelector.MatchLabelsEntry
-	nil,                           // 16: quorumlb.log.v1.Pool.LabelsEntry
-	nil,                           // 17: quorumlb.log.v1.L2Advertisement.LabelsEntry
-	nil,                           // 18: quorumlb.log.v1.Service.LabelsEntry
+	(*HealthCheck)(nil),           // 14: quorumlb.log.v1.HealthCheck
+	(*HttpCheck)(nil),             // 15: quorumlb.log.v1.HttpCheck
+	(*TcpCheck)(nil),              // 16: quorumlb.log.v1.TcpCheck
+	(*ExecCheck)(nil),             // 17: quorumlb.log.v1.ExecCheck
+	(*Port)(nil),                  // 18: quorumlb.log.v1.Port
+	nil,                           // 19: quorumlb.log.v1.LabelSelector.MatchLabelsEntry
+	nil,                           // 20: quorumlb.log.v1.Pool.LabelsEntry
+	nil,                           // 21: quorumlb.log.v1.L2Advertisement.LabelsEntry
+	nil,                           // 22: quorumlb.log.v1.Service.LabelsEntry
 }
 var file_quorumlb_log_v1_resource_proto_depIdxs = []int32{
-	15, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
+	19, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
 	9,  // 1: quorumlb.log.v1.LabelSelector.match_expressions:type_name -> quorumlb.log.v1.LabelRequirement
-	16, // 2: quorumlb.log.v1.Pool.labels:type_name -> quorumlb.log.v1.Pool.LabelsEntry
-	17, // 3: quorumlb.log.v1.L2Advertisement.labels:type_name -> quorumlb.log.v1.L2Advertisement.LabelsEntry
+	20, // 2: quorumlb.log.v1.Pool.labels:type_name -> quorumlb.log.v1.Pool.LabelsEntry
+	21, // 3: quorumlb.log.v1.L2Advertisement.labels:type_name -> quorumlb.log.v1.L2Advertisement.LabelsEntry
 	8,  // 4: quorumlb.log.v1.L2Advertisement.ip_address_pool_selectors:type_name -> quorumlb.log.v1.LabelSelector
 	8,  // 5: quorumlb.log.v1.L2Advertisement.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
 	1,  // 6: quorumlb.log.v1.L2Advertisement.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
@@ -1175,19 +1460,23 @@ var file_quorumlb_log_v1_resource_proto_depIdxs = []int32{
 	12, // 9: quorumlb.log.v1.L2Advertisement.preferred_node_selectors:type_name -> quorumlb.log.v1.PreferredNodeSelector
 	0,  // 10: quorumlb.log.v1.L2Advertisement.rebalance:type_name -> quorumlb.log.v1.Rebalance
 	8,  // 11: quorumlb.log.v1.PreferredNodeSelector.preference:type_name -> quorumlb.log.v1.LabelSelector
-	18, // 12: quorumlb.log.v1.Service.labels:type_name -> quorumlb.log.v1.Service.LabelsEntry
-	14, // 13: quorumlb.log.v1.Service.ports:type_name -> quorumlb.log.v1.Port
+	22, // 12: quorumlb.log.v1.Service.labels:type_name -> quorumlb.log.v1.Service.LabelsEntry
+	18, // 13: quorumlb.log.v1.Service.ports:type_name -> quorumlb.log.v1.Port
 	5,  // 14: quorumlb.log.v1.Service.ip_family_policy:type_name -> quorumlb.log.v1.IPFamilyPolicy
 	4,  // 15: quorumlb.log.v1.Service.ip_families:type_name -> quorumlb.log.v1.IPFamily
 	6,  // 16: quorumlb.log.v1.Service.external_traffic_policy:type_name -> quorumlb.log.v1.ExternalTrafficPolicy
 	8,  // 17: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
 	7,  // 18: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
-	3,  // 19: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	14, // 19: quorumlb.log.v1.Service.health_check:type_name -> quorumlb.log.v1.HealthCheck
+	15, // 20: quorumlb.log.v1.HealthCheck.http:type_name -> quorumlb.log.v1.HttpCheck
+	16, // 21: quorumlb.log.v1.HealthCheck.tcp:type_name -> quorumlb.log.v1.TcpCheck
+	17, // 22: quorumlb.log.v1.HealthCheck.exec:type_name -> quorumlb.log.v1.ExecCheck
+	3,  // 23: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_resource_proto_init() }
@@ -1201,7 +1490,7 @@ func file_quorumlb_log_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_resource_proto_rawDesc), len(file_quorumlb_log_v1_resource_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   11,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
