@@ -1,8 +1,10 @@
 package config
 
 import (
+	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
@@ -103,6 +105,7 @@ func (c *checker) service(s *VirtualServiceSpec) *adminv1.Resource {
 		NodeSelectors:         toSelectors(s.NodeSelectors),
 		Delivery:              word(c, "spec.delivery", s.Delivery, deliveries),
 		PreferredNode:         s.PreferredNode,
+		HealthCheck:           toHealthCheck(s.HealthCheck),
 	}
 	for i, p := range s.Ports {
 		protocol := word(c, indexed("spec.ports", i)+".protocol", p.Protocol, protocols)
@@ -161,6 +164,35 @@ func word[T ~int32](c *checker, path, s string, e enum[T]) T {
 		c.fail(path, "must be %s, is %q", strings.Join(e.words, " or "), shorten(s))
 	}
 	return v
+}
+
+// Defaults of health checks.
+const (
+	defaultInterval = 2 * time.Second
+	defaultTimeout  = time.Second
+	defaultRise     = 2
+	defaultFall     = 3
+)
+
+func toHealthCheck(h *HealthCheck) *logv1.HealthCheck {
+	if h == nil {
+		return nil
+	}
+	interval := cmp.Or(time.Duration(h.Interval), defaultInterval)
+	out := &logv1.HealthCheck{
+		IntervalNanos: int64(interval), TimeoutNanos: int64(cmp.Or(time.Duration(h.Timeout), min(defaultTimeout, interval))),
+		Rise: cmp.Or(h.Rise, defaultRise), Fall: cmp.Or(h.Fall, defaultFall),
+	}
+	if c := h.HTTP; c != nil {
+		out.Http = &logv1.HttpCheck{Port: uint32(c.Port), Path: cmp.Or(c.Path, "/"), Host: c.Host}
+	}
+	if c := h.TCP; c != nil {
+		out.Tcp = &logv1.TcpCheck{Port: uint32(c.Port)}
+	}
+	if c := h.Exec; c != nil {
+		out.Exec = &logv1.ExecCheck{Script: c.Script}
+	}
+	return out
 }
 
 func toPreferred(list []PreferredNodeSelector) []*logv1.PreferredNodeSelector {

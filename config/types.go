@@ -105,6 +105,46 @@ type VirtualServiceSpec struct {
 	Delivery string `json:"delivery"`
 	// PreferredNode is preferred before all others; it need not exist.
 	PreferredNode string `json:"preferredNode,omitempty"`
+	// HealthCheck is run by the speaker of every node that may own the service's
+	// addresses; those where it fails do not own them while others can.
+	HealthCheck *HealthCheck `json:"healthCheck,omitempty"`
+}
+
+// HealthCheck has exactly one of HTTP, TCP and Exec.
+type HealthCheck struct {
+	HTTP *HTTPCheck `json:"http,omitempty"`
+	TCP  *TCPCheck  `json:"tcp,omitempty"`
+	Exec *ExecCheck `json:"exec,omitempty"`
+	// Interval (default 2s) is 100ms to 1h.
+	Interval Duration `json:"interval"`
+	// Timeout (default 1s, or the interval if that is less) is at most the interval.
+	Timeout Duration `json:"timeout"`
+	// Rise (default 2) successes in a row make a node able to serve, Fall (default 3)
+	// failures unable.
+	Rise uint32 `json:"rise"`
+	Fall uint32 `json:"fall"`
+}
+
+// HTTPCheck succeeds with a status from 200 to 399.
+type HTTPCheck struct {
+	// Port (default: the service's first TCP port).
+	Port uint16 `json:"port,omitempty"`
+	// Path (default "/").
+	Path string `json:"path"`
+	// Host header (default: localhost).
+	Host string `json:"host,omitempty"`
+}
+
+// TCPCheck succeeds when a connection is accepted.
+type TCPCheck struct {
+	// Port (default: the service's first TCP port).
+	Port uint16 `json:"port,omitempty"`
+}
+
+// ExecCheck succeeds when a script of the speaker's check directory does.
+type ExecCheck struct {
+	// Script is its bare name.
+	Script string `json:"script"`
 }
 
 // Port of a service.

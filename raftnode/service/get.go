@@ -70,6 +70,7 @@ type view struct {
 	statuses map[netip.Addr][]nodeStatus
 	hearts   Hearts
 	version  func(node string) string
+	checks   func(fsm.ServiceKey) map[string]*speakerv1.HealthStatus
 	// now is the time to measure waits by: a quiet group's state has an old one.
 	now int64
 	// past is a state that is no more: nobody says anything of it.
@@ -77,7 +78,7 @@ type view struct {
 }
 
 func (s *Services) view(name string) *view {
-	v := &view{name: name, hearts: s.cfg.Hearts, statuses: s.attached.statuses(), version: s.attached.version}
+	v := &view{name: name, hearts: s.cfg.Hearts, statuses: s.attached.statuses(), version: s.attached.version, checks: s.attached.checks}
 	// A clone takes milliseconds; building the answer while no batch can be
 	// applied would stand in the way of a failover.
 	s.cfg.Log.Read(func(st *fsm.State) { v.s = st.Clone() })
@@ -123,6 +124,7 @@ func (v *view) services(resp *adminv1.GetResponse) {
 		for _, a := range svc.Addresses {
 			st.Addresses = append(st.Addresses, a.String())
 		}
+		v.serving(svc, st)
 		resp.Services = append(resp.Services, st)
 	}
 }

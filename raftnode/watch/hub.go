@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -59,8 +60,10 @@ type Hub struct {
 	hosts map[netip.Addr][]*fsm.Service
 	// hostPolicies are what their delivery was last decided by.
 	hostPolicies map[netip.Addr]*allocator.Policy
-	macs         []*speakerv1.NodeMacs // of all nodes, sorted by name
-	lease        fsm.LeaseTimes
+	// checks are the services with a health check.
+	checks map[fsm.ServiceKey]struct{}
+	macs   []*speakerv1.NodeMacs // of all nodes, sorted by name
+	lease  fsm.LeaseTimes
 	// policies of the addresses, until a pool or an advertisement changes.
 	policies allocator.Policies
 }
@@ -146,8 +149,12 @@ func (h *Hub) Apply(batch *logv1.Batch, ch fsm.Changes, s *fsm.State) {
 	if len(h.nodes) == 0 {
 		return // the last watched node was forgotten, and with it what is kept for any
 	}
+	for _, key := range ch.Services {
+		h.applyCheck(s, key, &d)
+	}
 	if ch.All {
 		h.applyAll(s, &d)
+		h.applyChecks(s, &d, slices.Collect(maps.Values(h.nodes))...)
 	} else {
 		for _, a := range ch.Addresses {
 			h.applyAddress(s, a, &d)
@@ -216,7 +223,7 @@ func (h *Hub) dropView(v *nodeView) {
 	}
 	delete(h.nodes, v.name)
 	if len(h.nodes) == 0 {
-		h.hosts, h.hostPolicies, h.macs = nil, nil, nil
+		h.hosts, h.hostPolicies, h.checks, h.macs = nil, nil, nil, nil
 		h.policies.Reset()
 	}
 }

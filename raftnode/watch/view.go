@@ -17,6 +17,7 @@ type nodeView struct {
 	made    uint64 // revision of the state that the view was made of
 	vips    map[netip.Addr]*speakerv1.Vip
 	hosts   map[netip.Addr]struct{}
+	checks  map[fsm.ServiceKey]*speakerv1.HealthTask
 	labels  map[string]string
 	drained bool
 	// terms of the policies on this node, until labels or policies change.
@@ -59,12 +60,13 @@ func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
 				h.hosts[a] = asking
 			}
 		}
+		h.findChecks(s)
 	}
 	n := s.Nodes[name]
 	v := &nodeView{
 		name: name, made: s.Revision, labels: n.Labels, drained: n.Drained != 0,
 		vips:  make(map[netip.Addr]*speakerv1.Vip),
-		hosts: make(map[netip.Addr]struct{}),
+		hosts: make(map[netip.Addr]struct{}), checks: make(map[fsm.ServiceKey]*speakerv1.HealthTask),
 		terms: make(map[*allocator.Policy]terms),
 		subs:  make(map[*Subscription]struct{}),
 	}
@@ -84,6 +86,11 @@ func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
 			v.hosts[a] = struct{}{}
 		}
 	}
+	for key := range h.checks {
+		if task := h.task(s, v, s.Services[key]); task != nil {
+			v.checks[key] = task
+		}
+	}
 	h.nodes[name] = v
 	return v
 }
@@ -100,6 +107,7 @@ func (h *Hub) whole(s *fsm.State, v *nodeView) *speakerv1.View {
 	for _, a := range sortedAddrs(v.vips) {
 		view.Vips = append(view.Vips, v.vips[a])
 	}
+	view.HealthTasks = v.tasks()
 	for _, a := range sortedAddrs(v.hosts) {
 		view.HostAddresses = append(view.HostAddresses, a.AsSlice())
 	}
@@ -270,6 +278,7 @@ func (h *Hub) applyNodes(s *fsm.State, ch fsm.Changes, d *deltas) {
 			v.labels = n.Labels
 			clear(v.terms)
 			h.applyLabels(s, v, d)
+			h.applyChecks(s, d, v)
 		}
 	}
 }

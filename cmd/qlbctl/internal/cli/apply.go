@@ -63,12 +63,15 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     addresses, pool         what to get (default: any free address)
     ipFamilyPolicy          SingleStack (default) | PreferDualStack | RequireDualStack
     ipFamilies              [IPv4, IPv6] in order of preference
-    externalTrafficPolicy   Cluster (default) | Local (so far it only keeps apart
-                            services that share an address)
+    externalTrafficPolicy   Cluster (default) | Local (only nodes with an endpoint, as far
+                            as endpoints are known)
     sharingKey              services with one key may share an address
     nodeSelectors           which nodes may own (default all)
     delivery                None (default) | Host
     preferredNode           the node to prefer before all others
+    healthCheck             {http: {port, path, host} | tcp: {port} | exec: {script},
+                            interval: 2s, timeout: 1s, rise: 2, fall: 3}; run by every
+                            node that may own, against itself
 
 What "get -o yaml" prints can be applied; a status in it is ignored.
 

@@ -180,9 +180,13 @@ func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.Serv
 	f.addSome("Sharing key", spec.GetSharingKey())
 	f.add("Nodes", selectors(spec.GetNodeSelectors()))
 	f.addSome("Preferred node", spec.GetPreferredNode())
+	a.addServing(&f, sv)
 	f.add("Delivery", v.Delivery)
 	f.add("Declared", fmt.Sprintf("%s ago, revision %d", words.Age(a.env.Now(), sv.GetDeclaredUnixNano()), sv.GetDeclaredRevision()))
 	if err := f.write(w); err != nil {
+		return err
+	}
+	if err := a.healthTable(w, sv); err != nil {
 		return err
 	}
 	return a.vipsTable(ctx, w, func(vip *adminv1.VipStatus) bool { return slices.Contains(sv.GetAddresses(), vip.GetAddress()) })

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
@@ -114,8 +115,16 @@ func fixtureServices() []*adminv1.ServiceStatus {
 				Namespace: "shop", Name: "web", Ports: []*logv1.Port{port("http", 1, 80), port("https", 1, 443)},
 				IpFamilyPolicy: logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK, IpFamilies: []logv1.IPFamily{1, 2},
 				ExternalTrafficPolicy: 1, Delivery: logv1.Delivery_DELIVERY_HOST, SharingKey: "edge",
+				HealthCheck: &logv1.HealthCheck{Http: &logv1.HttpCheck{Path: "/healthz"}, IntervalNanos: 2e9, TimeoutNanos: 1e9, Rise: 2, Fall: 3},
 			},
 			Addresses: []string{"192.0.2.10", "2001:db8:0:1::10"}, DeclaredRevision: 899, DeclaredUnixNano: ago(26 * time.Hour),
+			Endpoints: &adminv1.ServiceEndpoints{Ready: []string{"n1", "n2"}, Terminating: []string{"n10"}, ObservedUnixNano: ago(time.Minute)},
+			Health: []*adminv1.NodeHealth{
+				{Node: "n1", Healthy: proto.Bool(true), SinceUnixNano: ago(time.Hour), Reason: "status 200 OK", Status: &speakerv1.HealthStatus{
+					State: speakerv1.HealthState_HEALTH_STATE_HEALTHY, Reason: "status 204 No Content", SinceUnixNano: ago(time.Hour)}},
+				{Node: "n10", Healthy: proto.Bool(false), SinceUnixNano: ago(time.Hour), Reason: "connection refused"},
+				{Node: "n2", Status: &speakerv1.HealthStatus{State: speakerv1.HealthState_HEALTH_STATE_UNKNOWN, SinceUnixNano: ago(time.Second)}},
+			},
 		},
 		{
 			Service: &logv1.Service{

@@ -55,9 +55,26 @@ type serviceStatus struct {
 	LoadBalancer struct {
 		Ingress []ingress `json:"ingress,omitempty"`
 	} `json:"loadBalancer"`
-	Pending          string `json:"pending,omitempty"`
-	DeclaredAt       string `json:"declaredAt,omitempty"`
-	DeclaredRevision uint64 `json:"declaredRevision,omitempty"`
+	Pending          string           `json:"pending,omitempty"`
+	DeclaredAt       string           `json:"declaredAt,omitempty"`
+	DeclaredRevision uint64           `json:"declaredRevision,omitempty"`
+	Endpoints        *endpointsStatus `json:"endpoints,omitempty"`
+	Health           []healthStatus   `json:"health,omitempty"`
+}
+
+type endpointsStatus struct {
+	Ready       []string `json:"ready"`
+	Terminating []string `json:"terminating,omitempty"`
+	ObservedAt  string   `json:"observedAt,omitempty"`
+}
+
+type healthStatus struct {
+	Node string `json:"node"`
+	// Runs: its speaker runs the check now, and found Found.
+	Runs    bool   `json:"runs"`
+	Healthy *bool  `json:"healthy,omitempty"`
+	Since   string `json:"since,omitempty"`
+	Found   string `json:"found,omitempty"`
 }
 
 type ingress struct {
@@ -72,6 +89,16 @@ func serviceObject(s *adminv1.ServiceStatus) (object, error) {
 	st := serviceStatus{Pending: s.GetPending(), DeclaredAt: moment(s.GetDeclaredUnixNano()), DeclaredRevision: s.GetDeclaredRevision()}
 	for _, a := range s.GetAddresses() {
 		st.LoadBalancer.Ingress = append(st.LoadBalancer.Ingress, ingress{a})
+	}
+	if ep := s.GetEndpoints(); ep != nil {
+		st.Endpoints = &endpointsStatus{list(ep.GetReady()), ep.GetTerminating(), moment(ep.GetObservedUnixNano())}
+	}
+	for _, h := range s.GetHealth() {
+		out := healthStatus{Node: h.GetNode(), Runs: h.GetStatus() != nil, Healthy: h.Healthy, Since: moment(h.GetSinceUnixNano()), Found: h.GetReason()}
+		if out.Runs {
+			out.Found = h.GetStatus().GetReason()
+		}
+		st.Health = append(st.Health, out)
 	}
 	o.Status = st
 	return object{o}, nil

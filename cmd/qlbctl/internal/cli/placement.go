@@ -2,10 +2,14 @@ package cli
 
 import (
 	"fmt"
+	"io"
+	"strings"
 	"time"
 
 	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/words"
+	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 )
 
 // poolOf names a vip's pool and why it is this address.
@@ -50,4 +54,56 @@ func (st *vipStatus) addPlacement(p *adminv1.VipPlacement) {
 	if p.GetWishReason() != 0 {
 		st.WantsToMove = &wishStatus{To: p.GetWishNode(), Reason: words.OwnerReason(p.GetWishReason())}
 	}
+}
+
+// addServing says where a service can be served, as far as that is known.
+func (a *app) addServing(f *fields, sv *adminv1.ServiceStatus) {
+	if ep := sv.GetEndpoints(); ep != nil {
+		text := "ready on " + words.OrNone(strings.Join(ep.GetReady(), ", "))
+		if len(ep.GetTerminating()) > 0 {
+			text += "; only terminating on " + strings.Join(ep.GetTerminating(), ", ")
+		}
+		f.add("Endpoints", fmt.Sprintf("%s (%s ago)", text, words.Age(a.env.Now(), ep.GetObservedUnixNano())))
+	}
+	if check := sv.GetService().GetHealthCheck(); check != nil {
+		f.add("Health check", fsm.CheckText(check))
+	}
+}
+
+// healthTable says which node runs the health check and what it has come to: what the
+// speaker says now, or else what the group goes by.
+func (a *app) healthTable(w io.Writer, sv *adminv1.ServiceStatus) error {
+	if sv.GetService().GetHealthCheck() == nil {
+		return nil
+	}
+	fmt.Fprintln(w, "\nHealth check, as each speaker says:")
+	if len(sv.GetHealth()) == 0 {
+		fmt.Fprintln(w, "  no node runs it")
+		return nil
+	}
+	t := newTable("NODE", "RUNS", "STATE", "SINCE", "FOUND")
+	for _, h := range sv.GetHealth() {
+		state, since, found := "Unknown", h.GetSinceUnixNano(), h.GetReason()
+		if h.Healthy != nil {
+			state = healthWord(h.GetHealthy())
+		}
+		if st := h.GetStatus(); st != nil {
+			since, found = st.GetSinceUnixNano(), st.GetReason()
+			switch st.GetState() {
+			case speakerv1.HealthState_HEALTH_STATE_HEALTHY:
+				state = healthWord(true)
+			case speakerv1.HealthState_HEALTH_STATE_UNHEALTHY:
+				state = healthWord(false)
+			}
+		}
+		t.row(h.GetNode(), yesNo(h.GetStatus() != nil), state, words.Age(a.env.Now(), since), found)
+	}
+	return t.write(w, "  ")
+}
+
+func healthWord(healthy bool) string {
+	if healthy {
+		return "Healthy"
+	}
+	return "Unhealthy"
 }
