@@ -36,5 +36,9 @@ func DampedUntil(rec *fsm.Address) int64 {
 // Voluntary tells whether a move for this reason may as well wait: the address is
 // fine where it is.
 func Voluntary(why logv1.OwnerReason) bool {
-	return why == logv1.OwnerReason_OWNER_REASON_IDEAL || why == logv1.OwnerReason_OWNER_REASON_REBALANCE
+	switch why {
+	case logv1.OwnerReason_OWNER_REASON_IDEAL, logv1.OwnerReason_OWNER_REASON_REBALANCE, logv1.OwnerReason_OWNER_REASON_OFF_SUBNET:
+		return true
+	}
+	return false
 }

@@ -68,6 +68,9 @@ func (n *candidate) words(q *question) string {
 	if n.unchecked > 0 {
 		out = append(out, "health check says nothing yet")
 	}
+	if n.foreign {
+		out = append(out, "has not the address's subnet")
+	}
 	if wanted := n.weight / wantedWeight; wanted > 0 {
 		out = append(out, "preferred by the service")
 	}

@@ -59,8 +59,8 @@ func ChooseOwner(s *fsm.State, addr netip.Addr, opt Options) (node string, ok bo
 }
 
 // ShouldMove tells whether an address should leave its owner, and why. It stays
-// while the owner is eligible, but for Ideal placement, and while the owner
-// merely does badly and no other node is eligible. False when nobody owns it.
+// while the owner is eligible, but for Ideal placement or a subnet that only others
+// have, and while the owner merely does badly and no other node is eligible. False when nobody owns it.
 func ShouldMove(s *fsm.State, addr netip.Addr) (why logv1.OwnerReason, move bool) {
 	return NewChooser(s).ShouldMove(addr, Options{})
 }
@@ -86,6 +86,8 @@ type policyChoice struct {
 	weights []int
 	// flat: they prefer none.
 	flat bool
+	// nets are the subnets on each node's interfaces to announce on.
+	nets [][]netip.Prefix
 }
 
 // NewChooser makes a chooser for s.
@@ -110,6 +112,7 @@ func (c *Chooser) choice(addr netip.Addr) *policyChoice {
 			r := nodeReason(policy, node)
 			p.reasons = append(p.reasons, r)
 			p.weights = append(p.weights, policy.Weight(node.Labels))
+			p.nets = append(p.nets, subnets(policy, node))
 			p.flat = p.flat && p.weights[i] == p.weights[0]
 			if r == OK {
 				p.able = append(p.able, i)
@@ -304,6 +307,7 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 			n.unchecked++
 		}
 	}
+	n.foreign = !onLink(q.nets[i], q.rec.Addr)
 	for _, name := range q.wanted {
 		if name == n.node {
 			n.weight += wantedWeight
@@ -315,17 +319,19 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 
 // candidate is a node that may own an address. Of two the better is the one that
 // was heard lately; then the one of which it is known that it can serve; then the one
-// that services and advertisements prefer; then the one that owns fewer; then the one
-// of the higher rank.
+// that has the address's subnet; then the one that services and advertisements prefer;
+// then the one that owns fewer; then the one of the higher rank.
 type candidate struct {
 	node  string
 	heard bool
 	// unchecked counts the services whose health check has not said anything yet.
 	unchecked int
-	weight    int
-	owned  int
-	hash   uint64
-	hashed bool
+	// foreign: the address's subnet is on no interface of the node.
+	foreign bool
+	weight  int
+	owned   int
+	hash    uint64
+	hashed  bool
 }
 
 func (n *candidate) better(o *candidate, addr netip.Addr) bool {
@@ -348,6 +354,11 @@ func (n *candidate) compare(o *candidate) int {
 		return 1
 	case n.unchecked != o.unchecked:
 		return cmp.Compare(n.unchecked, o.unchecked)
+	case n.foreign != o.foreign:
+		if o.foreign {
+			return -1
+		}
+		return 1
 	case n.weight != o.weight:
 		return cmp.Compare(o.weight, n.weight)
 	}
@@ -388,7 +399,8 @@ func (c *Chooser) ShouldMove(addr netip.Addr, opt Options) (why logv1.OwnerReaso
 		now = c.s.Time
 	}
 	r := c.Eligible(addr, rec.Owner, now)
-	if r == OK && c.Policy(addr).Placement != logv1.Placement_PLACEMENT_IDEAL {
+	ideal := c.Policy(addr).Placement == logv1.Placement_PLACEMENT_IDEAL
+	if r == OK && !ideal && !c.OffSubnet(addr) {
 		return 0, false
 	}
 	if r.forbids() {
@@ -401,8 +413,12 @@ func (c *Chooser) ShouldMove(addr netip.Addr, opt Options) (why logv1.OwnerReaso
 	switch {
 	case !ok || next == rec.Owner:
 		return 0, false
-	case r == OK:
+	case r == OK && ideal:
 		return logv1.OwnerReason_OWNER_REASON_IDEAL, true
+	case r == OK && c.has(addr, next):
+		return logv1.OwnerReason_OWNER_REASON_OFF_SUBNET, true
+	case r == OK:
+		return 0, false
 	default:
 		return r.OwnerReason(), true
 	}

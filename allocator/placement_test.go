@@ -157,3 +157,100 @@ func TestDamping(t *testing.T) {
 		t.Errorf("damped until %d, want %d", got, want)
 	}
 }
+
+// The subnet of an address draws it to the nodes that have it, and is no rule.
+func TestSubnets(t *testing.T) {
+	links := func(node string, links ...*logv1.Link) *logv1.Event {
+		return &logv1.Event{Fact: &logv1.Event_NodeLinksChanged{NodeLinksChanged: &logv1.NodeLinksChanged{Node: node, Links: links}}}
+	}
+	link := func(name string, up bool, prefixes ...string) *logv1.Link {
+		return &logv1.Link{Name: name, Mac: []byte{2, 0, 0, 0, 0, 1}, Up: up, Prefixes: prefixes}
+	}
+	weight := adWith("all", func(a *logv1.L2Advertisement) {
+		a.PreferredNodeSelectors = []*logv1.PreferredNodeSelector{weighs(9, "n1")}
+	})
+	elsewhere := func(nodes ...string) (all []*logv1.Event) {
+		for _, n := range nodes {
+			all = append(all, links(n, link("eth0", true, "198.51.100.0/24", "192.0.2.1/32")))
+		}
+		return all
+	}
+	for _, c := range []struct {
+		name   string
+		events []*logv1.Event
+		want   string // owner chosen; "" for any
+		moves  bool   // it leaves n1
+	}{
+		{"all have it", nil, "", false},
+		{"only one has it", elsewhere("n1", "n2"), "n3", true},
+		{"before weight", append(elsewhere("n1", "n2"), weight), "n3", true},
+		{"nobody has it", append(elsewhere("n1", "n2", "n3"), weight), "n1", false},
+		{"on a link that is down", append(elsewhere("n1", "n2"), links("n3", link("eth0", false, "192.0.2.0/24"), link("eth1", true)), weight), "n1", false},
+		{"on a link that is not announced on", append(elsewhere("n1", "n2"), links("n3", link("eth0", true), link("eth1", true, "192.0.2.0/24")), weight,
+			adWith("all", func(a *logv1.L2Advertisement) { a.Interfaces = []string{"eth0"} })), "", false},
+		{"on a second link", append(elsewhere("n1", "n2"), links("n3", link("eth0", true), link("eth1", true, "192.0.0.0/16"))), "n3", true},
+		{"where it may not go", append(elsewhere("n1", "n2"), fsmtest.Drained("n3", logv1.DrainReason_DRAIN_REASON_ADMIN), weight), "n1", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := cluster(t)
+			l.Apply(fsmtest.OwnerAssigned(ip1, "n1"))
+			if c.events != nil {
+				l.Apply(c.events...)
+			}
+			if got, _ := allocator.ChooseOwner(l.S, ip1, allocator.Options{}); c.want != "" && got != c.want {
+				t.Errorf("chosen is %s, want %s", got, c.want)
+			}
+			why, moves := allocator.ShouldMove(l.S, ip1)
+			if moves != c.moves || moves && why != logv1.OwnerReason_OWNER_REASON_OFF_SUBNET {
+				t.Errorf("moves %t (%v), want %t", moves, why, c.moves)
+			}
+		})
+	}
+}
+
+// Given a Local service or one with a health check, who can serve it is known.
+func TestServing(t *testing.T) {
+	local := serviceWith("web", func(s *logv1.Service) {
+		s.ExternalTrafficPolicy = logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL
+	})
+	check := serviceWith("web", func(s *logv1.Service) {
+		s.HealthCheck = &logv1.HealthCheck{Tcp: &logv1.TcpCheck{}, IntervalNanos: 1e9, TimeoutNanos: 1e9, Rise: 1, Fall: 1}
+	})
+	drained := fsmtest.Drained("n3", logv1.DrainReason_DRAIN_REASON_ADMIN)
+	ok, none, out, ill := allocator.OK, allocator.NoEndpoint, allocator.OnlyTerminating, allocator.Unhealthy
+	for _, c := range []struct {
+		name   string
+		events []*logv1.Event
+		want   [3]allocator.Reason
+		chosen string
+	}{
+		{"nothing known", []*logv1.Event{local}, [3]allocator.Reason{ok, ok, ok}, ""},
+		{"one ready", []*logv1.Event{local, fsmtest.Endpoints(web, []string{"n2"})}, [3]allocator.Reason{none, ok, none}, "n2"},
+		{"no endpoints", []*logv1.Event{local, fsmtest.Endpoints(web, nil)}, [3]allocator.Reason{none, none, none}, "-"},
+		{"ready and terminating", []*logv1.Event{local, fsmtest.Endpoints(web, []string{"n2"}, "n1")}, [3]allocator.Reason{out, ok, none}, "n2"},
+		{"only terminating", []*logv1.Event{local, fsmtest.Endpoints(web, nil, "n1")}, [3]allocator.Reason{ok, none, none}, "n1"},
+		{"ready on a drained node", []*logv1.Event{local, fsmtest.Endpoints(web, []string{"n3"}, "n1"), drained}, [3]allocator.Reason{ok, none, allocator.Drained}, "n1"},
+		{"ready on an unknown node", []*logv1.Event{local, fsmtest.Endpoints(web, []string{"n9"}, "n1")}, [3]allocator.Reason{ok, none, none}, "n1"},
+		{"not Local", []*logv1.Event{fsmtest.Endpoints(web, []string{"n2"})}, [3]allocator.Reason{ok, ok, ok}, ""},
+		{"unchecked", []*logv1.Event{check}, [3]allocator.Reason{ok, ok, ok}, ""},
+		{"failing", []*logv1.Event{check, fsmtest.HealthChanged(web, "n1", false, ""), fsmtest.HealthChanged(web, "n2", true, "")},
+			[3]allocator.Reason{ill, ok, ok}, "n2"},
+		{"all failing", []*logv1.Event{check, fsmtest.HealthChanged(web, "n1", false, ""), fsmtest.HealthChanged(web, "n2", false, ""),
+			fsmtest.HealthChanged(web, "n3", false, "")}, [3]allocator.Reason{ill, ill, ill}, "-"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := cluster(t)
+			l.Apply(c.events...)
+			ch := allocator.NewChooser(l.S)
+			for i, node := range []string{"n1", "n2", "n3"} {
+				if got := ch.Eligible(ip1, node, l.S.Time); got != c.want[i] {
+					t.Errorf("%s: %s, want %s", node, got, c.want[i])
+				}
+			}
+			got, found := ch.ChooseOwner(ip1, allocator.Options{})
+			if c.chosen == "-" && found || c.chosen != "" && c.chosen != "-" && got != c.chosen {
+				t.Errorf("chosen is %q, want %q", got, c.chosen)
+			}
+		})
+	}
+}

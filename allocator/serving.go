@@ -28,7 +28,7 @@ func (c *Chooser) serves(choice *policyChoice, svc *fsm.Service, node string) Re
 	}
 	// A ready endpoint counts only where the address can go.
 	for _, other := range ep.Ready {
-		if at, known := slices.BinarySearch(c.nodes, other); known && choice.reasons[at] == OK && 
+		if at, known := slices.BinarySearch(c.nodes, other); known && choice.reasons[at] == OK &&
 			fsm.MatchAny(svc.Spec.GetNodeSelectors(), c.s.Nodes[other].Labels) {
 			return OnlyTerminating
 		}

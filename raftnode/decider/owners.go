@@ -150,6 +150,9 @@ func (o *owners) mayStay(rec *fsm.Address) {
 		return
 	}
 	o.mayDoBetter(rec.Addr, rec.Owner)
+	if o.choose().OffSubnet(rec.Addr) {
+		o.w.foreign = true
+	}
 }
 
 // mayDoBetter has the address looked at with every node that changes if its owner
@@ -218,7 +221,8 @@ func (o *owners) assign(rec *fsm.Address) {
 			park(o.w.waits, rel, rec.Addr, a.again)
 			return
 		}
-		if rec.OwnerWhy == logv1.OwnerReason_OWNER_REASON_MOVE {
+		switch rec.OwnerWhy {
+		case logv1.OwnerReason_OWNER_REASON_MOVE, logv1.OwnerReason_OWNER_REASON_UNPROVEN:
 			exclude = rec.Prior
 		}
 	}

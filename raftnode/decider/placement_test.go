@@ -95,3 +95,45 @@ func TestFlappingDelaysTheReturn(t *testing.T) {
 			"OwnerReleased 10.0.0.1 n2 MOVE", "--", "OwnerAssigned 10.0.0.1 n1 MOVE")
 	})
 }
+
+func linksOn(prefix string) []*logv1.Link {
+	l := links("eth0", true)
+	l[0].Prefixes = []string{prefix}
+	return l
+}
+
+// An address goes to the node that has its subnet; where none has, it stays, until a
+// node gets it.
+func TestAnAddressGoesToItsSubnet(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		oneVip(h)
+		away := func(node, prefix string) func() {
+			return func() {
+				h.must(&LinksChanged{Node: node, Session: h.session(node), Links: linksOn(prefix)})
+			}
+		}
+		h.then(h.when(away("n1", "192.0.2.0/24")), "NodeLinksChanged n1",
+			"OwnerReleased 10.0.0.1 n1 OFF_SUBNET", "--", "OwnerAssigned 10.0.0.1 n2 OFF_SUBNET")
+		h.then(h.when(away("n2", "192.0.2.0/24")), "NodeLinksChanged n2")
+		h.then(h.when(away("n1", "10.0.0.0/16")), "NodeLinksChanged n1",
+			"OwnerReleased 10.0.0.1 n2 OFF_SUBNET", "--", "OwnerAssigned 10.0.0.1 n1 OFF_SUBNET")
+	})
+}
+
+func TestAnUnprovenMoveIsMadeGoodOnce(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		oneVip(h)
+		h.must(h.expire("n1"))
+		unproven := func(node string) *MoveUnproven {
+			return &MoveUnproven{Node: node, Address: vipAddr, Epoch: h.epoch(vip)}
+		}
+		h.then(h.when(func() { h.must(unproven("n2")) })) // nobody else may have it
+		h.open("n3")
+		h.then(h.when(func() { h.must(unproven("n3")) })) // not the owner
+		h.then(h.when(func() { h.must(unproven("n2")) }),
+			"OwnerReleased 10.0.0.1 n2 UNPROVEN", "--", "OwnerAssigned 10.0.0.1 n3 UNPROVEN")
+		h.then(h.when(func() { h.must(unproven("n3")) })) // once
+	})
+}

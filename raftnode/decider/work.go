@@ -45,6 +45,9 @@ type work struct {
 	// that will do only until another is.
 	// ideal ones follow the hash, so any node may concern them.
 	idle, ideal map[netip.Addr]struct{}
+	// foreign: some owner has not the subnet of its address, so a node that changes may
+	// have it: then all are looked at.
+	foreign bool
 	// retries are addresses to look at again at a boot time.
 	retries timeQueue
 	// keptEnd is when an address that is kept for a deleted service falls free, as
@@ -252,6 +255,9 @@ func (w *work) settleNodes(s *fsm.State) {
 			w.pushOwned(&w.dead, s, name)
 		} else {
 			w.pushOwned(&w.dirty, s, name)
+		}
+		if w.foreign && node.SessionState == fsm.SessionOpen && (old == nil || old.SessionState != fsm.SessionOpen || !equalLinks(old.Links, node.Links)) {
+			w.sweepAll, w.foreign = true, false
 		}
 		// Also when it may own less: with its ready endpoints out of reach, nodes that
 		// have only terminating ones may do.

@@ -54,12 +54,15 @@ type observer struct {
 	attached *attachments
 	now      func() time.Time
 	log      *slog.Logger
+	// proofs belong to run's goroutine.
+	proofs proofs
 }
 
 // run works until ctx is cancelled, which is when leadership is lost.
 func (o *observer) run(ctx context.Context) error {
 	tick := time.NewTicker(observeInterval)
 	defer tick.Stop()
+	o.proofs = make(proofs)
 	o.round(ctx, o.attached.takeAll(), true)
 	for {
 		select {
@@ -79,8 +82,13 @@ func (o *observer) round(ctx context.Context, reports []report, full bool) {
 	o.state.Read(func(s *fsm.State) {
 		for _, r := range reports {
 			cmds = append(cmds, differences(s, r, now)...)
+			o.proofs.note(s, r)
 		}
 		if full {
+			for _, r := range reports {
+				cmds = append(cmds, o.proofs.unproven(s, r, now)...)
+			}
+			o.proofs.forget(s)
 			cmds = append(cmds, staleConflicts(s)...)
 		}
 	})

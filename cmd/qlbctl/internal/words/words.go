@@ -172,6 +172,10 @@ func OwnerReason(r logv1.OwnerReason) string {
 		return "rebalanced"
 	case logv1.OwnerReason_OWNER_REASON_NOT_SERVING:
 		return "node cannot serve it"
+	case logv1.OwnerReason_OWNER_REASON_UNPROVEN:
+		return "no neighbour was seen to reach it"
+	case logv1.OwnerReason_OWNER_REASON_OFF_SUBNET:
+		return "another node has its subnet"
 	}
 	return fmt.Sprintf("reason %d of a newer version", r)
 }

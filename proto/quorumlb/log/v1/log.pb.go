@@ -156,6 +156,11 @@ const (
 	OwnerReason_OWNER_REASON_REBALANCE       OwnerReason = 12
 	// The node has no ready endpoint, or its health check fails.
 	OwnerReason_OWNER_REASON_NOT_SERVING OwnerReason = 13
+	// No neighbour was seen to reach the address at its owner, although one had reached
+	// it at the owner before.
+	OwnerReason_OWNER_REASON_UNPROVEN OwnerReason = 14
+	// The address's subnet is on no interface of the owner, but on one of another node.
+	OwnerReason_OWNER_REASON_OFF_SUBNET OwnerReason = 15
 )
 
 // Enum value maps for OwnerReason.
@@ -175,6 +180,8 @@ var (
 		11: "OWNER_REASON_NODE_AVAILABLE",
 		12: "OWNER_REASON_REBALANCE",
 		13: "OWNER_REASON_NOT_SERVING",
+		14: "OWNER_REASON_UNPROVEN",
+		15: "OWNER_REASON_OFF_SUBNET",
 	}
 	OwnerReason_value = map[string]int32{
 		"OWNER_REASON_UNSPECIFIED":     0,
@@ -191,6 +198,8 @@ var (
 		"OWNER_REASON_NODE_AVAILABLE":  11,
 		"OWNER_REASON_REBALANCE":       12,
 		"OWNER_REASON_NOT_SERVING":     13,
+		"OWNER_REASON_UNPROVEN":        14,
+		"OWNER_REASON_OFF_SUBNET":      15,
 	}
 )
 
@@ -2906,7 +2915,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +
-	"\x12DRAIN_REASON_LEAVE\x10\x02*\xa2\x03\n" +
+	"\x12DRAIN_REASON_LEAVE\x10\x02*\xda\x03\n" +
 	"\vOwnerReason\x12\x1c\n" +
 	"\x18OWNER_REASON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18OWNER_REASON_NEW_ADDRESS\x10\x01\x12\x1e\n" +
@@ -2922,7 +2931,9 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x12\x1f\n" +
 	"\x1bOWNER_REASON_NODE_AVAILABLE\x10\v\x12\x1a\n" +
 	"\x16OWNER_REASON_REBALANCE\x10\f\x12\x1c\n" +
-	"\x18OWNER_REASON_NOT_SERVING\x10\rB:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
+	"\x18OWNER_REASON_NOT_SERVING\x10\r\x12\x19\n" +
+	"\x15OWNER_REASON_UNPROVEN\x10\x0e\x12\x1b\n" +
+	"\x17OWNER_REASON_OFF_SUBNET\x10\x0fB:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
 
 var (
 	file_quorumlb_log_v1_log_proto_rawDescOnce sync.Once
