@@ -189,23 +189,41 @@ func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.Serv
 	if err := a.healthTable(w, sv); err != nil {
 		return err
 	}
-	return a.vipsTable(ctx, w, func(vip *adminv1.VipStatus) bool { return slices.Contains(sv.GetAddresses(), vip.GetAddress()) })
+	vips, err := a.vipsTable(ctx, w, func(vip *adminv1.VipStatus) bool { return slices.Contains(sv.GetAddresses(), vip.GetAddress()) })
+	if err != nil || len(vips) == 0 {
+		return err
+	}
+	for i, v := range vips {
+		if len(v.GetEligibility()) > 0 {
+			continue
+		}
+		// In a large group only who asks for one address is told about every node.
+		got, err := call(ctx, a, adminv1.AdminServiceClient.Get,
+			&adminv1.GetRequest{Kinds: []string{"vips"}, Name: v.GetAddress(), Stale: a.flags.stale})
+		if err != nil {
+			return err
+		}
+		if len(got.GetVips()) == 1 {
+			vips[i] = got.GetVips()[0]
+		}
+	}
+	return a.whyTable(w, vips)
 }
 
 // vipsTable adds the table of those vips that keep chooses.
-func (a *app) vipsTable(ctx context.Context, w io.Writer, keep func(*adminv1.VipStatus) bool) error {
+func (a *app) vipsTable(ctx context.Context, w io.Writer, keep func(*adminv1.VipStatus) bool) ([]*adminv1.VipStatus, error) {
 	got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{Kinds: []string{"vips"}, Stale: a.flags.stale})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	vips := slices.DeleteFunc(got.GetVips(), func(v *adminv1.VipStatus) bool { return !keep(v) })
 	if len(vips) == 0 {
-		return nil
+		return nil, nil
 	}
 	fmt.Fprintln(w, "\nAddresses:")
 	s := &section{kind: "vips"}
 	a.vipRows(s, vips, false)
-	return s.table(a.flags.output == "wide").write(w, "  ")
+	return vips, s.table(a.flags.output == "wide").write(w, "  ")
 }
 
 func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
@@ -304,7 +322,8 @@ func (a *app) describeNode(ctx context.Context, w io.Writer, n *adminv1.NodeStat
 			return err
 		}
 	}
-	return a.vipsTable(ctx, w, func(v *adminv1.VipStatus) bool { return v.GetOwner() == n.GetName() })
+	_, err := a.vipsTable(ctx, w, func(v *adminv1.VipStatus) bool { return v.GetOwner() == n.GetName() })
+	return err
 }
 
 // problem marks what a reader should not miss.

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,4 +108,38 @@ func healthWord(healthy bool) string {
 		return "Healthy"
 	}
 	return "Unhealthy"
+}
+
+// mostWhy bounds the nodes that are named for one address.
+const mostWhy = 12
+
+// whyTable says of each address why it is this one, which nodes may own it, best
+// first, and why the others may not.
+func (a *app) whyTable(w io.Writer, vips []*adminv1.VipStatus) error {
+	fmt.Fprintln(w, "\nWhy:")
+	t := newTable("ADDRESS", "POOL", "MAY-OWN-IT", "MAY-NOT")
+	for _, v := range vips {
+		able, not := mayOwn(v)
+		t.row(v.GetAddress(), poolOf(v), words.Some(able, mostWhy), words.Some(not, mostWhy))
+	}
+	return t.write(w, "  ")
+}
+
+// mayOwn lists the nodes that may own an address, best first, and those that may not,
+// each with the reason.
+func mayOwn(v *adminv1.VipStatus) (able, not []string) {
+	best := slices.SortedStableFunc(slices.Values(v.GetEligibility()), func(x, y *adminv1.NodeEligibility) int {
+		return cmp.Compare(x.GetOrder(), y.GetOrder())
+	})
+	for _, e := range best {
+		switch {
+		case !e.GetEligible():
+			not = append(not, fmt.Sprintf("%s (%s)", e.GetNode(), e.GetReason()))
+		case e.GetPreference() != "":
+			able = append(able, fmt.Sprintf("%s (%s)", e.GetNode(), e.GetPreference()))
+		default:
+			able = append(able, e.GetNode())
+		}
+	}
+	return able, not
 }
