@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -48,17 +49,18 @@ func Eligible(s *fsm.State, addr netip.Addr, node string) Reason {
 	return NewChooser(s).Eligible(addr, node, s.Time)
 }
 
-// ChooseOwner chooses the node that should own an address: with Sticky
-// placement the eligible one that owns fewest, a tie broken by rendezvous hash;
-// with Ideal placement the hash alone. ok is false when no node is eligible.
+// ChooseOwner chooses the node that should own an address, of the eligible ones:
+// first by preference, that of its services for one node and then that of the
+// advertisements; then, with Sticky placement, the one that owns fewest; then by
+// rendezvous hash. ok is false when no node is eligible.
 // A caller with many addresses uses one Chooser for all.
 func ChooseOwner(s *fsm.State, addr netip.Addr, opt Options) (node string, ok bool) {
 	return NewChooser(s).ChooseOwner(addr, opt)
 }
 
 // ShouldMove tells whether an address should leave its owner, and why. It stays
-// while the owner is eligible, but for Ideal placement, and while the owner
-// merely does badly and no other node is eligible. False when nobody owns it.
+// while the owner is eligible, but for Ideal placement or a subnet that only others
+// have, and while the owner merely does badly and no other node is eligible. False when nobody owns it.
 func ShouldMove(s *fsm.State, addr netip.Addr) (why logv1.OwnerReason, move bool) {
 	return NewChooser(s).ShouldMove(addr, Options{})
 }
@@ -67,51 +69,62 @@ func ShouldMove(s *fsm.State, addr netip.Addr) (why logv1.OwnerReason, move bool
 // common. Between them the state may change by owner, address and service
 // events; after any other event a new Chooser is needed.
 type Chooser struct {
-	s     *fsm.State
-	nodes []string
-	pools map[string]*poolChoice
+	s        *fsm.State
+	nodes    []string
+	policies Policies
+	choices  map[*Policy]*policyChoice
 }
 
-// poolChoice is what all addresses of a pool have in common.
-type poolChoice struct {
-	policy Policy
+// policyChoice is what all addresses of a policy have in common.
+type policyChoice struct {
+	policy *Policy
 	// reasons say for each node what stands against it, short of the address's
 	// own services and failures. able are the nodes against which nothing does.
 	reasons []Reason
 	able    []int
+	// weights are the advertisements' preference for each node.
+	weights []int
+	// flat: they prefer none.
+	flat bool
+	// nets are the subnets on each node's interfaces to announce on.
+	nets [][]netip.Prefix
 }
 
 // NewChooser makes a chooser for s.
 func NewChooser(s *fsm.State) *Chooser {
 	return &Chooser{
-		s:     s,
-		nodes: slices.Sorted(maps.Keys(s.Nodes)),
-		pools: map[string]*poolChoice{},
+		s:       s,
+		nodes:   slices.Sorted(maps.Keys(s.Nodes)),
+		choices: map[*Policy]*policyChoice{},
 	}
 }
 
-// Policy is the policy of an address.
-func (c *Chooser) Policy(addr netip.Addr) Policy { return c.pool(addr).policy }
+// Policy is the policy of an address; not to be changed.
+func (c *Chooser) Policy(addr netip.Addr) *Policy { return c.policies.Of(c.s, addr) }
 
-func (c *Chooser) pool(addr netip.Addr) *poolChoice {
-	name := c.s.PoolOf(addr)
-	p := c.pools[name]
+func (c *Chooser) choice(addr netip.Addr) *policyChoice {
+	policy := c.Policy(addr)
+	p := c.choices[policy]
 	if p == nil {
-		p = &poolChoice{policy: PoolPolicy(c.s, name)}
-		for i, node := range c.nodes {
-			r := nodeReason(p.policy, c.s.Nodes[node])
+		p = &policyChoice{policy: policy, flat: true}
+		for i, name := range c.nodes {
+			node := c.s.Nodes[name]
+			r := nodeReason(policy, node)
 			p.reasons = append(p.reasons, r)
+			p.weights = append(p.weights, policy.Weight(node.Labels))
+			p.nets = append(p.nets, subnets(policy, node))
+			p.flat = p.flat && p.weights[i] == p.weights[0]
 			if r == OK {
 				p.able = append(p.able, i)
 			}
 		}
-		c.pools[name] = p
+		c.choices[policy] = p
 	}
 	return p
 }
 
 // nodeReason is what stands against a node for a whole pool.
-func nodeReason(p Policy, n *fsm.Node) Reason {
+func nodeReason(p *Policy, n *fsm.Node) Reason {
 	switch {
 	case n.SessionState != fsm.SessionOpen:
 		return NoSession
@@ -123,7 +136,10 @@ func nodeReason(p Policy, n *fsm.Node) Reason {
 	if _, excluded := n.Labels[LabelExclude]; excluded {
 		return ExcludedLabel
 	}
-	if !p.Announced {
+	switch {
+	case p.Unselected:
+		return ServiceUnselected
+	case !p.Announced:
 		return NoAdvertisement
 	}
 	interfaces, admitted := p.On(n.Labels)
@@ -149,16 +165,25 @@ func (c *Chooser) Eligible(addr netip.Addr, node string, now int64) Reason {
 	if !found {
 		return UnknownNode
 	}
-	r := c.pool(addr).reasons[at]
+	r := c.choice(addr).reasons[at]
 	switch {
 	case r != OK && r != LinkDown:
 		return r
 	case !admits(c.selectors(rec), c.s.Nodes[node]):
 		return ServiceNodeSelector
-	case r == OK && failing(rec, node, now):
+	case r != OK:
+		return r
+	}
+	choice := c.choice(addr)
+	for _, key := range rec.Services {
+		if why := c.serves(choice, c.s.Services[key], node); why != OK {
+			return why
+		}
+	}
+	if failing(rec, node, now) {
 		return AnnounceFailed
 	}
-	return r
+	return OK
 }
 
 // selectors are those of the services that have the address and select nodes. An
@@ -193,66 +218,151 @@ func failing(rec *fsm.Address, node string, now int64) bool {
 
 // ChooseOwner is the function of this name.
 func (c *Chooser) ChooseOwner(addr netip.Addr, opt Options) (node string, ok bool) {
-	rec := c.s.Addresses[addr]
-	if rec == nil {
+	q := c.question(addr, opt)
+	if q.rec == nil {
 		return "", false
 	}
-	p := c.pool(addr)
-	now := opt.Now
-	if now == 0 {
-		now = c.s.Time
-	}
-	ideal := p.policy.Placement == logv1.Placement_PLACEMENT_IDEAL
-	selectors := c.selectors(rec)
 	var best candidate
-	for _, i := range p.able {
-		name := c.nodes[i]
-		if name == opt.Exclude || failing(rec, name, now) {
-			continue
-		}
-		n := candidate{node: name}
-		if !ideal || len(selectors) > 0 {
-			node := c.s.Nodes[name] // what it owns changes from one choice to the next
-			if !admits(selectors, node) {
-				continue
-			}
-			n.owned = node.Owned
-			if rec.Owner == name {
-				n.owned-- // it is to be compared with what it would own without
-			}
-		}
-		if ideal {
-			n.owned = 0
-		}
-		if opt.Preferred != nil && opt.Preferred(name) {
-			n.preferred = true
-		}
-		if best.node == "" || n.better(&best, addr) {
+	for _, i := range q.able {
+		if n, ok := c.candidate(&q, i); ok && (best.node == "" || n.better(&best, addr)) {
 			best = n
 		}
 	}
 	return best.node, best.node != ""
 }
 
+// question is what a choice of owner is about.
+type question struct {
+	*policyChoice
+	rec *fsm.Address // nil: not in use
+	opt Options
+	now int64
+	// ideal: what a node owns makes no difference.
+	ideal bool
+	// selectors are those of the address's services, wanted the nodes that they prefer.
+	selectors [][]*logv1.LabelSelector
+	wanted    []string
+	// owned, if set, counts what each node owns in place of the state.
+	owned []int
+	// serving are those of the address's services of which it is known where they can
+	// be served.
+	serving []*fsm.Service
+}
+
+func (c *Chooser) question(addr netip.Addr, opt Options) question {
+	q := question{rec: c.s.Addresses[addr], opt: opt, now: opt.Now}
+	if q.rec == nil {
+		return q
+	}
+	if q.now == 0 {
+		q.now = c.s.Time
+	}
+	q.policyChoice = c.choice(addr)
+	q.ideal = q.policy.Placement == logv1.Placement_PLACEMENT_IDEAL
+	q.selectors = c.selectors(q.rec)
+	for _, key := range q.rec.Services {
+		svc := c.s.Services[key]
+		if node := svc.Spec.GetPreferredNode(); node != "" {
+			q.wanted = append(q.wanted, node)
+		}
+		if svc.Endpoints != nil || svc.Spec.GetHealthCheck() != nil {
+			q.serving = append(q.serving, svc)
+		}
+	}
+	return q
+}
+
+// wantedWeight is that of a node which a service prefers by name: more than any
+// number of advertisements gives.
+const wantedWeight = 1 << 32
+
+// candidate tells what speaks for a node, one of the able; false when it may not
+// own the address.
+func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
+	n := candidate{node: c.nodes[i], weight: q.weights[i]}
+	if n.node == q.opt.Exclude || failing(q.rec, n.node, q.now) {
+		return n, false
+	}
+	if !q.ideal || len(q.selectors) > 0 {
+		node := c.s.Nodes[n.node] // what it owns changes from one choice to the next
+		if !admits(q.selectors, node) {
+			return n, false
+		}
+		n.owned = node.Owned
+		if q.owned != nil {
+			n.owned = q.owned[i]
+		}
+		if q.rec.Owner == n.node {
+			n.owned-- // it is to be compared with what it would own without
+		}
+	}
+	if q.ideal {
+		n.owned = 0
+	}
+	for _, svc := range q.serving {
+		if c.serves(q.policyChoice, svc, n.node) != OK {
+			return n, false
+		}
+		if _, said := svc.Health[n.node]; !said && svc.Spec.GetHealthCheck() != nil {
+			n.unchecked++
+		}
+	}
+	n.foreign = !onLink(q.nets[i], q.rec.Addr)
+	for _, name := range q.wanted {
+		if name == n.node {
+			n.weight += wantedWeight
+		}
+	}
+	n.heard = q.opt.Preferred != nil && q.opt.Preferred(n.node)
+	return n, true
+}
+
+// candidate is a node that may own an address. Of two the better is the one that
+// was heard lately; then the one of which it is known that it can serve; then the one
+// that has the address's subnet; then the one that services and advertisements prefer;
+// then the one that owns fewer; then the one of the higher rank.
 type candidate struct {
-	node      string
-	preferred bool
-	owned     int
-	hash      uint64
-	hashed    bool
+	node  string
+	heard bool
+	// unchecked counts the services whose health check has not said anything yet.
+	unchecked int
+	// foreign: the address's subnet is on no interface of the node.
+	foreign bool
+	weight  int
+	owned   int
+	hash    uint64
+	hashed  bool
 }
 
 func (n *candidate) better(o *candidate, addr netip.Addr) bool {
-	if n.preferred != o.preferred {
-		return n.preferred
-	}
-	if n.owned != o.owned {
-		return n.owned < o.owned
+	if c := n.compare(o); c != 0 {
+		return c < 0
 	}
 	if a, b := n.rank(addr), o.rank(addr); a != b {
 		return a > b
 	}
 	return n.node < o.node
+}
+
+// compare is negative when n is better, whatever the hash says.
+func (n *candidate) compare(o *candidate) int {
+	switch {
+	case n.heard != o.heard:
+		if n.heard {
+			return -1
+		}
+		return 1
+	case n.unchecked != o.unchecked:
+		return cmp.Compare(n.unchecked, o.unchecked)
+	case n.foreign != o.foreign:
+		if o.foreign {
+			return -1
+		}
+		return 1
+	case n.weight != o.weight:
+		return cmp.Compare(o.weight, n.weight)
+	}
+	return cmp.Compare(n.owned, o.owned)
 }
 
 func (n *candidate) rank(addr netip.Addr) uint64 {
@@ -289,7 +399,8 @@ func (c *Chooser) ShouldMove(addr netip.Addr, opt Options) (why logv1.OwnerReaso
 		now = c.s.Time
 	}
 	r := c.Eligible(addr, rec.Owner, now)
-	if r == OK && c.pool(addr).policy.Placement != logv1.Placement_PLACEMENT_IDEAL {
+	ideal := c.Policy(addr).Placement == logv1.Placement_PLACEMENT_IDEAL
+	if r == OK && !ideal && !c.OffSubnet(addr) {
 		return 0, false
 	}
 	if r.forbids() {
@@ -302,8 +413,12 @@ func (c *Chooser) ShouldMove(addr netip.Addr, opt Options) (why logv1.OwnerReaso
 	switch {
 	case !ok || next == rec.Owner:
 		return 0, false
-	case r == OK:
+	case r == OK && ideal:
 		return logv1.OwnerReason_OWNER_REASON_IDEAL, true
+	case r == OK && c.has(addr, next):
+		return logv1.OwnerReason_OWNER_REASON_OFF_SUBNET, true
+	case r == OK:
+		return 0, false
 	default:
 		return r.OwnerReason(), true
 	}

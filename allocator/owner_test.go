@@ -112,7 +112,7 @@ func TestEligibleForAllWhoShare(t *testing.T) {
 
 func TestReasonsHaveWords(t *testing.T) {
 	seen := map[string]bool{}
-	for r := allocator.OK; r <= allocator.AnnounceFailed; r++ {
+	for r := allocator.OK; r <= allocator.Unhealthy; r++ {
 		if text := r.String(); text == "" || text == "invalid" || seen[text] {
 			t.Errorf("reason %d: %q", r, text)
 		}

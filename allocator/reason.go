@@ -33,6 +33,17 @@ const (
 	LinkDown
 	// AnnounceFailed: the node could not announce the address and is tried again later.
 	AnnounceFailed
+	// ServiceUnselected: L2Advertisements are for the address's pool, but none of them
+	// selects all of the services that have it. Looked for with NoAdvertisement.
+	ServiceUnselected
+	// NoEndpoint: a service with externalTrafficPolicy Local has no endpoint there.
+	// This and the next two are looked for after ServiceNodeSelector.
+	NoEndpoint
+	// OnlyTerminating: all its endpoints there are on their way out, and another node
+	// that may have the address has a ready one.
+	OnlyTerminating
+	// Unhealthy: the health check of a service fails there.
+	Unhealthy
 )
 
 // LabelExclude on a node, with any value, keeps load balancer addresses away
@@ -53,6 +64,10 @@ var reasonTexts = [...]string{
 	ServiceNodeSelector: "node is not selected by the service",
 	LinkDown:            "no interface to announce on is up",
 	AnnounceFailed:      "announcing failed there; it is tried again later",
+	ServiceUnselected:         "no L2Advertisement of the pool selects every service that has the address",
+	NoEndpoint:          "no endpoint of the service is there (externalTrafficPolicy Local)",
+	OnlyTerminating:     "all endpoints there are terminating, and another node has a ready one",
+	Unhealthy:           "the service's health check fails there",
 }
 
 // String explains the reason to an operator.
@@ -78,6 +93,8 @@ func (r Reason) OwnerReason() logv1.OwnerReason {
 		return logv1.OwnerReason_OWNER_REASON_LINK_DOWN
 	case AnnounceFailed:
 		return logv1.OwnerReason_OWNER_REASON_ANNOUNCE_FAILED
+	case NoEndpoint, OnlyTerminating, Unhealthy:
+		return logv1.OwnerReason_OWNER_REASON_NOT_SERVING
 	default:
 		return logv1.OwnerReason_OWNER_REASON_NOT_ELIGIBLE
 	}
@@ -88,7 +105,7 @@ func (r Reason) OwnerReason() logv1.OwnerReason {
 // a node that does badly, and badly is better than not at all.
 func (r Reason) forbids() bool {
 	switch r {
-	case NotInUse, ExcludedLabel, NoAdvertisement, NodeSelector, ServiceNodeSelector:
+	case NotInUse, ExcludedLabel, NoAdvertisement, NodeSelector, ServiceNodeSelector, ServiceUnselected:
 		return true
 	default:
 		return false

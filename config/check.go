@@ -1,8 +1,10 @@
 package config
 
 import (
+	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
@@ -111,7 +113,15 @@ func (c *checker) declaredNamespace() *adminv1.Resource {
 	return &adminv1.Resource{Kind: &adminv1.Resource_Namespace{Namespace: &logv1.Namespace{Name: c.meta.Name, Labels: c.meta.Labels}}}
 }
 
+// defaultRebalance is the pace of rebalance: Gradual, in moves per minute.
+const defaultRebalance = 6
+
 func (c *checker) advertisement(s *L2AdvertisementSpec) *adminv1.Resource {
+	rebalance := word(c, "spec.rebalance", s.Rebalance, rebalances)
+	pace := s.RebalancePerMinute
+	if pace == 0 && rebalance == logv1.Rebalance_REBALANCE_GRADUAL {
+		pace = defaultRebalance
+	}
 	return &adminv1.Resource{Kind: &adminv1.Resource_L2Advertisement{L2Advertisement: &logv1.L2Advertisement{
 		Name: c.meta.Name, Labels: c.meta.Labels,
 		IpAddressPools:         s.IPAddressPools,
@@ -120,6 +130,10 @@ func (c *checker) advertisement(s *L2AdvertisementSpec) *adminv1.Resource {
 		Interfaces:             s.Interfaces,
 		OnControlLoss:          word(c, "spec.onControlLoss", s.OnControlLoss, controlLosses),
 		Placement:              word(c, "spec.placement", s.Placement, placements),
+		ServiceSelectors:       toSelectors(s.ServiceSelectors),
+		PreferredNodeSelectors: toPreferred(s.PreferredNodeSelectors),
+		Rebalance:              rebalance,
+		RebalancePerMinute:     pace,
 	}}}
 }
 
@@ -134,6 +148,8 @@ func (c *checker) service(s *VirtualServiceSpec) *adminv1.Resource {
 		SharingKey:            s.SharingKey,
 		NodeSelectors:         toSelectors(s.NodeSelectors),
 		Delivery:              word(c, "spec.delivery", s.Delivery, deliveries),
+		PreferredNode:         s.PreferredNode,
+		HealthCheck:           toHealthCheck(s.HealthCheck),
 	}
 	for i, p := range s.Ports {
 		protocol := word(c, indexed("spec.ports", i)+".protocol", p.Protocol, protocols)
@@ -192,6 +208,47 @@ func word[T ~int32](c *checker, path, s string, e enum[T]) T {
 		c.fail(path, "must be %s, is %q", strings.Join(e.words, " or "), shorten(s))
 	}
 	return v
+}
+
+// Defaults of health checks.
+const (
+	defaultInterval = 2 * time.Second
+	defaultTimeout  = time.Second
+	defaultRise     = 2
+	defaultFall     = 3
+)
+
+func toHealthCheck(h *HealthCheck) *logv1.HealthCheck {
+	if h == nil {
+		return nil
+	}
+	interval := cmp.Or(time.Duration(h.Interval), defaultInterval)
+	out := &logv1.HealthCheck{
+		IntervalNanos: int64(interval), TimeoutNanos: int64(cmp.Or(time.Duration(h.Timeout), min(defaultTimeout, interval))),
+		Rise: cmp.Or(h.Rise, defaultRise), Fall: cmp.Or(h.Fall, defaultFall),
+	}
+	if c := h.HTTP; c != nil {
+		out.Http = &logv1.HttpCheck{Port: uint32(c.Port), Path: cmp.Or(c.Path, "/"), Host: c.Host}
+	}
+	if c := h.TCP; c != nil {
+		out.Tcp = &logv1.TcpCheck{Port: uint32(c.Port)}
+	}
+	if c := h.Exec; c != nil {
+		out.Exec = &logv1.ExecCheck{Script: c.Script}
+	}
+	return out
+}
+
+func toPreferred(list []PreferredNodeSelector) []*logv1.PreferredNodeSelector {
+	var out []*logv1.PreferredNodeSelector
+	for _, p := range list {
+		term := &logv1.PreferredNodeSelector{Weight: p.Weight}
+		if p.Preference != nil {
+			term.Preference = toSelectors([]LabelSelector{*p.Preference})[0]
+		}
+		out = append(out, term)
+	}
+	return out
 }
 
 func toSelectors(list []LabelSelector) []*logv1.LabelSelector {

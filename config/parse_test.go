@@ -114,7 +114,7 @@ func TestDefaults(t *testing.T) {
 		{"namespace", head + "Namespace\nmetadata: {name: a, labels: {b: c}}",
 			`namespace: {name: "a" labels: {key: "b" value: "c"}}`},
 		{"advertisement", head + "L2Advertisement\nmetadata: {name: a}",
-			`l2_advertisement: {name: "a" on_control_loss: CONTROL_LOSS_HOLD placement: PLACEMENT_STICKY}`},
+			`l2_advertisement: {name: "a" on_control_loss: CONTROL_LOSS_HOLD placement: PLACEMENT_STICKY rebalance: REBALANCE_NEVER}`},
 		{"service", svc("  ports: [{port: 80}]"),
 			`service: {namespace: "default" name: "s" ports: {protocol: PROTOCOL_TCP port: 80}
 			 ip_family_policy: IP_FAMILY_POLICY_SINGLE_STACK

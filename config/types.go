@@ -1,8 +1,6 @@
 package config
 
 import (
-	"errors"
-	"strings"
 	"time"
 
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -87,31 +85,6 @@ type ServiceName struct {
 	Name      string `json:"name"`
 }
 
-// Duration is a time span as it is written: "90s", "24h".
-type Duration time.Duration
-
-// MarshalText gives the time span without zero units at its end.
-func (d Duration) MarshalText() ([]byte, error) {
-	s := time.Duration(d).String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return []byte(s), nil
-}
-
-// UnmarshalText reads a time span with a unit.
-func (d *Duration) UnmarshalText(text []byte) error {
-	t, err := time.ParseDuration(string(text))
-	if err != nil {
-		return errors.New("must be a duration with a unit (ns, us, ms, s, m, h), such as \"90s\" or \"24h\"")
-	}
-	*d = Duration(t)
-	return nil
-}
-
 // ServiceAllocation chooses the services that a pool is for: those of the
 // namespaces (all when neither names nor selectors are given) that one of the
 // service selectors matches (all when there is none).
@@ -143,6 +116,24 @@ type L2AdvertisementSpec struct {
 	OnControlLoss string `json:"onControlLoss"`
 	// Placement is Sticky (default) or Ideal.
 	Placement string `json:"placement"`
+	// ServiceSelectors choose services, any of them; empty: all services. An address
+	// that services share is announced only if each of them is chosen.
+	ServiceSelectors []LabelSelector `json:"serviceSelectors,omitempty"`
+	// PreferredNodeSelectors prefer nodes. The weights of all that match a node are
+	// summed, over all advertisements for the address.
+	PreferredNodeSelectors []PreferredNodeSelector `json:"preferredNodeSelectors,omitempty"`
+	// Rebalance is Never (default) or Gradual.
+	Rebalance string `json:"rebalance"`
+	// RebalancePerMinute (default 6) is for Gradual alone: the most moves per minute.
+	RebalancePerMinute uint32 `json:"rebalancePerMinute,omitempty"`
+}
+
+// PreferredNodeSelector prefers the nodes that match.
+type PreferredNodeSelector struct {
+	// Weight is 1 to 100.
+	Weight uint32 `json:"weight"`
+	// Preference selects nodes.
+	Preference *LabelSelector `json:"preference"`
 }
 
 // VirtualServiceSpec is what a Kubernetes Service says, for use without Kubernetes.
@@ -167,6 +158,48 @@ type VirtualServiceSpec struct {
 	// Delivery is None (default: something else accepts the packets) or Host (the
 	// speaker puts the address on the loopback interface of every eligible node).
 	Delivery string `json:"delivery"`
+	// PreferredNode is preferred before all others; it need not exist.
+	PreferredNode string `json:"preferredNode,omitempty"`
+	// HealthCheck is run by the speaker of every node that may own the service's
+	// addresses; those where it fails do not own them while others can.
+	HealthCheck *HealthCheck `json:"healthCheck,omitempty"`
+}
+
+// HealthCheck has exactly one of HTTP, TCP and Exec.
+type HealthCheck struct {
+	HTTP *HTTPCheck `json:"http,omitempty"`
+	TCP  *TCPCheck  `json:"tcp,omitempty"`
+	Exec *ExecCheck `json:"exec,omitempty"`
+	// Interval (default 2s) is 100ms to 1h.
+	Interval Duration `json:"interval"`
+	// Timeout (default 1s, or the interval if that is less) is at most the interval.
+	Timeout Duration `json:"timeout"`
+	// Rise (default 2) successes in a row make a node able to serve, Fall (default 3)
+	// failures unable.
+	Rise uint32 `json:"rise"`
+	Fall uint32 `json:"fall"`
+}
+
+// HTTPCheck succeeds with a status from 200 to 399.
+type HTTPCheck struct {
+	// Port (default: the service's first TCP port).
+	Port uint16 `json:"port,omitempty"`
+	// Path (default "/").
+	Path string `json:"path"`
+	// Host header (default: localhost).
+	Host string `json:"host,omitempty"`
+}
+
+// TCPCheck succeeds when a connection is accepted.
+type TCPCheck struct {
+	// Port (default: the service's first TCP port).
+	Port uint16 `json:"port,omitempty"`
+}
+
+// ExecCheck succeeds when a script of the speaker's check directory does.
+type ExecCheck struct {
+	// Script is its bare name.
+	Script string `json:"script"`
 }
 
 // Port of a service.
@@ -196,13 +229,6 @@ const notYet = "is a field of MetalLB that QuorumLB does not support yet"
 
 func (NamespaceSpec) fieldNote(string) string {
 	return "a Namespace has metadata only: its name and labels"
-}
-
-func (L2AdvertisementSpec) fieldNote(name string) string {
-	if name == "serviceSelectors" || name == "preferredNodeSelectors" {
-		return notYet
-	}
-	return ""
 }
 
 func (VirtualServiceSpec) fieldNote(name string) string {
@@ -259,6 +285,10 @@ var (
 	placements = enum[logv1.Placement]{
 		[]string{"Sticky", "Ideal"},
 		[]logv1.Placement{logv1.Placement_PLACEMENT_STICKY, logv1.Placement_PLACEMENT_IDEAL},
+	}
+	rebalances = enum[logv1.Rebalance]{
+		[]string{"Never", "Gradual"},
+		[]logv1.Rebalance{logv1.Rebalance_REBALANCE_NEVER, logv1.Rebalance_REBALANCE_GRADUAL},
 	}
 	protocols = enum[logv1.Protocol]{
 		[]string{"TCP", "UDP", "SCTP"},

@@ -97,6 +97,10 @@ func FromAdvertisement(a *logv1.L2Advertisement) (*Object, error) {
 			Interfaces:             a.GetInterfaces(),
 			OnControlLoss:          wordOf(&w, "spec.onControlLoss", a.GetOnControlLoss(), controlLosses),
 			Placement:              wordOf(&w, "spec.placement", a.GetPlacement(), placements),
+			ServiceSelectors:       fromSelectors(a.GetServiceSelectors()),
+			PreferredNodeSelectors: fromPreferred(a.GetPreferredNodeSelectors()),
+			Rebalance:              wordOf(&w, "spec.rebalance", a.GetRebalance(), rebalances),
+			RebalancePerMinute:     a.GetRebalancePerMinute(),
 		},
 	}
 	return o, w.err(o)
@@ -113,6 +117,8 @@ func FromService(s *logv1.Service) (*Object, error) {
 		SharingKey:            s.GetSharingKey(),
 		NodeSelectors:         fromSelectors(s.GetNodeSelectors()),
 		Delivery:              wordOf(&w, "spec.delivery", s.GetDelivery(), deliveries),
+		PreferredNode:         s.GetPreferredNode(),
+		HealthCheck:           fromHealthCheck(s.GetHealthCheck()),
 	}
 	for _, p := range s.GetPorts() {
 		spec.Ports = append(spec.Ports, Port{Name: p.GetName(), Protocol: wordOf(&w, "spec.ports", p.GetProtocol(), protocols), Port: uint16(p.GetPort())})
@@ -154,6 +160,34 @@ func fromSelectors(list []*logv1.LabelSelector) []LabelSelector {
 			l.MatchExpressions = append(l.MatchExpressions, LabelRequirement{Key: r.GetKey(), Operator: r.GetOperator(), Values: r.GetValues()})
 		}
 		out = append(out, l)
+	}
+	return out
+}
+
+func fromHealthCheck(h *logv1.HealthCheck) *HealthCheck {
+	if h == nil {
+		return nil
+	}
+	out := &HealthCheck{
+		Interval: Duration(h.GetIntervalNanos()), Timeout: Duration(h.GetTimeoutNanos()), Rise: h.GetRise(), Fall: h.GetFall(),
+	}
+	if c := h.GetHttp(); c != nil {
+		out.HTTP = &HTTPCheck{Port: uint16(c.GetPort()), Path: c.GetPath(), Host: c.GetHost()}
+	}
+	if c := h.GetTcp(); c != nil {
+		out.TCP = &TCPCheck{Port: uint16(c.GetPort())}
+	}
+	if c := h.GetExec(); c != nil {
+		out.Exec = &ExecCheck{Script: c.GetScript()}
+	}
+	return out
+}
+
+func fromPreferred(list []*logv1.PreferredNodeSelector) []PreferredNodeSelector {
+	var out []PreferredNodeSelector
+	for _, p := range list {
+		preference := fromSelectors([]*logv1.LabelSelector{p.GetPreference()})
+		out = append(out, PreferredNodeSelector{Weight: p.GetWeight(), Preference: &preference[0]})
 	}
 	return out
 }

@@ -41,6 +41,13 @@ func (e *encoder) advertisement(a *logv1.L2Advertisement) {
 	e.strs(a.GetInterfaces())
 	e.uint(uint64(a.GetOnControlLoss()))
 	e.uint(uint64(a.GetPlacement()))
+	encodeList(e, a.GetServiceSelectors(), (*encoder).selector)
+	encodeList(e, a.GetPreferredNodeSelectors(), func(e *encoder, p *logv1.PreferredNodeSelector) {
+		e.uint(uint64(p.GetWeight()))
+		e.selector(p.GetPreference())
+	})
+	e.uint(uint64(a.GetRebalance()))
+	e.uint(uint64(a.GetRebalancePerMinute()))
 }
 
 func (d *decoder) advertisement() *logv1.L2Advertisement {
@@ -53,6 +60,12 @@ func (d *decoder) advertisement() *logv1.L2Advertisement {
 		Interfaces:             d.strs(),
 		OnControlLoss:          decodeEnum[logv1.ControlLoss](d, logv1.ControlLoss_name),
 		Placement:              decodeEnum[logv1.Placement](d, logv1.Placement_name),
+		ServiceSelectors:       decodeList(d, (*decoder).selector),
+		PreferredNodeSelectors: decodeList(d, func(d *decoder) *logv1.PreferredNodeSelector {
+			return &logv1.PreferredNodeSelector{Weight: d.uint32(), Preference: d.selector()}
+		}),
+		Rebalance:          decodeEnum[logv1.Rebalance](d, logv1.Rebalance_name),
+		RebalancePerMinute: d.uint32(),
 	}
 }
 
@@ -91,6 +104,8 @@ func (e *encoder) service(s *logv1.Service) {
 	e.str(s.GetSharingKey())
 	encodeList(e, s.GetNodeSelectors(), (*encoder).selector)
 	e.uint(uint64(s.GetDelivery()))
+	e.str(s.GetPreferredNode())
+	e.healthCheck(s.GetHealthCheck())
 }
 
 func (d *decoder) service() *logv1.Service {
@@ -115,6 +130,8 @@ func (d *decoder) service() *logv1.Service {
 		SharingKey:            d.name(),
 		NodeSelectors:         decodeList(d, (*decoder).selector),
 		Delivery:              decodeEnum[logv1.Delivery](d, logv1.Delivery_name),
+		PreferredNode:         d.name(),
+		HealthCheck:           d.healthCheck(),
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 func (s *State) Dump(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprintf(b, "cluster %x version %d revision %d time %d\nchain %x\n", s.ClusterID, s.ClusterVersion, s.Revision, s.Time, s.Chain)
-	fmt.Fprintf(b, "lease %s\nprior-lease %s\nretention %s\npolicy at=%d\n",
-		timesText(s.Lease), timesText(s.PriorLease), s.Retention, s.PolicyAt)
+	fmt.Fprintf(b, "lease %s\nprior-lease %s\nretention %s\npolicy at=%d\nrebalance %d\n",
+		timesText(s.Lease), timesText(s.PriorLease), s.Retention, s.PolicyAt, s.RebalancePerMinute)
 	for _, k := range slices.Sorted(maps.Keys(s.Pools)) {
 		p := s.Pools[k]
 		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s for=%s quota=%s quarantine=%s at=%d\n",
@@ -28,9 +28,11 @@ func (s *State) Dump(w io.Writer) error {
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Ads)) {
 		a := s.Ads[k]
-		fmt.Fprintf(b, "advertisement %s pools=%v poolSelectors=%s nodeSelectors=%s interfaces=%v loss=%d placement=%d at=%d\n",
+		fmt.Fprintf(b, "advertisement %s pools=%v poolSelectors=%s nodeSelectors=%s interfaces=%v loss=%d placement=%d serviceSelectors=%s preferred=%s rebalance=%d/%d at=%d\n",
 			k, a.Spec.GetIpAddressPools(), selectorText(a.Spec.GetIpAddressPoolSelectors()), selectorText(a.Spec.GetNodeSelectors()),
-			a.Spec.GetInterfaces(), a.Spec.GetOnControlLoss(), a.Spec.GetPlacement(), a.DefinedAt)
+			a.Spec.GetInterfaces(), a.Spec.GetOnControlLoss(), a.Spec.GetPlacement(),
+			selectorText(a.Spec.GetServiceSelectors()), preferredText(a.Spec.GetPreferredNodeSelectors()),
+			a.Spec.GetRebalance(), a.Spec.GetRebalancePerMinute(), a.DefinedAt)
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(s.Services), ServiceKey.Compare) {
 		s.Services[k].dump(b)
@@ -68,10 +70,10 @@ func (s *Service) dump(w io.Writer) {
 	for _, r := range s.Refusals {
 		refusals = append(refusals, fmt.Sprintf("%s/%s:%d/%d", r.Pool, addrText(r.Addr), r.Family, r.Reason))
 	}
-	fmt.Fprintf(w, "service %s addresses=%v pending=%q refusals=%v ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d labels=%s source=%s/%d created=%d declared=%d/%d\n",
+	fmt.Fprintf(w, "service %s addresses=%v pending=%q refusals=%v ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d preferredNode=%q labels=%s source=%s/%d created=%d declared=%d/%d%s\n",
 		s.Key, s.Addresses, s.Pending, refusals, ports, spec.GetAddresses(), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
 		spec.GetExternalTrafficPolicy(), spec.GetSharingKey(), selectorText(spec.GetNodeSelectors()), spec.GetDelivery(),
-		labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime)
+		spec.GetPreferredNode(), labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime, s.dumpServing())
 }
 
 func (a *Address) dump(w io.Writer) {
@@ -84,6 +86,12 @@ func (a *Address) dump(w io.Writer) {
 	}
 	if a.Conflict != (MAC{}) {
 		fmt.Fprintf(w, " conflict=%x@%s", a.Conflict, a.ConflictNode)
+	}
+	if a.PolicyAt != 0 {
+		fmt.Fprintf(w, " policy=%d", a.PolicyAt)
+	}
+	if a.Flaps != 0 {
+		fmt.Fprintf(w, " flaps=%d@%d", a.Flaps, a.FlapTime)
 	}
 	fmt.Fprintln(w)
 }
@@ -147,6 +155,14 @@ func selectorText(sels []*logv1.LabelSelector) string {
 			text += fmt.Sprintf("(%s %s %v)", r.GetKey(), r.GetOperator(), r.GetValues())
 		}
 		parts = append(parts, text)
+	}
+	return "[" + strings.Join(parts, " ") + "]"
+}
+
+func preferredText(list []*logv1.PreferredNodeSelector) string {
+	var parts []string
+	for _, p := range list {
+		parts = append(parts, fmt.Sprintf("%d*%s", p.GetWeight(), selectorText([]*logv1.LabelSelector{p.GetPreference()})))
 	}
 	return "[" + strings.Join(parts, " ") + "]"
 }

@@ -70,12 +70,16 @@ var handlers = [...]handler{
 	44: on("NodeDrained", (*logv1.Event).GetNodeDrained, (*folding).nodeDrained),
 	45: on("NodeUndrained", (*logv1.Event).GetNodeUndrained, (*folding).nodeUndrained),
 	46: on("NodeForgotten", (*logv1.Event).GetNodeForgotten, (*folding).nodeForgotten),
+	47: on("EndpointsObserved", (*logv1.Event).GetEndpointsObserved, (*folding).endpointsObserved),
+	48: on("HealthChanged", (*logv1.Event).GetHealthChanged, (*folding).healthChanged),
 	50: on("OwnerReleased", (*logv1.Event).GetOwnerReleased, (*folding).ownerReleased),
 	51: on("OwnerAssigned", (*logv1.Event).GetOwnerAssigned, (*folding).ownerAssigned),
 	52: on("AnnounceFailed", (*logv1.Event).GetAnnounceFailed, (*folding).announceFailed),
 	53: on("AnnounceRecovered", (*logv1.Event).GetAnnounceRecovered, (*folding).announceRecovered),
 	54: on("AddressConflictObserved", (*logv1.Event).GetAddressConflictObserved, (*folding).conflictObserved),
 	55: on("AddressConflictCleared", (*logv1.Event).GetAddressConflictCleared, (*folding).conflictCleared),
+	56: on("RebalanceStarted", (*logv1.Event).GetRebalanceStarted, (*folding).rebalanceStarted),
+	57: on("RebalanceEnded", (*logv1.Event).GetRebalanceEnded, (*folding).rebalanceEnded),
 	60: on("RestoreBegun", (*logv1.Event).GetRestoreBegun, (*folding).restoreBegun),
 }
 

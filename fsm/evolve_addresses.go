@@ -58,6 +58,7 @@ func (f *folding) joinAddress(rec *Address, svc *Service) error {
 	}
 	at, _ := slices.BinarySearchFunc(rec.Services, svc.Key, ServiceKey.Compare)
 	c.Services = slices.Insert(slices.Clone(rec.Services), at, svc.Key)
+	f.servicesChanged(c)
 	return nil
 }
 
@@ -74,6 +75,9 @@ func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllo
 		x.touched.Set(keyOf(a))
 	}
 	f.s.Addresses[a] = rec
+	if rec.Prior != "" {
+		f.servicesChanged(rec)
+	}
 	x.ownerSet("").Set(keyOf(a))
 	var buf [1]*poolIndex
 	for _, p := range x.containing(buf[:0], a) {
@@ -116,7 +120,9 @@ func (f *folding) addressReleased(e *logv1.AddressReleased) error {
 		f.s.idx.countNamespace(rec, svc.Key.Namespace, -1)
 	}
 	if len(left) > 0 {
-		f.editAddress(rec).Services = left
+		c := f.editAddress(rec)
+		c.Services = left
+		f.servicesChanged(c)
 		return nil
 	}
 	f.freeAddress(rec, svc, e)

@@ -111,6 +111,7 @@ func (f *folding) nodeForgotten(e *logv1.NodeForgotten) error {
 		return corruptf("node %s forgotten while it owns %d addresses", n.Name, n.Owned)
 	}
 	delete(f.s.Nodes, n.Name)
+	f.forgetHealth(n.Name)
 	f.touchNode(n.Name)
 	return nil
 }

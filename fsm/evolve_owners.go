@@ -60,6 +60,7 @@ func (f *folding) ownerAssigned(e *logv1.OwnerAssigned) error {
 		return corruptf("%s assigned to %s while %s owns it with an open session", rec.Addr, n.Name, rec.Owner)
 	}
 	c := f.editAddress(rec)
+	f.countFlap(c, n.Name, e.GetReason())
 	if rec.Owner != "" {
 		f.takeFromOwner(c)
 	} else {

@@ -17,8 +17,12 @@ func (f *folding) serviceDeclared(e *logv1.ServiceDeclared) error {
 	svc.Spec = spec
 	svc.Source, svc.Generation = e.GetSource(), e.GetGeneration()
 	svc.DeclaredAt, svc.DeclaredTime = f.revision, f.s.Time
+	if spec.GetHealthCheck() == nil {
+		svc.Health = nil
+	}
 	f.s.Services[key] = svc
 	f.s.idx.wait(svc)
+	f.labelsChanged(old, svc)
 	if before, after := old.sharingKey(), spec.GetSharingKey(); before != after {
 		for _, a := range svc.Addresses {
 			f.s.idx.unshare(f.s, before, a, f.s.Addresses[a].Services)

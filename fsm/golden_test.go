@@ -109,13 +109,19 @@ func recordRelease(t *testing.T, dir string) {
 		fsmtest.Ad(&logv1.L2Advertisement{Name: "gold", Labels: map[string]string{"x": "y"}, IpAddressPools: []string{"gold"},
 			IpAddressPoolSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "gold"}}},
 			NodeSelectors:          []*logv1.LabelSelector{{MatchExpressions: []*logv1.LabelRequirement{{Key: "zone", Operator: "NotIn", Values: []string{"n9"}}}}},
-			Interfaces:             []string{"eth0", "eth1"}, OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE, Placement: logv1.Placement_PLACEMENT_IDEAL}),
+			Interfaces:             []string{"eth0", "eth1"}, OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE, Placement: logv1.Placement_PLACEMENT_IDEAL,
+			Rebalance: logv1.Rebalance_REBALANCE_GRADUAL, RebalancePerMinute: 12,
+			ServiceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"app": "shop"}}},
+			PreferredNodeSelectors: []*logv1.PreferredNodeSelector{{Weight: 7, Preference: &logv1.LabelSelector{
+				MatchLabels: map[string]string{"rack": "1"}}}}}),
 		fsmtest.Declared(&logv1.Service{Namespace: "prod", Name: "shop", Labels: map[string]string{"app": "shop"},
 			Ports:     []*logv1.Port{{Name: "http", Protocol: logv1.Protocol_PROTOCOL_TCP, Port: 80}, {Name: "quic", Protocol: logv1.Protocol_PROTOCOL_UDP, Port: 443}},
 			Addresses: []string{"203.0.113.1", "2001:db8:9::1"}, Pool: "gold", IpFamilyPolicy: logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK,
 			IpFamilies:            []logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV6, logv1.IPFamily_IP_FAMILY_IPV4},
 			ExternalTrafficPolicy: logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL, SharingKey: "shop",
-			NodeSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "n1"}}}, Delivery: logv1.Delivery_DELIVERY_HOST}))
+			NodeSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "n1"}}}, Delivery: logv1.Delivery_DELIVERY_HOST, PreferredNode: "n8",
+			HealthCheck: &logv1.HealthCheck{Http: &logv1.HttpCheck{Port: 8080, Path: "/healthz", Host: "shop"},
+				IntervalNanos: 2e9, TimeoutNanos: 1e9, Rise: 2, Fall: 3}}))
 	w.Apply(fsmtest.Declared(fsmtest.Service("spare", 1)), fsmtest.AllocatedFor(fsm.KeyOf("default", "spare"), spare, "gold", fresh),
 		fsmtest.Opened("n8", 1, map[string]string{"zone": "n8", "rack": "1"}), fsmtest.Opened("n9", 4, nil),
 		fsmtest.AllocatedFor(shop, a4, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED),
@@ -124,7 +130,12 @@ func recordRelease(t *testing.T, dir string) {
 		&logv1.Refusal{Pool: "gold", Reason: logv1.RefusalReason_REFUSAL_REASON_FULL, Family: logv1.IPFamily_IP_FAMILY_IPV6},
 		&logv1.Refusal{Address: fsm.FromAddr(spare), Reason: logv1.RefusalReason_REFUSAL_REASON_IN_USE}),
 		fsmtest.Released(fsm.KeyOf("default", "spare"), spare, w.Now+1))
-	w.Apply(fsmtest.OwnerReleased(a4, "n8", w.S.Revision), fsmtest.AnnounceFailed(a4, "n8", "no carrier"),
+	lost := fsmtest.OwnerAssigned(a6, "n8")
+	lost.GetOwnerAssigned().Reason = logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED
+	w.Apply(fsmtest.Expired("n9", w.S.Nodes["n9"].Session), lost, fsmtest.Opened("n9", 5, nil))
+	w.Apply(fsmtest.RebalanceStarted(30), fsmtest.Endpoints(shop, []string{"n8"}, "n9"),
+		fsmtest.HealthChanged(shop, "n8", true, "200 OK"), fsmtest.HealthChanged(shop, "n9", false, "connection refused"))
+	w.Apply(fsmtest.OwnerReleased(a4, "n8", w.S.Addresses[a4].Epoch), fsmtest.AnnounceFailed(a4, "n8", "no carrier"),
 		fsmtest.Conflict(a6, "n9", fsm.MAC{2, 1, 1, 1, 1, 1}), fsmtest.Drained("n9", logv1.DrainReason_DRAIN_REASON_ADMIN))
 	var log []byte
 	for _, raw := range w.Raw {

@@ -82,6 +82,7 @@ func eachSettings(s *State, emit func(func(*encoder)) error) error {
 		e.int(int64(s.PriorLease.Heartbeat))
 		e.int(int64(s.PriorLease.Settle))
 		e.uint(s.PolicyAt)
+		e.uint(uint64(s.RebalancePerMinute))
 	})
 }
 
@@ -94,6 +95,7 @@ func decodeSettings(s *State, d *decoder) {
 	s.PriorLease.Heartbeat = time.Duration(d.int())
 	s.PriorLease.Settle = time.Duration(d.int())
 	s.PolicyAt = d.uint()
+	s.RebalancePerMinute = d.uint32()
 }
 
 func encodePool(e *encoder, p *Pool) {
@@ -133,6 +135,17 @@ func encodeService(e *encoder, s *Service) {
 	encodeList(e, s.Addresses, (*encoder).addr)
 	e.str(s.Pending)
 	encodeList(e, s.Refusals, (*encoder).refusal)
+	e.bool(s.Endpoints != nil)
+	if s.Endpoints != nil {
+		e.strs(s.Endpoints.Ready)
+		e.strs(s.Endpoints.Terminating)
+		e.int(s.Endpoints.Time)
+	}
+	encodeMap(e, s.Health, func(e *encoder, h Health) {
+		e.bool(h.Healthy)
+		e.int(h.Time)
+		e.str(h.Reason)
+	})
 }
 
 func decodeService(d *decoder) (ServiceKey, *Service) {
@@ -147,6 +160,10 @@ func decodeService(d *decoder) (ServiceKey, *Service) {
 		Pending:      d.name(),
 		Refusals:     decodeList(d, (*decoder).refusal),
 	}
+	if d.bool() {
+		s.Endpoints = &Endpoints{Ready: decodeList(d, (*decoder).name), Terminating: decodeList(d, (*decoder).name), Time: d.int()}
+	}
+	s.Health = decodeMap(d, func(d *decoder) Health { return Health{Healthy: d.bool(), Time: d.int(), Reason: d.name()} })
 	s.Key = KeyOf(s.Spec.GetNamespace(), s.Spec.GetName())
 	return s.Key, s
 }
@@ -168,6 +185,9 @@ func encodeAddress(e *encoder, a *Address) {
 	})
 	e.b = append(e.b, a.Conflict[:]...)
 	e.str(a.ConflictNode)
+	e.uint(a.PolicyAt)
+	e.uint(uint64(a.Flaps))
+	e.int(a.FlapTime)
 }
 
 func (e *encoder) prior(node string, at, session, epoch uint64) {
@@ -197,6 +217,8 @@ func decodeAddress(d *decoder) (netip.Addr, *Address) {
 	}
 	d.array(a.Conflict[:])
 	a.ConflictNode = d.name()
+	a.PolicyAt = d.uint()
+	a.Flaps, a.FlapTime = d.uint32(), d.int()
 	return a.Addr, a
 }
 

@@ -44,6 +44,9 @@ type State struct {
 	// PolicyAt is the newest revision that changed a pool or an advertisement, or
 	// deleted one: an owner that has not seen it may follow other rules.
 	PolicyAt uint64
+	// RebalancePerMinute is the pace of the rebalance that an administrator has
+	// started; 0: none.
+	RebalancePerMinute uint32
 
 	Pools    map[string]*Pool
 	Ads      map[string]*Advertisement
@@ -117,6 +120,11 @@ type Service struct {
 	Pending string
 	// Refusals say the same pool by pool, or what it would take as well.
 	Refusals []Refusal
+	// Endpoints are where it has some, nil when that is not known.
+	Endpoints *Endpoints
+	// Health is what the checks of the nodes say, by node; a node without an entry has
+	// not said anything yet.
+	Health map[string]Health
 }
 
 // Refusal is why a pool gives nothing to a service, or why an address that it
@@ -127,6 +135,22 @@ type Refusal struct {
 	Family logv1.IPFamily
 	// Addr is the address asked for; invalid when it is about a pool.
 	Addr netip.Addr
+}
+
+// Endpoints are the nodes where a service has endpoints, each list sorted.
+type Endpoints struct {
+	// Ready nodes have a ready one, Terminating ones only such as are on their way out.
+	Ready, Terminating []string
+	// Time of the observation.
+	Time int64
+}
+
+// Health is what a node's check of a service says.
+type Health struct {
+	Healthy bool
+	// Time since when.
+	Time   int64
+	Reason string
 }
 
 // Address is an address in use.
@@ -156,6 +180,13 @@ type Address struct {
 	// Conflict is the MAC of a foreign claimant; zero for none.
 	Conflict     MAC
 	ConflictNode string
+	// PolicyAt is the newest revision after which other advertisements may be for
+	// the address, because its services changed; see State.PolicyAt.
+	PolicyAt uint64
+	// Flaps counts the moves that something going wrong has forced, and FlapTime is
+	// the newest of them; see FlapsAt.
+	Flaps    uint32
+	FlapTime int64
 }
 
 // Failure is a node that could not announce an address.

@@ -115,6 +115,9 @@ func ValidateAdvertisement(a *logv1.L2Advertisement) []FieldError {
 	f.distinct("spec.interfaces", a.GetInterfaces(), 15) // IFNAMSIZ-1
 	known(&f, "spec.onControlLoss", a.GetOnControlLoss(), logv1.ControlLoss_name)
 	known(&f, "spec.placement", a.GetPlacement(), logv1.Placement_name)
+	f.selectors("spec.serviceSelectors", a.GetServiceSelectors())
+	f.preferred("spec.preferredNodeSelectors", a.GetPreferredNodeSelectors())
+	f.rebalance(a)
 	return f
 }
 
@@ -134,6 +137,8 @@ func ValidateService(s *logv1.Service) []FieldError {
 	known(&f, "spec.delivery", s.GetDelivery(), logv1.Delivery_name)
 	f.text("spec.sharingKey", s.GetSharingKey(), 253)
 	f.selectors("spec.nodeSelectors", s.GetNodeSelectors())
+	f.nodeName("spec.preferredNode", s.GetPreferredNode())
+	f.healthCheck("spec.healthCheck", s)
 	return f
 }
 

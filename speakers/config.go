@@ -47,6 +47,8 @@ type Config struct {
 	GratuitousRate int
 	// LeaveTimeout bounds the planned move at the end; 0 means DefaultLeaveTimeout.
 	LeaveTimeout time.Duration
+	// CheckDir holds the scripts that health checks may run; empty: none.
+	CheckDir string
 
 	// Clock is clock.Boottime if nil.
 	Clock    clock.Clock

@@ -8,6 +8,7 @@
 //	links    which links may announce, and what changes on them
 //	layer2   ARP and NDP: answers, claims, proofs, conflicts
 //	host     local delivery of addresses on the loopback interface
+//	health   checks whether this node can serve
 //	session  what a speaker and the members say to each other
 //
 // The package must not import raftnode or kube.

@@ -11,6 +11,7 @@ import (
 
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
+	"github.com/quorumlb/quorumlb/speakers/health"
 	"github.com/quorumlb/quorumlb/speakers/host"
 	"github.com/quorumlb/quorumlb/speakers/layer2"
 	"github.com/quorumlb/quorumlb/speakers/links"
@@ -23,6 +24,7 @@ type node struct {
 	layer2 *layer2.Layer2
 	host   *host.Host
 	memory *memory
+	health *health.Runner
 	log    *slog.Logger
 	// linked is closed when the links are known for the first time.
 	linked chan struct{}
@@ -111,6 +113,7 @@ func (n *node) Apply(view session.View) {
 	}
 	n.announce(view, view.Vips)
 	n.view, n.valid = view, true
+	n.health.Apply(view.Checks)
 }
 
 // again applies the view once more after local delivery has failed or recovered.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/internal/obs"
 	"github.com/quorumlb/quorumlb/internal/task"
+	"github.com/quorumlb/quorumlb/speakers/health"
 	"github.com/quorumlb/quorumlb/speakers/host"
 	"github.com/quorumlb/quorumlb/speakers/layer2"
 	"github.com/quorumlb/quorumlb/speakers/links"
@@ -61,14 +62,16 @@ func New(cfg Config) (*Speaker, error) {
 		return nil, err
 	}
 	s.node.host = s.host
+	s.node.health = health.New(cfg.CheckDir, cfg.Log)
 	if s.session, err = session.New(session.Config{
 		Node: cfg.Node, Members: cfg.Members, StateDir: cfg.StateDir, TLS: cfg.TLS,
 		Labels: cfg.Labels, Version: cfg.Version, Clock: cfg.Clock, Log: cfg.Log,
+		Health: s.node.health,
 	}, s.node); err != nil {
 		return nil, err
 	}
 	monitor := links.NewMonitor(links.OpenSystem, selector, s.node.setLinks, cfg.Log)
-	s.tasks = task.NewGroup("speaker", monitor, s.layer2, s.host, task.Func("memory", s.node.memory.Run), task.FuncReady("session", s.runSession, s.session.Ready))
+	s.tasks = task.NewGroup("speaker", monitor, s.layer2, s.host, s.node.health, task.Func("memory", s.node.memory.Run), task.FuncReady("session", s.runSession, s.session.Ready))
 	if cfg.Registry != nil {
 		for _, c := range []prometheus.Collector{s.layer2, s.session} {
 			if err := cfg.Registry.Register(c); err != nil {

@@ -35,6 +35,7 @@ type options struct {
 	Labels            map[string]string `yaml:"labels"`
 	Gateways          []string          `yaml:"gateways"`
 	GratuitousRate    int               `yaml:"gratuitous-rate"`
+	CheckDir          string            `yaml:"check-dir"`
 	LogLevel          string            `yaml:"log-level"`
 	LogFormat         string            `yaml:"log-format"`
 }
@@ -82,6 +83,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringToStringVar(&o.Labels, "labels", o.Labels, "the node's labels, for node selectors: `key=value,...`")
 	flags.StringSliceVar(&o.Gateways, "gateways", o.Gateways, "routers to ask after a takeover, beside those of the default routes: `address,...`")
 	flags.IntVar(&o.GratuitousRate, "gratuitous-rate", o.GratuitousRate, "most unsolicited `frames` per second on one link; lower it where switches shut ports")
+	flags.StringVar(&o.CheckDir, "check-dir", o.CheckDir, "`directory` of the scripts that health checks of kind exec may run, by name and without arguments; empty: none")
 	flags.StringVar(&o.LogLevel, "log-level", o.LogLevel, "`level`: debug, info, warn or error")
 	flags.StringVar(&o.LogFormat, "log-format", o.LogFormat, "`format`: text or json")
 }
@@ -91,7 +93,7 @@ func (o *options) bind(flags *pflag.FlagSet) {
 func (o *options) speaker(log *slog.Logger) (speakers.Config, error) {
 	conf := speakers.Config{
 		Node: o.Node, Members: o.Members, StateDir: o.StateDir, Labels: o.Labels, Version: version.String(),
-		Interfaces: o.Interfaces, ExcludeInterfaces: o.ExcludeInterfaces, GratuitousRate: o.GratuitousRate, Log: log,
+		Interfaces: o.Interfaces, ExcludeInterfaces: o.ExcludeInterfaces, GratuitousRate: o.GratuitousRate, CheckDir: o.CheckDir, Log: log,
 	}
 	var errs []error
 	for _, f := range []struct{ flag, value string }{

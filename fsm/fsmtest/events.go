@@ -192,3 +192,25 @@ func Reservation(r *logv1.Reservation) *logv1.Event {
 func ReservationDeleted(name string) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_ReservationDeleted{ReservationDeleted: &logv1.ReservationDeleted{Name: name}}}
 }
+
+// RebalanceStarted starts a rebalance.
+func RebalanceStarted(perMinute uint32) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_RebalanceStarted{RebalanceStarted: &logv1.RebalanceStarted{PerMinute: perMinute}}}
+}
+
+// RebalanceEnded ends it.
+func RebalanceEnded() *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_RebalanceEnded{RebalanceEnded: &logv1.RebalanceEnded{}}}
+}
+
+// Endpoints says on which nodes a service has ready, and only terminating, endpoints.
+func Endpoints(key fsm.ServiceKey, ready []string, terminating ...string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_EndpointsObserved{EndpointsObserved: &logv1.EndpointsObserved{
+		Namespace: key.Namespace, Name: key.Name, Ready: ready, Terminating: terminating}}}
+}
+
+// HealthChanged says what a node's check of a service has come to.
+func HealthChanged(key fsm.ServiceKey, node string, healthy bool, reason string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_HealthChanged{HealthChanged: &logv1.HealthChanged{
+		Namespace: key.Namespace, Name: key.Name, Node: node, Healthy: healthy, Reason: reason}}}
+}

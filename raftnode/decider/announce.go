@@ -112,3 +112,29 @@ func (c *ConflictCleared) decide(t *tx) (answer, error) {
 	}})
 	return nil, nil
 }
+
+// MoveUnproven reports that no neighbour was seen to reach an address at its owner,
+// although one had reached it at the owner before. The address moves on, once, if
+// another node may have it.
+type MoveUnproven struct {
+	Node    string
+	Address netip.Addr
+	Epoch   uint64
+}
+
+func (c *MoveUnproven) kind() string  { return "MoveUnproven" }
+func (c *MoveUnproven) actor() string { return "speaker:" + c.Node }
+func (c *MoveUnproven) observed()     {}
+
+func (c *MoveUnproven) decide(t *tx) (answer, error) {
+	rec := t.s.Addresses[c.Address]
+	if rec == nil || rec.Owner != c.Node || rec.Epoch != c.Epoch || rec.OwnerWhy == logv1.OwnerReason_OWNER_REASON_UNPROVEN {
+		return nil, nil
+	}
+	owner := t.s.Nodes[rec.Owner]
+	opt := allocator.Options{Preferred: t.heard, Exclude: rec.Owner, Now: t.now}
+	if to, ok := t.work.choose(t.s).ChooseOwner(rec.Addr, opt); ok && t.heard(to) && owner.SessionState == fsm.SessionOpen {
+		t.emit(ownerReleased(rec, logv1.OwnerReason_OWNER_REASON_UNPROVEN))
+	}
+	return nil, nil
+}

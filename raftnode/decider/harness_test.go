@@ -393,6 +393,11 @@ func eventText(ev *logv1.Event) string {
 		return name + " " + f.NodeLinksChanged.GetNode()
 	case *logv1.Event_NodeForgotten:
 		return name + " " + f.NodeForgotten.GetNode()
+	case *logv1.Event_EndpointsObserved:
+		e := f.EndpointsObserved
+		return fmt.Sprintf("%s %s %v %v", name, e.GetName(), e.GetReady(), e.GetTerminating())
+	case *logv1.Event_HealthChanged:
+		return fmt.Sprintf("%s %s %s %t", name, f.HealthChanged.GetName(), f.HealthChanged.GetNode(), f.HealthChanged.GetHealthy())
 	case *logv1.Event_AnnounceFailed:
 		return name + " " + addr(f.AnnounceFailed.GetAddress()) + " " + f.AnnounceFailed.GetNode()
 	}

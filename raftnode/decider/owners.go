@@ -53,6 +53,9 @@ func (r *reign) reconcile(t *tx) error {
 			return err
 		}
 	}
+	if err := guard(func() error { r.rebalance(o); return o.err }); err != nil {
+		return err
+	}
 	r.pause = 0
 	r.d.stats.Unowned.Store(int64(len(w.idle)))
 	r.d.stats.Waiting.Store(int64(w.parkedLen()))
@@ -90,7 +93,7 @@ type owners struct {
 
 	// policy is that of the address at hand, preferred the nodes heard lately; nil
 	// when that is no difference.
-	policy    allocator.Policy
+	policy    *allocator.Policy
 	preferred func(node string) bool
 }
 
@@ -146,7 +149,20 @@ func (o *owners) mayStay(rec *fsm.Address) {
 		o.retryFailures(rec)
 		return
 	}
-	delete(o.w.idle, rec.Addr)
+	o.mayDoBetter(rec.Addr, rec.Owner)
+	if o.choose().OffSubnet(rec.Addr) {
+		o.w.foreign = true
+	}
+}
+
+// mayDoBetter has the address looked at with every node that changes if its owner
+// will only do until another can take it.
+func (o *owners) mayDoBetter(addr netip.Addr, owner string) {
+	if o.choose().Makeshift(addr, owner) {
+		o.w.idle[addr] = struct{}{}
+	} else {
+		delete(o.w.idle, addr)
+	}
 }
 
 // shouldMove tells whether the address leaves its living owner, and why.
@@ -158,8 +174,12 @@ func (o *owners) shouldMove(rec *fsm.Address) (logv1.OwnerReason, bool) {
 		o.d.targets.drop(rec.Addr)
 	}
 	why, move := o.choose().ShouldMove(rec.Addr, allocator.Options{Now: o.now})
-	if !move || why != logv1.OwnerReason_OWNER_REASON_IDEAL {
+	if !move || !allocator.Voluntary(why) {
 		return why, move
+	}
+	if left := time.Duration(allocator.DampedUntil(rec) - o.now); left > 0 {
+		o.w.retries.add(o.boot+left+minAgain, rec.Addr)
+		return 0, false
 	}
 	// The hash winner must be alive now, or the address would only travel.
 	ideal, ok := o.choose().ChooseOwner(rec.Addr, allocator.Options{Now: o.now})
@@ -173,7 +193,7 @@ func (o *owners) shouldMove(rec *fsm.Address) (logv1.OwnerReason, bool) {
 // succeed decides about an address whose owner's session has ended. The owner
 // keeps it, in name, until a successor may have it.
 func (o *owners) succeed(rec *fsm.Address, owner *fsm.Node) {
-	switch rel, seen := o.policySeen(owner.Name, owner.Session, rec.Epoch); {
+	switch rel, seen := o.policySeen(rec, owner.Name, owner.Session, rec.Epoch); {
 	case !o.hold():
 		if a := o.fencePassed(owner.Name); !a.yes {
 			park(o.w.fences, owner.Name, rec.Addr, a.again)
@@ -195,13 +215,14 @@ func (o *owners) succeed(rec *fsm.Address, owner *fsm.Node) {
 func (o *owners) assign(rec *fsm.Address) {
 	exclude := ""
 	if rec.Prior != "" {
-		_, seen := o.policySeen(rec.Prior, rec.PriorSession, rec.PriorEpoch)
+		_, seen := o.policySeen(rec, rec.Prior, rec.PriorSession, rec.PriorEpoch)
 		rel := Release{Node: rec.Prior, Session: rec.PriorSession, At: rec.PriorAt, Hold: o.hold() && seen.yes}
 		if a := o.releaseWait(rel); !a.yes {
 			park(o.w.waits, rel, rec.Addr, a.again)
 			return
 		}
-		if rec.OwnerWhy == logv1.OwnerReason_OWNER_REASON_MOVE {
+		switch rec.OwnerWhy {
+		case logv1.OwnerReason_OWNER_REASON_MOVE, logv1.OwnerReason_OWNER_REASON_UNPROVEN:
 			exclude = rec.Prior
 		}
 	}
@@ -236,7 +257,7 @@ func (o *owners) give(rec *fsm.Address, exclude string, why logv1.OwnerReason) {
 		o.retryFailures(rec)
 		return
 	}
-	delete(o.w.idle, rec.Addr)
+	o.mayDoBetter(rec.Addr, to)
 	addr := rec.Addr
 	o.emit(ownerAssigned(addr, to, why))
 	o.d.targets.drop(addr)
@@ -266,8 +287,8 @@ func (o *owners) hold() bool {
 // policySeen tells whether the node that owned the address since epoch follows
 // the policy of now. One that was cut off before a change from Release to Hold does not
 // yield, and goes by its confirmation: its address must wait as with Release.
-func (o *owners) policySeen(node string, session, epoch uint64) (Release, answerAt) {
-	rel := Release{Node: node, Session: session, At: o.s.PolicyAt}
+func (o *owners) policySeen(rec *fsm.Address, node string, session, epoch uint64) (Release, answerAt) {
+	rel := Release{Node: node, Session: session, At: max(o.s.PolicyAt, rec.PolicyAt)}
 	if rel.At <= epoch {
 		return rel, answerAt{yes: true}
 	}

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -179,11 +180,30 @@ func (c *randomClient) run() {
 	}
 }
 
+// nodes names some of the nodes.
+func (c *randomClient) nodes() (some []string) {
+	for i := range 4 {
+		if c.rng.IntN(2) == 0 {
+			some = append(some, fmt.Sprintf("n%d", i))
+		}
+	}
+	return some
+}
+
 // declare applies the client's own service with a mark.
 func (c *randomClient) declare(i int) {
 	a := attempt{mark: fmt.Sprintf("%s-%d", c.name, i)}
 	resources := []*adminv1.Resource{service(c.name, func(s *logv1.Service) {
 		s.Labels = map[string]string{"mark": a.mark}
+		if c.rng.IntN(3) == 0 {
+			s.HealthCheck = &logv1.HealthCheck{Tcp: &logv1.TcpCheck{}, IntervalNanos: 1e9, TimeoutNanos: 1e9, Rise: 1, Fall: 1}
+		}
+		if c.rng.IntN(3) == 0 {
+			s.ExternalTrafficPolicy = logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL
+		}
+		if c.rng.IntN(4) == 0 {
+			s.PreferredNode = "n1"
+		}
 		if c.rng.IntN(4) == 0 {
 			s.Addresses = []string{fmt.Sprintf("10.0.%d.%d", c.rng.IntN(2), c.rng.IntN(20))}
 		}
@@ -216,7 +236,7 @@ func (c *randomClient) command() Command {
 			epoch = rec.Epoch
 		}
 	})
-	switch c.rng.IntN(19) {
+	switch c.rng.IntN(25) {
 	case 0, 1:
 		return openSession(node, byte(1+c.rng.IntN(3)))
 	case 2, 3:
@@ -254,6 +274,32 @@ func (c *randomClient) command() Command {
 		return apply(ad("a"))
 	case 12:
 		return &Leave{Node: node, Session: session, Done: c.rng.IntN(2) == 0}
+	case 19:
+		return &Rebalance{DryRun: c.rng.IntN(3) == 0, Stop: c.rng.IntN(3) == 0, PerMinute: 600, Actor: "admin:test"}
+	case 20:
+		return apply(ad("a", func(a *logv1.L2Advertisement) {
+			switch c.rng.IntN(4) {
+			case 0:
+				a.PreferredNodeSelectors = []*logv1.PreferredNodeSelector{{Weight: 5, Preference: &logv1.LabelSelector{MatchLabels: map[string]string{"name": node}}}}
+				a.Placement = logv1.Placement_PLACEMENT_IDEAL
+			case 1:
+				a.Rebalance, a.RebalancePerMinute = logv1.Rebalance_REBALANCE_GRADUAL, 600
+			case 2:
+				a.ServiceSelectors = []*logv1.LabelSelector{{MatchExpressions: []*logv1.LabelRequirement{
+					{Key: "mark", Operator: fsm.OpNotIn, Values: []string{c.name + "-3"}}}}}
+			}
+		}))
+	case 21:
+		return &EndpointsObserved{Service: fsm.KeyOf("default", c.name), Ready: c.nodes(), Terminating: c.nodes()}
+	case 22:
+		return &HealthObserved{Node: node, Session: session, Results: []HealthResult{
+			{Service: fsm.KeyOf("default", c.name), Healthy: c.rng.IntN(2) == 0, Reason: "random"}}}
+	case 23:
+		return &MoveUnproven{Node: node, Address: addr, Epoch: epoch}
+	case 24:
+		l := links("eth0", true)
+		l[0].Prefixes = []string{fmt.Sprintf("10.0.%d.0/24", c.rng.IntN(3))}
+		return &LinksChanged{Node: node, Session: session, Links: l}
 	case 17:
 		c.h.log.Read(func(s *fsm.State) { c.old = s.Clone() })
 		return &SetRetention{Retention: time.Duration(c.rng.IntN(100)) * time.Hour}
@@ -334,6 +380,9 @@ func checkHistory(t *testing.T, h *harness) {
 			if f := ev.GetOwnerReleased(); f != nil {
 				a, _ := fsm.ToAddr(f.GetAddress())
 				touched[a] = "released"
+				if rec := s.Addresses[a]; rec != nil && allocator.Voluntary(f.GetReason()) && b.GetTimeUnixNano() < allocator.DampedUntil(rec) {
+					t.Errorf("revision %d: %s moves by choice (%s) before its flapping has ended", b.GetRevision(), a, f.GetReason())
+				}
 			}
 			f := ev.GetOwnerAssigned()
 			if f == nil {

@@ -3,6 +3,7 @@ package decider
 import (
 	"net/netip"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 )
 
@@ -24,6 +25,9 @@ type Result struct {
 	Owned int
 	// From and To answer Move: the owner until now and the one to be.
 	From, To string
+	// Moves answers Rebalance, PerMinute with the pace; 0: nothing is to move.
+	Moves     []allocator.BalanceMove
+	PerMinute uint32
 	// Restored answers RestoreTo.
 	Restored *RestoreResult
 }

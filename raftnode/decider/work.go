@@ -41,9 +41,13 @@ type work struct {
 	// they know of the batch that is being decided.
 	ask, askNext bool
 
-	// idle addresses have no owner, or a bad one, because no node is eligible.
+	// idle addresses have no owner, or a bad one, because no node is eligible, or one
+	// that will do only until another is.
 	// ideal ones follow the hash, so any node may concern them.
 	idle, ideal map[netip.Addr]struct{}
+	// foreign: some owner has not the subnet of its address, so a node that changes may
+	// have it: then all are looked at.
+	foreign bool
 	// retries are addresses to look at again at a boot time.
 	retries timeQueue
 	// keptEnd is when an address that is kept for a deleted service falls free, or a
@@ -56,6 +60,8 @@ type work struct {
 	hope     hope
 	// faulty services have run into a fault of this program.
 	faulty map[fsm.ServiceKey]struct{}
+
+	balance balance
 
 	// chooser is valid for chooserOf until an event about nodes, pools or
 	// advertisements.
@@ -82,6 +88,7 @@ func newWork(d *Decider, head *fsm.State) *work {
 		faulty:   map[fsm.ServiceKey]struct{}{},
 		hope:     hope{all: true},
 		sweepAll: true,
+		balance:  balance{stirred: true},
 	}
 	for _, name := range slices.Sorted(maps.Keys(head.Nodes)) {
 		if head.Nodes[name].SessionState != fsm.SessionOpen {
@@ -125,7 +132,7 @@ func (w *work) askLeases() { w.ask = true }
 // due tells whether there is something to do at the boot time now.
 func (w *work) due(now time.Duration) bool {
 	if w.dead.len()+w.dirty.len()+len(w.sweep) > 0 || w.sweepAll || len(w.suspects) > 0 ||
-		len(w.services) > 0 || w.hope.any() || w.ask && len(w.waits)+len(w.fences) > 0 {
+		len(w.services) > 0 || w.hope.any() || w.balance.due(now) || w.ask && len(w.waits)+len(w.fences) > 0 {
 		return true
 	}
 	at, ok := w.deadline()
@@ -151,11 +158,15 @@ func (w *work) deadline() (first time.Duration, ok bool) {
 	if w.keptEnd > 0 {
 		see(w.keptEnd)
 	}
+	if !w.balance.settled {
+		see(w.balance.at)
+	}
 	return first, ok
 }
 
 // note takes down what an event, just folded into s, concerns.
 func (w *work) note(s *fsm.State, ev *logv1.Event) {
+	w.balance.settled = false
 	switch f := ev.GetFact().(type) {
 	case *logv1.Event_PoolDefined:
 		w.hope.noteDefined(f.PoolDefined.GetPool().GetName())
@@ -193,6 +204,10 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 			w.dirty.push(a)
 		}
 		w.services = append(w.services, key)
+	case *logv1.Event_EndpointsObserved:
+		w.pushService(s, f.EndpointsObserved.GetNamespace(), f.EndpointsObserved.GetName())
+	case *logv1.Event_HealthChanged:
+		w.pushService(s, f.HealthChanged.GetNamespace(), f.HealthChanged.GetName())
 	case *logv1.Event_OwnerReleased:
 		w.pushBytes(f.OwnerReleased.GetAddress())
 	case *logv1.Event_AnnounceFailed:
@@ -235,6 +250,12 @@ func (w *work) pushBytes(addr []byte) {
 	}
 }
 
+func (w *work) pushService(s *fsm.State, namespace, name string) {
+	for _, a := range s.Services[fsm.KeyOf(namespace, name)].Addresses {
+		w.dirty.push(a)
+	}
+}
+
 // settleNodes compares the suspects with what was known of them, and queues the
 // addresses that a change concerns.
 func (w *work) settleNodes(s *fsm.State) {
@@ -248,14 +269,19 @@ func (w *work) settleNodes(s *fsm.State) {
 		if old != nil && sameForOwners(old, node) {
 			continue
 		}
-		w.askNext = true
+		w.askNext, w.balance.stirred = true, true
 		if node.SessionState != fsm.SessionOpen {
 			w.pushOwned(&w.dead, s, name)
-			continue
+		} else {
+			w.pushOwned(&w.dirty, s, name)
 		}
-		w.pushOwned(&w.dirty, s, name)
-		if node.Drained == logv1.DrainReason_DRAIN_REASON_UNSPECIFIED {
-			w.pushSet(w.idle)
+		if w.foreign && node.SessionState == fsm.SessionOpen && (old == nil || old.SessionState != fsm.SessionOpen || !equalLinks(old.Links, node.Links)) {
+			w.sweepAll, w.foreign = true, false
+		}
+		// Also when it may own less: with its ready endpoints out of reach, nodes that
+		// have only terminating ones may do.
+		w.pushSet(w.idle)
+		if node.SessionState == fsm.SessionOpen && node.Drained == logv1.DrainReason_DRAIN_REASON_UNSPECIFIED {
 			w.pushSet(w.ideal)
 		}
 	}

@@ -52,6 +52,7 @@ var methods = map[string]access{
 	adminv1.AdminService_AddMember_FullMethodName:          {kinds: admins, leader: true},
 	adminv1.AdminService_RemoveMember_FullMethodName:       {kinds: admins, leader: true},
 	adminv1.AdminService_TransferLeadership_FullMethodName: {kinds: admins, leader: true},
+	adminv1.AdminService_Rebalance_FullMethodName:          {kinds: admins, leader: true},
 	adminv1.AdminService_Version_FullMethodName:            {kinds: anyone, offline: true},
 
 	speakerv1.SpeakerService_OpenSession_FullMethodName: {kinds: speakers, leader: true},

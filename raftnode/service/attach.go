@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 )
@@ -37,8 +38,9 @@ type attachments struct {
 
 // news is what a node has said and the leader has not yet looked at.
 type news struct {
-	vips  map[netip.Addr]struct{}
-	links bool
+	vips   map[netip.Addr]struct{}
+	links  bool
+	health bool
 }
 
 // attachment is one attached speaker. The maps are guarded by attachments.mu;
@@ -50,6 +52,7 @@ type attachment struct {
 	vips    map[netip.Addr]*speakerv1.VipStatus
 	links   []*logv1.Link
 	linked  bool // links were reported
+	health  map[fsm.ServiceKey]*speakerv1.HealthStatus
 	probes  map[uint64]chan<- *speakerv1.ProbeAnswer
 	ask     chan *speakerv1.Probe
 	ended   chan struct{} // closed when a newer stream of the node takes over
@@ -69,6 +72,7 @@ func (t *attachments) open(first *speakerv1.AttachRequest) (*attachment, error) 
 	a := &attachment{
 		node: hello.GetNode(), session: hello.GetSession(), version: hello.GetVersion(),
 		vips:   make(map[netip.Addr]*speakerv1.VipStatus),
+		health: make(map[fsm.ServiceKey]*speakerv1.HealthStatus),
 		probes: make(map[uint64]chan<- *speakerv1.ProbeAnswer),
 		ask:    make(chan *speakerv1.Probe, 16),
 		ended:  make(chan struct{}),
@@ -130,7 +134,17 @@ func (t *attachments) update(a *attachment, m *speakerv1.AttachRequest) error {
 			to <- answer // has room for one
 		}
 	}
-	if n.links || len(n.vips) > 0 {
+	for _, st := range m.GetHealth() {
+		a.health[fsm.KeyOf(st.GetService().GetNamespace(), st.GetService().GetName())] = st
+		n.health = true
+	}
+	if len(a.health) > maxStatuses {
+		return status.Errorf(codes.ResourceExhausted, "more than %d health checks reported", maxStatuses)
+	}
+	for _, gone := range m.GetGoneHealth() {
+		delete(a.health, fsm.KeyOf(gone.GetNamespace(), gone.GetName()))
+	}
+	if n.links || n.health || len(n.vips) > 0 {
 		t.fresh[a.node] = n
 		select {
 		case t.changed <- struct{}{}:
@@ -147,6 +161,7 @@ type report struct {
 	vips    map[netip.Addr]*speakerv1.VipStatus // nil status: none any more
 	links   []*logv1.Link
 	linked  bool
+	health  map[fsm.ServiceKey]*speakerv1.HealthStatus // all, if any of them is new
 }
 
 // take hands over what was said since the last call.
@@ -159,6 +174,9 @@ func (t *attachments) take() []report {
 		r := report{node: node, session: a.session, vips: make(map[netip.Addr]*speakerv1.VipStatus, len(n.vips))}
 		for addr := range n.vips {
 			r.vips[addr] = a.vips[addr]
+		}
+		if n.health {
+			r.health = maps.Clone(a.health)
 		}
 		if n.links {
 			r.links, r.linked = a.links, a.linked
@@ -177,6 +195,7 @@ func (t *attachments) takeAll() []report {
 	for node, a := range t.nodes {
 		reports = append(reports, report{
 			node: node, session: a.session, vips: maps.Clone(a.vips), links: a.links, linked: a.linked,
+			health: maps.Clone(a.health),
 		})
 	}
 	clear(t.fresh)
@@ -200,6 +219,19 @@ func (t *attachments) statuses() map[netip.Addr][]nodeStatus {
 		}
 	}
 	return all
+}
+
+// checks lists what each node says of the health check of a service.
+func (t *attachments) checks(key fsm.ServiceKey) map[string]*speakerv1.HealthStatus {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	said := make(map[string]*speakerv1.HealthStatus)
+	for node, a := range t.nodes {
+		if st := a.health[key]; st != nil {
+			said[node] = st
+		}
+	}
+	return said
 }
 
 // version is what the node's speaker says of itself; empty when not attached.

@@ -44,6 +44,7 @@ var allowed = map[string]string{
 	"/quorumlb.admin.v1.AdminService/AddMember":          "a",
 	"/quorumlb.admin.v1.AdminService/RemoveMember":       "a",
 	"/quorumlb.admin.v1.AdminService/TransferLeadership": "a",
+	"/quorumlb.admin.v1.AdminService/Rebalance":          "a",
 	"/quorumlb.admin.v1.AdminService/Version":            "msav",
 
 	"/quorumlb.speaker.v1.SpeakerService/OpenSession": "s",

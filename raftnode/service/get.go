@@ -74,16 +74,19 @@ type view struct {
 	statuses map[netip.Addr][]nodeStatus
 	hearts   Hearts
 	version  func(node string) string
+	checks   func(fsm.ServiceKey) map[string]*speakerv1.HealthStatus
+	// now is the time to measure waits by: a quiet group's state has an old one.
+	now int64
 	// past is a state that is no more: nobody says anything of it.
 	past bool
 }
 
 func (s *Services) view(name string) *view {
-	v := &view{name: name, hearts: s.cfg.Hearts, statuses: s.attached.statuses(), version: s.attached.version}
+	v := &view{name: name, hearts: s.cfg.Hearts, statuses: s.attached.statuses(), version: s.attached.version, checks: s.attached.checks}
 	// A clone takes milliseconds; building the answer while no batch can be
 	// applied would stand in the way of a failover.
 	s.cfg.Log.Read(func(st *fsm.State) { v.s = st.Clone() })
-	v.chooser = allocator.NewChooser(v.s)
+	v.chooser, v.now = allocator.NewChooser(v.s), max(v.s.Time, s.cfg.Now().UnixNano())
 	return v
 }
 
@@ -135,6 +138,7 @@ func (v *view) services(resp *adminv1.GetResponse) {
 		for _, a := range svc.Addresses {
 			st.Addresses = append(st.Addresses, a.String())
 		}
+		v.serving(svc, st)
 		resp.Services = append(resp.Services, st)
 	}
 }
@@ -216,6 +220,7 @@ func (v *view) vip(addr netip.Addr, eligibility bool) *adminv1.VipStatus {
 	if policy := v.chooser.Policy(addr); policy.Announced {
 		st.OnControlLoss = policy.ControlLoss
 	}
+	st.Placement = v.placement(rec)
 	for _, k := range rec.Services {
 		st.Services = append(st.Services, k.String())
 	}
@@ -226,20 +231,32 @@ func (v *view) vip(addr netip.Addr, eligibility bool) *adminv1.VipStatus {
 		st.Announced = append(st.Announced, &adminv1.NodeAnnouncement{Node: a.node, Status: a.status})
 	}
 	if eligibility {
-		for _, node := range slices.Sorted(maps.Keys(v.s.Nodes)) {
-			why := v.chooser.Eligible(addr, node, v.s.Time)
+		for _, n := range v.chooser.Ranking(addr, allocator.Options{Preferred: v.heardLately(), Now: v.now}) {
 			st.Eligibility = append(st.Eligibility, &adminv1.NodeEligibility{
-				Node: node, Eligible: why == allocator.OK, Reason: why.String(),
+				Node: n.Node, Eligible: n.Reason == allocator.OK, Reason: n.Reason.String(),
+				Order: uint32(n.Order), Preference: n.Preference, Owned: uint32(n.Owned),
 			})
 		}
 	}
 	return st
 }
 
+// heardLately tells what the decider takes for a node that is alive; nil for a past
+// state, of which nobody knows.
+func (v *view) heardLately() func(node string) bool {
+	if v.past {
+		return nil
+	}
+	return func(node string) bool {
+		unheard, heard := v.hearts.Unheard(node, v.s.Nodes[node].Session)
+		return heard && unheard <= 2*v.s.Lease.Heartbeat
+	}
+}
+
 // waiting says why nobody owns an address, or why its owner should not.
 func (v *view) waiting(rec *fsm.Address) string {
 	if rec.Owner != "" {
-		if why := v.chooser.Eligible(rec.Addr, rec.Owner, v.s.Time); why != allocator.OK {
+		if why := v.chooser.Eligible(rec.Addr, rec.Owner, v.now); why != allocator.OK {
 			return fmt.Sprintf("%s: %s; no other node can take it yet", rec.Owner, why)
 		}
 		return ""
@@ -249,7 +266,7 @@ func (v *view) waiting(rec *fsm.Address) string {
 	}
 	counts := make(map[allocator.Reason]int)
 	for node := range v.s.Nodes {
-		counts[v.chooser.Eligible(rec.Addr, node, v.s.Time)]++
+		counts[v.chooser.Eligible(rec.Addr, node, v.now)]++
 	}
 	switch {
 	case len(v.s.Nodes) == 0:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -53,12 +54,15 @@ type observer struct {
 	attached *attachments
 	now      func() time.Time
 	log      *slog.Logger
+	// proofs belong to run's goroutine.
+	proofs proofs
 }
 
 // run works until ctx is cancelled, which is when leadership is lost.
 func (o *observer) run(ctx context.Context) error {
 	tick := time.NewTicker(observeInterval)
 	defer tick.Stop()
+	o.proofs = make(proofs)
 	o.round(ctx, o.attached.takeAll(), true)
 	for {
 		select {
@@ -78,8 +82,13 @@ func (o *observer) round(ctx context.Context, reports []report, full bool) {
 	o.state.Read(func(s *fsm.State) {
 		for _, r := range reports {
 			cmds = append(cmds, differences(s, r, now)...)
+			o.proofs.note(s, r)
 		}
 		if full {
+			for _, r := range reports {
+				cmds = append(cmds, o.proofs.unproven(s, r, now)...)
+			}
+			o.proofs.forget(s)
 			cmds = append(cmds, staleConflicts(s)...)
 		}
 	})
@@ -113,12 +122,30 @@ func differences(s *fsm.State, r report, now int64) []decider.Command {
 	if r.linked && !slices.EqualFunc(n.Links, r.links, func(a, b *logv1.Link) bool { return proto.Equal(a, b) }) {
 		cmds = append(cmds, &decider.LinksChanged{Node: r.node, Session: r.session, Links: r.links})
 	}
+	if results := healthResults(s, r); len(results) > 0 {
+		cmds = append(cmds, &decider.HealthObserved{Node: r.node, Session: r.session, Results: results})
+	}
 	for addr, st := range r.vips {
 		if rec := s.Addresses[addr]; rec != nil {
 			cmds = append(cmds, addressDifferences(rec, r.node, addr, st, now)...)
 		}
 	}
 	return cmds
+}
+
+// healthResults are the results of health checks that the state does not have.
+func healthResults(s *fsm.State, r report) (results []decider.HealthResult) {
+	for _, key := range slices.SortedFunc(maps.Keys(r.health), fsm.ServiceKey.Compare) {
+		st := r.health[key]
+		result := decider.HealthResult{
+			Service: key, Reason: st.GetReason(), Healthy: st.GetState() == speakerv1.HealthState_HEALTH_STATE_HEALTHY,
+		}
+		known := result.Healthy || st.GetState() == speakerv1.HealthState_HEALTH_STATE_UNHEALTHY
+		if known && decider.HealthDiffers(s, r.node, result) {
+			results = append(results, result)
+		}
+	}
+	return results
 }
 
 func addressDifferences(rec *fsm.Address, node string, addr netip.Addr, st *speakerv1.VipStatus, now int64) []decider.Command {

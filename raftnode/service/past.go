@@ -73,7 +73,7 @@ func (s *Services) getPast(ctx context.Context, req *adminv1.GetRequest) (resp *
 		}
 	}
 	err = s.withPast(ctx, req, func(st *fsm.State) error {
-		v := &view{s: st, name: req.GetName(), chooser: allocator.NewChooser(st), past: true}
+		v := &view{s: st, name: req.GetName(), chooser: allocator.NewChooser(st), now: st.Time, past: true}
 		resp = &adminv1.GetResponse{Revision: st.Revision}
 		for _, kind := range req.GetKinds() {
 			getters[kind](v, resp)

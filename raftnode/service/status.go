@@ -48,7 +48,7 @@ func (s *Services) Status(ctx context.Context, req *adminv1.StatusRequest) (*adm
 		AnsweredBy: s.cfg.ID, Leader: leader.ID, Term: s.cfg.Log.Term(), Revision: v.s.Revision,
 		LeaseTimes: leaseMessage(v.s.Lease), Members: members,
 		Nodes: uint32(len(v.s.Nodes)), Vips: uint32(len(v.s.Addresses)), Services: uint32(len(v.s.Services)),
-		RetentionNanos: int64(v.s.Retention),
+		RetentionNanos: int64(v.s.Retention), RebalancePerMinute: v.s.RebalancePerMinute,
 	}
 	oldest, err := s.cfg.Log.OldestRevision(ctx)
 	if err != nil {

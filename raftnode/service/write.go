@@ -82,6 +82,21 @@ func (s *Services) Move(ctx context.Context, req *adminv1.MoveRequest) (*adminv1
 	return &adminv1.MoveResponse{Revision: res.Revision, FromNode: res.From, ToNode: res.To}, nil
 }
 
+// Rebalance spreads addresses evenly over the nodes.
+func (s *Services) Rebalance(ctx context.Context, req *adminv1.RebalanceRequest) (*adminv1.RebalanceResponse, error) {
+	res, err := s.submit(ctx, &decider.Rebalance{
+		DryRun: req.GetDryRun(), PerMinute: req.GetPerMinute(), Stop: req.GetStop(), Actor: callerOf(ctx).actor(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	resp := &adminv1.RebalanceResponse{Revision: res.Revision, PerMinute: res.PerMinute}
+	for _, m := range res.Moves {
+		resp.Moves = append(resp.Moves, &adminv1.BalanceMove{Address: m.Addr.String(), FromNode: m.From, ToNode: m.To})
+	}
+	return resp, nil
+}
+
 // ForgetNode removes a node that will not return.
 func (s *Services) ForgetNode(ctx context.Context, req *adminv1.ForgetNodeRequest) (*adminv1.ForgetNodeResponse, error) {
 	res, err := s.submit(ctx, &decider.ForgetNode{Node: req.GetNode(), Actor: callerOf(ctx).actor()})

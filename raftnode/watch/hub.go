@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -57,10 +58,14 @@ type Hub struct {
 	// hosts are the addresses with local delivery and the services that ask for
 	// it. Kept only while some node is watched.
 	hosts map[netip.Addr][]*fsm.Service
-	macs  []*speakerv1.NodeMacs // of all nodes, sorted by name
-	lease fsm.LeaseTimes
-	// policies of the pools, until one of them or an advertisement changes.
-	policies map[string]allocator.Policy
+	// hostPolicies are what their delivery was last decided by.
+	hostPolicies map[netip.Addr]*allocator.Policy
+	// checks are the services with a health check.
+	checks map[fsm.ServiceKey]struct{}
+	macs   []*speakerv1.NodeMacs // of all nodes, sorted by name
+	lease  fsm.LeaseTimes
+	// policies of the addresses, until a pool or an advertisement changes.
+	policies allocator.Policies
 }
 
 // NewHub makes a hub. queue is the length of each reader's queue; 0 means
@@ -71,9 +76,8 @@ func NewHub(source Source, queue int) *Hub {
 	}
 	return &Hub{
 		source: source, queue: queue,
-		nodes:    make(map[string]*nodeView),
-		holder:   make(map[netip.Addr]*nodeView),
-		policies: make(map[string]allocator.Policy),
+		nodes:  make(map[string]*nodeView),
+		holder: make(map[netip.Addr]*nodeView),
 	}
 }
 
@@ -136,7 +140,7 @@ func (h *Hub) Apply(batch *logv1.Batch, ch fsm.Changes, s *fsm.State) {
 	h.revision = max(h.revision, batch.GetRevision())
 	d := deltas{revision: batch.GetRevision(), of: make(map[*nodeView]*speakerv1.ViewDelta)}
 	if ch.All {
-		clear(h.policies)
+		h.policies.Reset()
 		for _, v := range h.nodes {
 			clear(v.terms)
 		}
@@ -145,8 +149,12 @@ func (h *Hub) Apply(batch *logv1.Batch, ch fsm.Changes, s *fsm.State) {
 	if len(h.nodes) == 0 {
 		return // the last watched node was forgotten, and with it what is kept for any
 	}
+	for _, key := range ch.Services {
+		h.applyCheck(s, key, &d)
+	}
 	if ch.All {
 		h.applyAll(s, &d)
+		h.applyChecks(s, &d, slices.Collect(maps.Values(h.nodes))...)
 	} else {
 		for _, a := range ch.Addresses {
 			h.applyAddress(s, a, &d)
@@ -215,8 +223,8 @@ func (h *Hub) dropView(v *nodeView) {
 	}
 	delete(h.nodes, v.name)
 	if len(h.nodes) == 0 {
-		h.hosts, h.macs = nil, nil
-		clear(h.policies)
+		h.hosts, h.hostPolicies, h.checks, h.macs = nil, nil, nil, nil
+		h.policies.Reset()
 	}
 }
 

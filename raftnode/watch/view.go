@@ -17,14 +17,15 @@ type nodeView struct {
 	made    uint64 // revision of the state that the view was made of
 	vips    map[netip.Addr]*speakerv1.Vip
 	hosts   map[netip.Addr]struct{}
+	checks  map[fsm.ServiceKey]*speakerv1.HealthTask
 	labels  map[string]string
 	drained bool
-	// terms of the pools on this node, until labels or policies change.
-	terms map[string]terms
+	// terms of the policies on this node, until labels or policies change.
+	terms map[*allocator.Policy]terms
 	subs  map[*Subscription]struct{}
 }
 
-// terms are the conditions under which a node announces the addresses of a pool.
+// terms are the conditions under which a node announces the addresses of a policy.
 type terms struct {
 	admitted      bool
 	onControlLoss logv1.ControlLoss
@@ -33,19 +34,14 @@ type terms struct {
 
 // terms of an address on a watched node.
 func (h *Hub) terms(s *fsm.State, v *nodeView, a netip.Addr) terms {
-	pool := s.PoolOf(a)
-	t, ok := v.terms[pool]
+	policy := h.policies.Of(s, a)
+	t, ok := v.terms[policy]
 	if ok {
 		return t
 	}
-	policy, ok := h.policies[pool]
-	if !ok {
-		policy = allocator.PoolPolicy(s, pool)
-		h.policies[pool] = policy
-	}
 	t.onControlLoss = policy.ControlLoss
 	t.interfaces, t.admitted = policy.On(v.labels)
-	v.terms[pool] = t
+	v.terms[policy] = t
 	return t
 }
 
@@ -58,18 +54,20 @@ func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
 		h.revision, h.lease = s.Revision, s.Lease
 		h.macs = allMacs(s)
 		h.hosts = make(map[netip.Addr][]*fsm.Service)
+		h.hostPolicies = make(map[netip.Addr]*allocator.Policy)
 		for a := range s.Addresses {
 			if asking := hostServices(s, a); len(asking) > 0 {
 				h.hosts[a] = asking
 			}
 		}
+		h.findChecks(s)
 	}
 	n := s.Nodes[name]
 	v := &nodeView{
 		name: name, made: s.Revision, labels: n.Labels, drained: n.Drained != 0,
 		vips:  make(map[netip.Addr]*speakerv1.Vip),
-		hosts: make(map[netip.Addr]struct{}),
-		terms: make(map[string]terms),
+		hosts: make(map[netip.Addr]struct{}), checks: make(map[fsm.ServiceKey]*speakerv1.HealthTask),
+		terms: make(map[*allocator.Policy]terms),
 		subs:  make(map[*Subscription]struct{}),
 	}
 	for rec := range s.OwnedBy(name) {
@@ -88,6 +86,11 @@ func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
 			v.hosts[a] = struct{}{}
 		}
 	}
+	for key := range h.checks {
+		if task := h.task(s, v, s.Services[key]); task != nil {
+			v.checks[key] = task
+		}
+	}
 	h.nodes[name] = v
 	return v
 }
@@ -104,6 +107,7 @@ func (h *Hub) whole(s *fsm.State, v *nodeView) *speakerv1.View {
 	for _, a := range sortedAddrs(v.vips) {
 		view.Vips = append(view.Vips, v.vips[a])
 	}
+	view.HealthTasks = v.tasks()
 	for _, a := range sortedAddrs(v.hosts) {
 		view.HostAddresses = append(view.HostAddresses, a.AsSlice())
 	}
@@ -169,13 +173,18 @@ func (h *Hub) applyAddress(s *fsm.State, a netip.Addr, d *deltas) {
 // applyHost brings the local delivery of one address up to date.
 func (h *Hub) applyHost(s *fsm.State, a netip.Addr, d *deltas) {
 	asking := hostServices(s, a)
-	if slices.Equal(asking, h.hosts[a]) {
+	var policy *allocator.Policy
+	if len(asking) > 0 {
+		policy = h.policies.Of(s, a) // others that share the address have a say in it
+	}
+	if slices.Equal(asking, h.hosts[a]) && policy == h.hostPolicies[a] {
 		return // records are replaced, never written to
 	}
 	if len(asking) == 0 {
 		delete(h.hosts, a)
+		delete(h.hostPolicies, a)
 	} else {
-		h.hosts[a] = asking
+		h.hosts[a], h.hostPolicies[a] = asking, policy
 	}
 	for _, v := range h.nodes {
 		h.deliver(s, a, v, d)
@@ -269,6 +278,7 @@ func (h *Hub) applyNodes(s *fsm.State, ch fsm.Changes, d *deltas) {
 			v.labels = n.Labels
 			clear(v.terms)
 			h.applyLabels(s, v, d)
+			h.applyChecks(s, d, v)
 		}
 	}
 }

@@ -84,8 +84,8 @@ func (l *live) attachStream(ctx context.Context, m *member) error {
 // report sends everything once, and then what changes.
 func (l *live) report(ctx context.Context, stream speakerv1.SpeakerService_AttachClient, answers *answers) error {
 	msg := &speakerv1.AttachRequest{Hello: &speakerv1.AttachHello{Node: l.s.cfg.Node, Session: l.id, Version: l.s.cfg.Version}}
-	var since uint64
-	var linksChanged <-chan struct{}
+	var since, healthSince uint64
+	var linksChanged, moreHealth <-chan struct{}
 	for {
 		if linksChanged == nil {
 			links, _, changed := l.s.node.Links()
@@ -96,6 +96,9 @@ func (l *live) report(ctx context.Context, stream speakerv1.SpeakerService_Attac
 		for _, a := range gone {
 			msg.GoneVips = append(msg.GoneVips, a.AsSlice())
 		}
+		if h := l.s.cfg.Health; h != nil {
+			msg.Health, msg.GoneHealth, healthSince, moreHealth = h.Statuses(healthSince)
+		}
 		msg.ProbeAnswers = answers.take()
 		if err := send(stream, msg, vips); err != nil {
 			return err
@@ -105,6 +108,7 @@ func (l *live) report(ctx context.Context, stream speakerv1.SpeakerService_Attac
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-more:
+		case <-moreHealth:
 		case <-linksChanged:
 			linksChanged = nil
 		case <-answers.ready:
@@ -121,7 +125,7 @@ func send(stream speakerv1.SpeakerService_AttachClient, msg *speakerv1.AttachReq
 	for {
 		n := min(len(vips), statusesPerMessage)
 		msg.Vips, vips = vips[:n], vips[n:]
-		empty := msg.Hello == nil && msg.Links == nil && len(msg.Vips)+len(msg.GoneVips)+len(msg.ProbeAnswers) == 0
+		empty := msg.Hello == nil && msg.Links == nil && len(msg.Vips)+len(msg.GoneVips)+len(msg.ProbeAnswers)+len(msg.Health)+len(msg.GoneHealth) == 0
 		if !empty {
 			if err := stream.Send(msg); err != nil {
 				return err

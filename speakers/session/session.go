@@ -79,6 +79,19 @@ type View struct {
 	HostAddresses []netip.Addr
 	// Peers are the MACs of the other nodes' speakers, with the nodes' names.
 	Peers map[system.MAC]string
+	// Checks are the health checks to run. The tasks are not to be changed.
+	Checks map[ServiceKey]*speakerv1.HealthTask
+}
+
+// ServiceKey names a service.
+type ServiceKey struct {
+	Namespace, Name string
+}
+
+// Health tells what the health checks of the node have come to.
+type Health interface {
+	// Statuses is as Node's.
+	Statuses(since uint64) (changed []*speakerv1.HealthStatus, gone []*speakerv1.ServiceName, next uint64, more <-chan struct{})
 }
 
 // Vip is an address that the node owns.
@@ -106,6 +119,8 @@ type Config struct {
 	Version string
 	Clock   clock.Clock
 	Log     *slog.Logger
+	// Health tells of health checks; nil: there are none.
+	Health Health
 }
 
 // defaultTimes are used until the members have told theirs.

@@ -39,6 +39,7 @@ type viewState struct {
 	hosts    map[netip.Addr]struct{}
 	nodes    map[string][][]byte // the others' MACs
 	peers    map[system.MAC]string
+	checks   map[ServiceKey]*speakerv1.HealthTask
 	times    times
 }
 
@@ -164,7 +165,7 @@ func (l *live) take(w *slot, msg *speakerv1.WatchResponse) error {
 func newViewState(v *speakerv1.View) *viewState {
 	return &viewState{
 		cluster: string(v.GetClusterId()), vips: make(map[netip.Addr]Vip), hosts: make(map[netip.Addr]struct{}),
-		nodes: make(map[string][][]byte),
+		nodes: make(map[string][][]byte), checks: make(map[ServiceKey]*speakerv1.HealthTask),
 	}
 }
 
@@ -179,6 +180,7 @@ func (v *viewState) merge(msg *speakerv1.WatchResponse) error {
 		delta = &speakerv1.ViewDelta{
 			Vips: whole.GetVips(), HostAddresses: whole.GetHostAddresses(), LeaseTimes: whole.GetLeaseTimes(),
 			Nodes: &speakerv1.NodeMacsList{Nodes: whole.GetNodes()}, Drained: &drained,
+			HealthTasks: whole.GetHealthTasks(),
 		}
 	}
 	for _, raw := range delta.GetGoneVips() {
@@ -208,6 +210,12 @@ func (v *viewState) merge(msg *speakerv1.WatchResponse) error {
 			return err
 		}
 		v.hosts[a] = struct{}{}
+	}
+	for _, gone := range delta.GetGoneHealthTasks() {
+		delete(v.checks, ServiceKey{gone.GetNamespace(), gone.GetName()})
+	}
+	for _, task := range delta.GetHealthTasks() {
+		v.checks[ServiceKey{task.GetService().GetNamespace(), task.GetService().GetName()}] = task
 	}
 	if delta.GetLeaseTimes() != nil {
 		v.times = timesFrom(delta.GetLeaseTimes())
@@ -261,6 +269,7 @@ func (v *viewState) snapshot(session uint64) View {
 		Vips:          slices.SortedFunc(maps.Values(v.vips), byAddr),
 		HostAddresses: slices.SortedFunc(maps.Keys(v.hosts), netip.Addr.Compare),
 		Peers:         v.peers,
+		Checks:        maps.Clone(v.checks),
 	}
 }
 

@@ -128,7 +128,7 @@ func (o *operator) order(rng *rand.Rand) (name string, do func(ctx context.Conte
 	send := func(name string, cmd decider.Command) (string, func(context.Context)) {
 		return name, func(ctx context.Context) { _, _ = o.submit(ctx, at, cmd) }
 	}
-	switch rng.IntN(22) {
+	switch rng.IntN(25) {
 	case 0, 1, 2:
 		svc := service(rng.IntN(services))
 		switch rng.IntN(4) {
@@ -136,6 +136,9 @@ func (o *operator) order(rng *rand.Rand) (name string, do func(ctx context.Conte
 			svc.SharingKey = "key"
 		case 1:
 			svc.Addresses = []string{addr.String()}
+		case 2:
+			svc.ExternalTrafficPolicy = logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL
+			svc.PreferredNode = node
 		}
 		return "declare " + svc.Name, func(ctx context.Context) { _ = o.declare(ctx, rng, svc) }
 	case 3, 4:
@@ -163,6 +166,14 @@ func (o *operator) order(rng *rand.Rand) (name string, do func(ctx context.Conte
 		return "restore", func(ctx context.Context) { o.restore(ctx, at) }
 	case 19:
 		return send("retention", &decider.SetRetention{Retention: time.Duration(rng.IntN(3)) * time.Second, Actor: "admin:sim"})
+	case 21:
+		return send("rebalance", &decider.Rebalance{PerMinute: fsm.MaxRebalancePerMinute, Stop: rng.IntN(4) == 0, Actor: "admin:sim"})
+	case 22:
+		cmd := &decider.EndpointsObserved{Service: fsm.KeyOf("sim", service(rng.IntN(services)).GetName()), Ready: []string{node}, Actor: "admin:sim"}
+		if rng.IntN(2) == 0 {
+			cmd.Ready, cmd.Terminating = nil, cmd.Ready
+		}
+		return send("endpoints on "+node, cmd)
 	case 20:
 		return "announcing fails", func(ctx context.Context) { o.failToAnnounce(ctx, at, addr) }
 	default:

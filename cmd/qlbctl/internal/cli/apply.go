@@ -58,17 +58,25 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     interfaces              on which interfaces (default all)
     onControlLoss           Hold (default) | Release
     placement               Sticky (default) | Ideal
+    serviceSelectors        for addresses of which services (default all)
+    preferredNodeSelectors  [{weight: 1-100, preference: selector}]; weights are summed
+    rebalance               Never (default) | Gradual: spread evenly while nodes stay
+    rebalancePerMinute      most moves with Gradual (default 6)
 
   kind: VirtualService      metadata: name, namespace (default "default"), labels
     ports                   [{name, protocol: TCP|UDP|SCTP, port}]; protocol TCP by default
     addresses, pool         what to get (default: any free address)
     ipFamilyPolicy          SingleStack (default) | PreferDualStack | RequireDualStack
     ipFamilies              [IPv4, IPv6] in order of preference
-    externalTrafficPolicy   Cluster (default) | Local (so far it only keeps apart
-                            services that share an address)
+    externalTrafficPolicy   Cluster (default) | Local (only nodes with an endpoint, as far
+                            as endpoints are known)
     sharingKey              services with one key may share an address
     nodeSelectors           which nodes may own (default all)
     delivery                None (default) | Host
+    preferredNode           the node to prefer before all others
+    healthCheck             {http: {port, path, host} | tcp: {port} | exec: {script},
+                            interval: 2s, timeout: 1s, rise: 2, fall: 3}; run by every
+                            node that may own, against itself
 
   kind: Namespace           metadata: name, labels (for namespaceSelectors; every namespace
                             has the label kubernetes.io/metadata.name by itself)

@@ -197,6 +197,15 @@ func (a *app) describeAdvertisement(w io.Writer, ad *logv1.L2Advertisement) erro
 	f.add("Interfaces", interfaces)
 	f.add("On control loss", words.ControlLoss(ad.GetOnControlLoss()))
 	f.add("Placement", words.Placement(ad.GetPlacement()))
+	f.add("Rebalance", words.Rebalance(ad.GetRebalance(), ad.GetRebalancePerMinute()))
+	f.add("Services", selectors(ad.GetServiceSelectors()))
+	for i, p := range ad.GetPreferredNodeSelectors() {
+		name := ""
+		if i == 0 {
+			name = "Prefers"
+		}
+		f.add(name, fmt.Sprintf("%d x {%s}", p.GetWeight(), selector(p.GetPreference())))
+	}
 	return f.write(w)
 }
 
@@ -236,6 +245,8 @@ func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.Serv
 	f.add("Traffic policy", v.ExternalTrafficPolicy)
 	f.addSome("Sharing key", spec.GetSharingKey())
 	f.add("Nodes", selectors(spec.GetNodeSelectors()))
+	f.addSome("Preferred node", spec.GetPreferredNode())
+	a.addServing(&f, sv)
 	f.add("Delivery", v.Delivery)
 	f.add("Declared", fmt.Sprintf("%s ago, revision %d", words.Age(a.env.Now(), sv.GetDeclaredUnixNano()), sv.GetDeclaredRevision()))
 	if err := f.write(w); err != nil {
@@ -244,7 +255,28 @@ func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.Serv
 	if err := refusalsTable(w, sv); err != nil {
 		return err
 	}
-	return a.vipsTable(ctx, w, func(vip *adminv1.VipStatus) bool { return slices.Contains(sv.GetAddresses(), vip.GetAddress()) })
+	if err := a.healthTable(w, sv); err != nil {
+		return err
+	}
+	vips, err := a.vipsTable(ctx, w, func(vip *adminv1.VipStatus) bool { return slices.Contains(sv.GetAddresses(), vip.GetAddress()) })
+	if err != nil || len(vips) == 0 {
+		return err
+	}
+	for i, v := range vips {
+		if len(v.GetEligibility()) > 0 {
+			continue
+		}
+		// In a large group only who asks for one address is told about every node.
+		got, err := call(ctx, a, adminv1.AdminServiceClient.Get,
+			&adminv1.GetRequest{Kinds: []string{"vips"}, Name: v.GetAddress(), Stale: a.flags.stale})
+		if err != nil {
+			return err
+		}
+		if len(got.GetVips()) == 1 {
+			vips[i] = got.GetVips()[0]
+		}
+	}
+	return a.whyTable(w, vips)
 }
 
 // refusalsTable says why a service waits, pool by pool.
@@ -269,25 +301,25 @@ func refusalsTable(w io.Writer, sv *adminv1.ServiceStatus) error {
 }
 
 // vipsTable adds the table of those vips that keep chooses.
-func (a *app) vipsTable(ctx context.Context, w io.Writer, keep func(*adminv1.VipStatus) bool) error {
+func (a *app) vipsTable(ctx context.Context, w io.Writer, keep func(*adminv1.VipStatus) bool) ([]*adminv1.VipStatus, error) {
 	got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{Kinds: []string{"vips"}, Stale: a.flags.stale})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	vips := slices.DeleteFunc(got.GetVips(), func(v *adminv1.VipStatus) bool { return !keep(v) })
 	if len(vips) == 0 {
-		return nil
+		return nil, nil
 	}
 	fmt.Fprintln(w, "\nAddresses:")
 	s := &section{kind: "vips"}
 	a.vipRows(s, vips, false)
-	return s.table(a.flags.output == "wide").write(w, "  ")
+	return vips, s.table(a.flags.output == "wide").write(w, "  ")
 }
 
 func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
 	var f fields
 	f.add("Address", v.GetAddress())
-	f.add("Pool", v.GetPool())
+	f.add("Pool", poolOf(v))
 	f.add("Services", strings.Join(v.GetServices(), ", "))
 	owner := "nobody"
 	if v.GetOwner() != "" {
@@ -296,6 +328,7 @@ func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
 	}
 	f.add("Owner", owner)
 	f.addSome("Waiting", v.GetWaiting())
+	a.addPlacement(&f, v.GetPlacement())
 	f.addSome("On control loss", words.ControlLoss(v.GetOnControlLoss()))
 	problems := vipProblems(v)
 	if len(problems) == 0 {
@@ -321,9 +354,13 @@ func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
 		return nil
 	}
 	fmt.Fprintln(w, "\nMay own it:")
-	t := newTable("NODE", "ELIGIBLE", "WHY")
+	t := newTable("NODE", "ELIGIBLE", "ORDER", "OWNS", "PREFERENCE", "WHY")
 	for _, e := range v.GetEligibility() {
-		t.row(e.GetNode(), yesNo(e.GetEligible()), e.GetReason())
+		order, owned := words.None, words.None
+		if e.GetOrder() > 0 {
+			order, owned = number(uint64(e.GetOrder())), number(uint64(e.GetOwned()))
+		}
+		t.row(e.GetNode(), yesNo(e.GetEligible()), order, owned, e.GetPreference(), e.GetReason())
 	}
 	return t.write(w, "  ")
 }
@@ -375,7 +412,8 @@ func (a *app) describeNode(ctx context.Context, w io.Writer, n *adminv1.NodeStat
 			return err
 		}
 	}
-	return a.vipsTable(ctx, w, func(v *adminv1.VipStatus) bool { return v.GetOwner() == n.GetName() })
+	_, err := a.vipsTable(ctx, w, func(v *adminv1.VipStatus) bool { return v.GetOwner() == n.GetName() })
+	return err
 }
 
 // problem marks what a reader should not miss.

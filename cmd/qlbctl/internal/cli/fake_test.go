@@ -208,6 +208,25 @@ func (m *fakeMember) Move(_ context.Context, req *adminv1.MoveRequest) (*adminv1
 	return &adminv1.MoveResponse{Revision: 1237, FromNode: "n1", ToNode: to}, nil
 }
 
+// Rebalance is done when its status is asked for the second time.
+func (m *fakeMember) Rebalance(_ context.Context, req *adminv1.RebalanceRequest) (*adminv1.RebalanceResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	resp := &adminv1.RebalanceResponse{Revision: 1239}
+	if req.GetStop() || len(m.get.GetVips()) == 0 {
+		m.status.RebalancePerMinute = 0
+		return resp, nil
+	}
+	resp.PerMinute = max(req.GetPerMinute(), 60)
+	resp.Moves = []*adminv1.BalanceMove{
+		{Address: "192.0.2.10", FromNode: "n1", ToNode: "n10"}, {Address: "2001:db8:0:1::10", FromNode: "n2", ToNode: "n10"},
+	}
+	if !req.GetDryRun() && req.GetPerMinute() != 0 {
+		m.status.RebalancePerMinute = resp.PerMinute
+	}
+	return resp, nil
+}
+
 func (m *fakeMember) ForgetNode(context.Context, *adminv1.ForgetNodeRequest) (*adminv1.ForgetNodeResponse, error) {
 	return &adminv1.ForgetNodeResponse{Revision: 1238}, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
@@ -38,7 +39,9 @@ func healthyGroup() *fakeGroup {
 	proven := &speakerv1.VipStatus{Epoch: 900, Announced: speakerv1.Announced_ANNOUNCED_PROVEN, Interfaces: []string{"eth0"}, ProvenBy: [][]byte{ip("192.0.2.1")}}
 	unproven := &speakerv1.VipStatus{Epoch: 1200, Announced: speakerv1.Announced_ANNOUNCED_UNPROVEN, Interfaces: []string{"eth0"}}
 	eligible := []*adminv1.NodeEligibility{
-		{Node: "n1", Eligible: true, Reason: "eligible"}, {Node: "n2", Eligible: true, Reason: "eligible"}, {Node: "n10", Reason: "node is drained"},
+		{Node: "n1", Eligible: true, Reason: "eligible", Order: 2, Owned: 1},
+		{Node: "n2", Eligible: true, Reason: "eligible", Order: 1, Preference: "weight 30", Owned: 1},
+		{Node: "n10", Reason: "node is drained"},
 	}
 	g.get.Vips = []*adminv1.VipStatus{
 		{
@@ -46,6 +49,11 @@ func healthyGroup() *fakeGroup {
 			OwnedSinceUnixNano: ago(12 * time.Minute), Reason: logv1.OwnerReason_OWNER_REASON_OWNER_EXPIRED,
 			Announced:     []*adminv1.NodeAnnouncement{{Node: "n2", Status: unproven}},
 			OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_HOLD, Eligibility: eligible,
+			Placement: &adminv1.VipPlacement{
+				Allocation: logv1.AllocationReason_ALLOCATION_REASON_FRESH, Placement: logv1.Placement_PLACEMENT_IDEAL, Flaps: 3,
+				DampedUntilUnixNano: testNow.Add(4*time.Minute + 20*time.Second).UnixNano(),
+				WishReason:          logv1.OwnerReason_OWNER_REASON_IDEAL, WishNode: "n1",
+			},
 		},
 		{
 			Address: "192.0.2.10", Pool: "public", Services: []string{"default/dns", "default/dns-tcp", "shop/web"}, Owner: "n1", Epoch: 900,
@@ -106,6 +114,11 @@ func fixtureAds() []*logv1.L2Advertisement {
 				{MatchLabels: map[string]string{"rack": "a"}},
 				{MatchExpressions: []*logv1.LabelRequirement{{Key: "rack", Operator: "In", Values: []string{"b", "c"}}, {Key: "old", Operator: "DoesNotExist"}}},
 			},
+			ServiceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"team": "net"}}},
+			PreferredNodeSelectors: []*logv1.PreferredNodeSelector{
+				{Weight: 80, Preference: &logv1.LabelSelector{MatchLabels: map[string]string{"rack": "a"}}},
+				{Weight: 20, Preference: &logv1.LabelSelector{MatchExpressions: []*logv1.LabelRequirement{{Key: "ssd", Operator: "Exists"}}}},
+			},
 			Interfaces:    []string{"eth0", "eth1"},
 			OnControlLoss: logv1.ControlLoss_CONTROL_LOSS_RELEASE, Placement: logv1.Placement_PLACEMENT_IDEAL,
 		},
@@ -122,13 +135,21 @@ func fixtureServices() []*adminv1.ServiceStatus {
 				Namespace: "shop", Name: "web", Ports: []*logv1.Port{port("http", 1, 80), port("https", 1, 443)},
 				IpFamilyPolicy: logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK, IpFamilies: []logv1.IPFamily{1, 2},
 				ExternalTrafficPolicy: 1, Delivery: logv1.Delivery_DELIVERY_HOST, SharingKey: "edge",
+				HealthCheck: &logv1.HealthCheck{Http: &logv1.HttpCheck{Path: "/healthz"}, IntervalNanos: 2e9, TimeoutNanos: 1e9, Rise: 2, Fall: 3},
 			},
 			Addresses: []string{"192.0.2.10", "2001:db8:0:1::10"}, DeclaredRevision: 899, DeclaredUnixNano: ago(26 * time.Hour),
+			Endpoints: &adminv1.ServiceEndpoints{Ready: []string{"n1", "n2"}, Terminating: []string{"n10"}, ObservedUnixNano: ago(time.Minute)},
+			Health: []*adminv1.NodeHealth{
+				{Node: "n1", Healthy: proto.Bool(true), SinceUnixNano: ago(time.Hour), Reason: "status 200 OK", Status: &speakerv1.HealthStatus{
+					State: speakerv1.HealthState_HEALTH_STATE_HEALTHY, Reason: "status 204 No Content", SinceUnixNano: ago(time.Hour)}},
+				{Node: "n10", Healthy: proto.Bool(false), SinceUnixNano: ago(time.Hour), Reason: "connection refused"},
+				{Node: "n2", Status: &speakerv1.HealthStatus{State: speakerv1.HealthState_HEALTH_STATE_UNKNOWN, SinceUnixNano: ago(time.Second)}},
+			},
 		},
 		{
 			Service: &logv1.Service{
 				Namespace: "default", Name: "dns", Labels: map[string]string{"team": "net"}, Ports: []*logv1.Port{port("", 2, 53)},
-				IpFamilyPolicy: 1, IpFamilies: []logv1.IPFamily{1}, ExternalTrafficPolicy: 1, Delivery: 1, SharingKey: "edge",
+				IpFamilyPolicy: 1, IpFamilies: []logv1.IPFamily{1}, ExternalTrafficPolicy: 1, Delivery: 1, SharingKey: "edge", PreferredNode: "n2",
 			},
 			Addresses: []string{"192.0.2.10"}, DeclaredRevision: 1000, DeclaredUnixNano: ago(90 * time.Minute),
 		},

@@ -93,9 +93,11 @@ type serviceStatus struct {
 	} `json:"loadBalancer"`
 	Pending string `json:"pending,omitempty"`
 	// Refusals say why it waits, pool by pool.
-	Refusals         []refusalStatus `json:"refusals,omitempty"`
-	DeclaredAt       string          `json:"declaredAt,omitempty"`
-	DeclaredRevision uint64          `json:"declaredRevision,omitempty"`
+	Refusals         []refusalStatus  `json:"refusals,omitempty"`
+	DeclaredAt       string           `json:"declaredAt,omitempty"`
+	DeclaredRevision uint64           `json:"declaredRevision,omitempty"`
+	Endpoints        *endpointsStatus `json:"endpoints,omitempty"`
+	Health           []healthStatus   `json:"health,omitempty"`
 }
 
 // refusalStatus has the reason's name of the API without its prefix: "FULL".
@@ -117,6 +119,21 @@ func refusalsOf(list []*logv1.Refusal) (out []refusalStatus) {
 	return out
 }
 
+type endpointsStatus struct {
+	Ready       []string `json:"ready"`
+	Terminating []string `json:"terminating,omitempty"`
+	ObservedAt  string   `json:"observedAt,omitempty"`
+}
+
+type healthStatus struct {
+	Node string `json:"node"`
+	// Runs: its speaker runs the check now, and found Found.
+	Runs    bool   `json:"runs"`
+	Healthy *bool  `json:"healthy,omitempty"`
+	Since   string `json:"since,omitempty"`
+	Found   string `json:"found,omitempty"`
+}
+
 type ingress struct {
 	IP string `json:"ip"`
 }
@@ -130,6 +147,16 @@ func serviceObject(s *adminv1.ServiceStatus) (object, error) {
 	st.Refusals = refusalsOf(s.GetRefusals())
 	for _, a := range s.GetAddresses() {
 		st.LoadBalancer.Ingress = append(st.LoadBalancer.Ingress, ingress{a})
+	}
+	if ep := s.GetEndpoints(); ep != nil {
+		st.Endpoints = &endpointsStatus{list(ep.GetReady()), ep.GetTerminating(), moment(ep.GetObservedUnixNano())}
+	}
+	for _, h := range s.GetHealth() {
+		out := healthStatus{Node: h.GetNode(), Runs: h.GetStatus() != nil, Healthy: h.Healthy, Since: moment(h.GetSinceUnixNano()), Found: h.GetReason()}
+		if out.Runs {
+			out.Found = h.GetStatus().GetReason()
+		}
+		st.Health = append(st.Health, out)
 	}
 	o.Status = st
 	return object{o}, nil
@@ -148,6 +175,17 @@ type vipStatus struct {
 	Announced     []announcedStatus   `json:"announced"`
 	Eligibility   []eligibilityStatus `json:"eligibility,omitempty"`
 	Problems      []string            `json:"problems"`
+	// Allocation says how the address was found.
+	Allocation  string      `json:"allocation,omitempty"`
+	Placement   string      `json:"placement,omitempty"`
+	Flaps       uint32      `json:"flaps,omitempty"`
+	DampedUntil string      `json:"dampedUntil,omitempty"`
+	WantsToMove *wishStatus `json:"wantsToMove,omitempty"`
+}
+
+type wishStatus struct {
+	To     string `json:"to,omitempty"`
+	Reason string `json:"reason"`
 }
 
 type announcedStatus struct {
@@ -164,6 +202,9 @@ type eligibilityStatus struct {
 	Node     string `json:"node"`
 	Eligible bool   `json:"eligible"`
 	Reason   string `json:"reason,omitempty"`
+	// Order among the eligible, from 1: that of the choice made now.
+	Order      uint32 `json:"order,omitempty"`
+	Preference string `json:"preference,omitempty"`
 }
 
 func vipReport(v *adminv1.VipStatus) report {
@@ -185,8 +226,9 @@ func vipReport(v *adminv1.VipStatus) report {
 		st.Announced = append(st.Announced, out)
 	}
 	for _, e := range v.GetEligibility() {
-		st.Eligibility = append(st.Eligibility, eligibilityStatus{e.GetNode(), e.GetEligible(), e.GetReason()})
+		st.Eligibility = append(st.Eligibility, eligibilityStatus{e.GetNode(), e.GetEligible(), e.GetReason(), e.GetOrder(), e.GetPreference()})
 	}
+	st.addPlacement(v.GetPlacement())
 	return newReport("VIP", v.GetAddress(), nil, st)
 }
 

@@ -30,6 +30,8 @@ type statusReport struct {
 	Services       counts     `json:"services"`
 	LeaseTimes     leaseTimes `json:"leaseTimes"`
 	Retention      string     `json:"retention"`
+	// RebalancePerMinute is the pace of the rebalance under way.
+	RebalancePerMinute uint32 `json:"rebalancePerMinute,omitempty"`
 }
 
 // counts are how many there are and how many of them are as they should be.
@@ -90,6 +92,8 @@ func newStatusReport(s *adminv1.StatusResponse, problems []string) statusReport 
 		Services:   counts{Total: s.GetServices(), Ready: s.GetServices() - min(s.GetServices(), s.GetServicesPending())},
 		LeaseTimes: leaseTimesOf(s.GetLeaseTimes()),
 		Retention:  words.Setting(time.Duration(s.GetRetentionNanos())),
+
+		RebalancePerMinute: s.GetRebalancePerMinute(),
 	}
 	for _, m := range s.GetMembers() {
 		r.Members = append(r.Members, memberReport(m))
@@ -140,6 +144,9 @@ func (a *app) statusFields(s *adminv1.StatusResponse) *fields {
 	f.add("Addresses", fmt.Sprintf("%d in use, %d owned, %d announced", s.GetVips(), s.GetVipsOwned(), s.GetVipsAnnounced()))
 	f.add("Services", fmt.Sprintf("%d, %d pending", s.GetServices(), s.GetServicesPending()))
 	t := leaseTimesOf(s.GetLeaseTimes())
+	if n := s.GetRebalancePerMinute(); n > 0 {
+		f.add("Rebalance", fmt.Sprintf("under way, at most %d moves per minute", n))
+	}
 	f.add("Lease times", fmt.Sprintf("detection %s, heartbeat %s, fence %s, settle %s", t.Detection, t.Heartbeat, t.Fence, t.Settle))
 	f.add("Retention", words.Setting(time.Duration(s.GetRetentionNanos())))
 	f.add("Revision", fmt.Sprintf("%d, history from %d", s.GetRevision(), s.GetHistoryFrom()))

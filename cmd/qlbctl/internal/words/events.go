@@ -89,6 +89,23 @@ func addressEvent(ev *logv1.Event) (string, string) {
 			kept = ", kept for it until " + Time(e.GetKeptUntilUnixNano())
 		}
 		return Addr(e.GetAddress()), fmt.Sprintf("taken from service %s/%s%s", e.GetNamespace(), e.GetName(), kept)
+	case *logv1.Event_EndpointsObserved:
+		e := f.EndpointsObserved
+		sentence := "has no endpoints"
+		if len(e.GetReady())+len(e.GetTerminating()) > 0 {
+			sentence = "endpoints ready on " + Some(e.GetReady(), 8)
+		}
+		if len(e.GetTerminating()) > 0 {
+			sentence += ", terminating on " + Some(e.GetTerminating(), 8)
+		}
+		return service(e.GetNamespace(), e.GetName()), sentence
+	case *logv1.Event_HealthChanged:
+		e := f.HealthChanged
+		state := "fails"
+		if e.GetHealthy() {
+			state = "succeeds"
+		}
+		return service(e.GetNamespace(), e.GetName()), fmt.Sprintf("health check %s on %s: %s", state, e.GetNode(), OrNone(e.GetReason()))
 	case *logv1.Event_AllocationRefused:
 		e := f.AllocationRefused
 		switch {
@@ -153,6 +170,10 @@ func settingEvent(ev *logv1.Event) (string, string) {
 		t := f.LeaseTimesSet.GetTimes()
 		return "group", fmt.Sprintf("lease times set: detection %s, heartbeat %s, settle %s",
 			Setting(time.Duration(t.GetDetectionNanos())), Setting(time.Duration(t.GetHeartbeatNanos())), Setting(time.Duration(t.GetSettleNanos())))
+	case *logv1.Event_RebalanceStarted:
+		return "group", fmt.Sprintf("rebalance started, at most %s per minute", Count(f.RebalanceStarted.GetPerMinute(), "move"))
+	case *logv1.Event_RebalanceEnded:
+		return "group", "rebalance ended"
 	case *logv1.Event_RetentionSet:
 		return "group", "retention of addresses set to " + Setting(time.Duration(f.RetentionSet.GetRetentionNanos()))
 	}

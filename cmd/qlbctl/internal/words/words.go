@@ -169,6 +169,14 @@ func OwnerReason(r logv1.OwnerReason) string {
 		return "returned to its ideal node"
 	case logv1.OwnerReason_OWNER_REASON_NODE_AVAILABLE:
 		return "a node became available"
+	case logv1.OwnerReason_OWNER_REASON_REBALANCE:
+		return "rebalanced"
+	case logv1.OwnerReason_OWNER_REASON_NOT_SERVING:
+		return "node cannot serve it"
+	case logv1.OwnerReason_OWNER_REASON_UNPROVEN:
+		return "no neighbour was seen to reach it"
+	case logv1.OwnerReason_OWNER_REASON_OFF_SUBNET:
+		return "another node has its subnet"
 	}
 	return fmt.Sprintf("reason %d of a newer version", r)
 }
@@ -246,6 +254,14 @@ func ControlLoss(c logv1.ControlLoss) string { return enumWord(c.String(), "CONT
 
 // Placement gives "Sticky" or "Ideal".
 func Placement(p logv1.Placement) string { return enumWord(p.String(), "PLACEMENT_") }
+
+// Rebalance gives "Never" or "Gradual, 6 moves per minute".
+func Rebalance(r logv1.Rebalance, perMinute uint32) string {
+	if r == logv1.Rebalance_REBALANCE_GRADUAL {
+		return "Gradual, " + Count(perMinute, "move") + " per minute"
+	}
+	return "Never"
+}
 
 // Ports gives "80/TCP,53/UDP".
 func Ports(ports []*logv1.Port) string {

@@ -272,6 +272,14 @@ const (
 	OwnerReason_OWNER_REASON_ADDRESS_DELETED OwnerReason = 9
 	OwnerReason_OWNER_REASON_IDEAL           OwnerReason = 10
 	OwnerReason_OWNER_REASON_NODE_AVAILABLE  OwnerReason = 11
+	OwnerReason_OWNER_REASON_REBALANCE       OwnerReason = 12
+	// The node has no ready endpoint, or its health check fails.
+	OwnerReason_OWNER_REASON_NOT_SERVING OwnerReason = 13
+	// No neighbour was seen to reach the address at its owner, although one had reached
+	// it at the owner before.
+	OwnerReason_OWNER_REASON_UNPROVEN OwnerReason = 14
+	// The address's subnet is on no interface of the owner, but on one of another node.
+	OwnerReason_OWNER_REASON_OFF_SUBNET OwnerReason = 15
 )
 
 // Enum value maps for OwnerReason.
@@ -289,6 +297,10 @@ var (
 		9:  "OWNER_REASON_ADDRESS_DELETED",
 		10: "OWNER_REASON_IDEAL",
 		11: "OWNER_REASON_NODE_AVAILABLE",
+		12: "OWNER_REASON_REBALANCE",
+		13: "OWNER_REASON_NOT_SERVING",
+		14: "OWNER_REASON_UNPROVEN",
+		15: "OWNER_REASON_OFF_SUBNET",
 	}
 	OwnerReason_value = map[string]int32{
 		"OWNER_REASON_UNSPECIFIED":     0,
@@ -303,6 +315,10 @@ var (
 		"OWNER_REASON_ADDRESS_DELETED": 9,
 		"OWNER_REASON_IDEAL":           10,
 		"OWNER_REASON_NODE_AVAILABLE":  11,
+		"OWNER_REASON_REBALANCE":       12,
+		"OWNER_REASON_NOT_SERVING":     13,
+		"OWNER_REASON_UNPROVEN":        14,
+		"OWNER_REASON_OFF_SUBNET":      15,
 	}
 )
 
@@ -449,12 +465,16 @@ type Event struct {
 	//	*Event_NodeDrained
 	//	*Event_NodeUndrained
 	//	*Event_NodeForgotten
+	//	*Event_EndpointsObserved
+	//	*Event_HealthChanged
 	//	*Event_OwnerReleased
 	//	*Event_OwnerAssigned
 	//	*Event_AnnounceFailed
 	//	*Event_AnnounceRecovered
 	//	*Event_AddressConflictObserved
 	//	*Event_AddressConflictCleared
+	//	*Event_RebalanceStarted
+	//	*Event_RebalanceEnded
 	//	*Event_RestoreBegun
 	Fact          isEvent_Fact `protobuf_oneof:"fact"`
 	unknownFields protoimpl.UnknownFields
@@ -721,6 +741,24 @@ func (x *Event) GetNodeForgotten() *NodeForgotten {
 	return nil
 }
 
+func (x *Event) GetEndpointsObserved() *EndpointsObserved {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_EndpointsObserved); ok {
+			return x.EndpointsObserved
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetHealthChanged() *HealthChanged {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_HealthChanged); ok {
+			return x.HealthChanged
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetOwnerReleased() *OwnerReleased {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_OwnerReleased); ok {
@@ -770,6 +808,24 @@ func (x *Event) GetAddressConflictCleared() *AddressConflictCleared {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_AddressConflictCleared); ok {
 			return x.AddressConflictCleared
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRebalanceStarted() *RebalanceStarted {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_RebalanceStarted); ok {
+			return x.RebalanceStarted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRebalanceEnded() *RebalanceEnded {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_RebalanceEnded); ok {
+			return x.RebalanceEnded
 		}
 	}
 	return nil
@@ -884,6 +940,14 @@ type Event_NodeForgotten struct {
 	NodeForgotten *NodeForgotten `protobuf:"bytes,46,opt,name=node_forgotten,json=nodeForgotten,proto3,oneof"`
 }
 
+type Event_EndpointsObserved struct {
+	EndpointsObserved *EndpointsObserved `protobuf:"bytes,47,opt,name=endpoints_observed,json=endpointsObserved,proto3,oneof"`
+}
+
+type Event_HealthChanged struct {
+	HealthChanged *HealthChanged `protobuf:"bytes,48,opt,name=health_changed,json=healthChanged,proto3,oneof"`
+}
+
 type Event_OwnerReleased struct {
 	OwnerReleased *OwnerReleased `protobuf:"bytes,50,opt,name=owner_released,json=ownerReleased,proto3,oneof"`
 }
@@ -906,6 +970,14 @@ type Event_AddressConflictObserved struct {
 
 type Event_AddressConflictCleared struct {
 	AddressConflictCleared *AddressConflictCleared `protobuf:"bytes,55,opt,name=address_conflict_cleared,json=addressConflictCleared,proto3,oneof"`
+}
+
+type Event_RebalanceStarted struct {
+	RebalanceStarted *RebalanceStarted `protobuf:"bytes,56,opt,name=rebalance_started,json=rebalanceStarted,proto3,oneof"`
+}
+
+type Event_RebalanceEnded struct {
+	RebalanceEnded *RebalanceEnded `protobuf:"bytes,57,opt,name=rebalance_ended,json=rebalanceEnded,proto3,oneof"`
 }
 
 type Event_RestoreBegun struct {
@@ -960,6 +1032,10 @@ func (*Event_NodeUndrained) isEvent_Fact() {}
 
 func (*Event_NodeForgotten) isEvent_Fact() {}
 
+func (*Event_EndpointsObserved) isEvent_Fact() {}
+
+func (*Event_HealthChanged) isEvent_Fact() {}
+
 func (*Event_OwnerReleased) isEvent_Fact() {}
 
 func (*Event_OwnerAssigned) isEvent_Fact() {}
@@ -971,6 +1047,10 @@ func (*Event_AnnounceRecovered) isEvent_Fact() {}
 func (*Event_AddressConflictObserved) isEvent_Fact() {}
 
 func (*Event_AddressConflictCleared) isEvent_Fact() {}
+
+func (*Event_RebalanceStarted) isEvent_Fact() {}
+
+func (*Event_RebalanceEnded) isEvent_Fact() {}
 
 func (*Event_RestoreBegun) isEvent_Fact() {}
 
@@ -2419,6 +2499,156 @@ func (x *NodeUndrained) GetNode() string {
 	return ""
 }
 
+// Where the service has endpoints. It replaces what was known; before the first,
+// nothing is. Nodes sorted.
+type EndpointsObserved struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Nodes with a ready endpoint.
+	Ready []string `protobuf:"bytes,3,rep,name=ready,proto3" json:"ready,omitempty"`
+	// Nodes whose endpoints are all terminating but still serve.
+	Terminating   []string `protobuf:"bytes,4,rep,name=terminating,proto3" json:"terminating,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndpointsObserved) Reset() {
+	*x = EndpointsObserved{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndpointsObserved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndpointsObserved) ProtoMessage() {}
+
+func (x *EndpointsObserved) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndpointsObserved.ProtoReflect.Descriptor instead.
+func (*EndpointsObserved) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *EndpointsObserved) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *EndpointsObserved) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EndpointsObserved) GetReady() []string {
+	if x != nil {
+		return x.Ready
+	}
+	return nil
+}
+
+func (x *EndpointsObserved) GetTerminating() []string {
+	if x != nil {
+		return x.Terminating
+	}
+	return nil
+}
+
+// A node's check of whether it can serve the service has begun to succeed or to
+// fail. Before the first, it is not known.
+type HealthChanged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	Healthy       bool                   `protobuf:"varint,4,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthChanged) Reset() {
+	*x = HealthChanged{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthChanged) ProtoMessage() {}
+
+func (x *HealthChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthChanged.ProtoReflect.Descriptor instead.
+func (*HealthChanged) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *HealthChanged) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *HealthChanged) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HealthChanged) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *HealthChanged) GetHealthy() bool {
+	if x != nil {
+		return x.Healthy
+	}
+	return false
+}
+
+func (x *HealthChanged) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // An administrator removed a node that will not return.
 type NodeForgotten struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2429,7 +2659,7 @@ type NodeForgotten struct {
 
 func (x *NodeForgotten) Reset() {
 	*x = NodeForgotten{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2671,7 @@ func (x *NodeForgotten) String() string {
 func (*NodeForgotten) ProtoMessage() {}
 
 func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2684,7 @@ func (x *NodeForgotten) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeForgotten.ProtoReflect.Descriptor instead.
 func (*NodeForgotten) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NodeForgotten) GetNode() string {
@@ -2478,7 +2708,7 @@ type OwnerReleased struct {
 
 func (x *OwnerReleased) Reset() {
 	*x = OwnerReleased{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2720,7 @@ func (x *OwnerReleased) String() string {
 func (*OwnerReleased) ProtoMessage() {}
 
 func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2733,7 @@ func (x *OwnerReleased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerReleased.ProtoReflect.Descriptor instead.
 func (*OwnerReleased) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *OwnerReleased) GetAddress() []byte {
@@ -2548,7 +2778,7 @@ type OwnerAssigned struct {
 
 func (x *OwnerAssigned) Reset() {
 	*x = OwnerAssigned{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2560,7 +2790,7 @@ func (x *OwnerAssigned) String() string {
 func (*OwnerAssigned) ProtoMessage() {}
 
 func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2573,7 +2803,7 @@ func (x *OwnerAssigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OwnerAssigned.ProtoReflect.Descriptor instead.
 func (*OwnerAssigned) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *OwnerAssigned) GetAddress() []byte {
@@ -2610,7 +2840,7 @@ type AnnounceFailed struct {
 
 func (x *AnnounceFailed) Reset() {
 	*x = AnnounceFailed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2622,7 +2852,7 @@ func (x *AnnounceFailed) String() string {
 func (*AnnounceFailed) ProtoMessage() {}
 
 func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2635,7 +2865,7 @@ func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceFailed.ProtoReflect.Descriptor instead.
 func (*AnnounceFailed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AnnounceFailed) GetAddress() []byte {
@@ -2676,7 +2906,7 @@ type AnnounceRecovered struct {
 
 func (x *AnnounceRecovered) Reset() {
 	*x = AnnounceRecovered{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +2918,7 @@ func (x *AnnounceRecovered) String() string {
 func (*AnnounceRecovered) ProtoMessage() {}
 
 func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +2931,7 @@ func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRecovered.ProtoReflect.Descriptor instead.
 func (*AnnounceRecovered) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AnnounceRecovered) GetAddress() []byte {
@@ -2730,7 +2960,7 @@ type AddressConflictObserved struct {
 
 func (x *AddressConflictObserved) Reset() {
 	*x = AddressConflictObserved{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2742,7 +2972,7 @@ func (x *AddressConflictObserved) String() string {
 func (*AddressConflictObserved) ProtoMessage() {}
 
 func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2985,7 @@ func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictObserved.ProtoReflect.Descriptor instead.
 func (*AddressConflictObserved) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AddressConflictObserved) GetAddress() []byte {
@@ -2788,7 +3018,7 @@ type AddressConflictCleared struct {
 
 func (x *AddressConflictCleared) Reset() {
 	*x = AddressConflictCleared{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +3030,7 @@ func (x *AddressConflictCleared) String() string {
 func (*AddressConflictCleared) ProtoMessage() {}
 
 func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +3043,7 @@ func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictCleared.ProtoReflect.Descriptor instead.
 func (*AddressConflictCleared) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AddressConflictCleared) GetAddress() []byte {
@@ -2821,6 +3051,89 @@ func (x *AddressConflictCleared) GetAddress() []byte {
 		return x.Address
 	}
 	return nil
+}
+
+// An administrator has all Sticky addresses spread evenly over the nodes.
+type RebalanceStarted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most so many moves per minute.
+	PerMinute     uint32 `protobuf:"varint,1,opt,name=per_minute,json=perMinute,proto3" json:"per_minute,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceStarted) Reset() {
+	*x = RebalanceStarted{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceStarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceStarted) ProtoMessage() {}
+
+func (x *RebalanceStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceStarted.ProtoReflect.Descriptor instead.
+func (*RebalanceStarted) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RebalanceStarted) GetPerMinute() uint32 {
+	if x != nil {
+		return x.PerMinute
+	}
+	return 0
+}
+
+// Nothing is left to move, or an administrator stopped it.
+type RebalanceEnded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceEnded) Reset() {
+	*x = RebalanceEnded{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceEnded) ProtoMessage() {}
+
+func (x *RebalanceEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceEnded.ProtoReflect.Descriptor instead.
+func (*RebalanceEnded) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{38}
 }
 
 // An administrator reverts intent and allocations to those of an older state;
@@ -2835,7 +3148,7 @@ type RestoreBegun struct {
 
 func (x *RestoreBegun) Reset() {
 	*x = RestoreBegun{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +3160,7 @@ func (x *RestoreBegun) String() string {
 func (*RestoreBegun) ProtoMessage() {}
 
 func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +3173,7 @@ func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegun.ProtoReflect.Descriptor instead.
 func (*RestoreBegun) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RestoreBegun) GetFromRevision() uint64 {
@@ -2887,7 +3200,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04prev\x18\x02 \x01(\fR\x04prev\x12$\n" +
 	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06actors\x18\x04 \x03(\tR\x06actors\x12.\n" +
-	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xd3\x13\n" +
+	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\x8f\x16\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\rR\x05actor\x12J\n" +
 	"\x0fcluster_founded\x18\n" +
@@ -2914,13 +3227,17 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x12node_links_changed\x18+ \x01(\v2!.quorumlb.log.v1.NodeLinksChangedH\x00R\x10nodeLinksChanged\x12A\n" +
 	"\fnode_drained\x18, \x01(\v2\x1c.quorumlb.log.v1.NodeDrainedH\x00R\vnodeDrained\x12G\n" +
 	"\x0enode_undrained\x18- \x01(\v2\x1e.quorumlb.log.v1.NodeUndrainedH\x00R\rnodeUndrained\x12G\n" +
-	"\x0enode_forgotten\x18. \x01(\v2\x1e.quorumlb.log.v1.NodeForgottenH\x00R\rnodeForgotten\x12G\n" +
+	"\x0enode_forgotten\x18. \x01(\v2\x1e.quorumlb.log.v1.NodeForgottenH\x00R\rnodeForgotten\x12S\n" +
+	"\x12endpoints_observed\x18/ \x01(\v2\".quorumlb.log.v1.EndpointsObservedH\x00R\x11endpointsObserved\x12G\n" +
+	"\x0ehealth_changed\x180 \x01(\v2\x1e.quorumlb.log.v1.HealthChangedH\x00R\rhealthChanged\x12G\n" +
 	"\x0eowner_released\x182 \x01(\v2\x1e.quorumlb.log.v1.OwnerReleasedH\x00R\rownerReleased\x12G\n" +
 	"\x0eowner_assigned\x183 \x01(\v2\x1e.quorumlb.log.v1.OwnerAssignedH\x00R\rownerAssigned\x12J\n" +
 	"\x0fannounce_failed\x184 \x01(\v2\x1f.quorumlb.log.v1.AnnounceFailedH\x00R\x0eannounceFailed\x12S\n" +
 	"\x12announce_recovered\x185 \x01(\v2\".quorumlb.log.v1.AnnounceRecoveredH\x00R\x11announceRecovered\x12f\n" +
 	"\x19address_conflict_observed\x186 \x01(\v2(.quorumlb.log.v1.AddressConflictObservedH\x00R\x17addressConflictObserved\x12c\n" +
-	"\x18address_conflict_cleared\x187 \x01(\v2'.quorumlb.log.v1.AddressConflictClearedH\x00R\x16addressConflictCleared\x12D\n" +
+	"\x18address_conflict_cleared\x187 \x01(\v2'.quorumlb.log.v1.AddressConflictClearedH\x00R\x16addressConflictCleared\x12P\n" +
+	"\x11rebalance_started\x188 \x01(\v2!.quorumlb.log.v1.RebalanceStartedH\x00R\x10rebalanceStarted\x12J\n" +
+	"\x0frebalance_ended\x189 \x01(\v2\x1f.quorumlb.log.v1.RebalanceEndedH\x00R\x0erebalanceEnded\x12D\n" +
 	"\rrestore_begun\x18< \x01(\v2\x1d.quorumlb.log.v1.RestoreBegunH\x00R\frestoreBegunB\x06\n" +
 	"\x04fact\"X\n" +
 	"\x0eClusterFounded\x12\x1d\n" +
@@ -3014,7 +3331,18 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x124\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1c.quorumlb.log.v1.DrainReasonR\x06reason\"#\n" +
 	"\rNodeUndrained\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"#\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"}\n" +
+	"\x11EndpointsObserved\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
+	"\x05ready\x18\x03 \x03(\tR\x05ready\x12 \n" +
+	"\vterminating\x18\x04 \x03(\tR\vterminating\"\x87\x01\n" +
+	"\rHealthChanged\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x18\n" +
+	"\ahealthy\x18\x04 \x01(\bR\ahealthy\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"#\n" +
 	"\rNodeForgotten\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"\x89\x01\n" +
 	"\rOwnerReleased\x12\x18\n" +
@@ -3039,7 +3367,11 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x10\n" +
 	"\x03mac\x18\x03 \x01(\fR\x03mac\"2\n" +
 	"\x16AddressConflictCleared\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\fR\aaddress\"[\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\"1\n" +
+	"\x10RebalanceStarted\x12\x1d\n" +
+	"\n" +
+	"per_minute\x18\x01 \x01(\rR\tperMinute\"\x10\n" +
+	"\x0eRebalanceEnded\"[\n" +
 	"\fRestoreBegun\x12#\n" +
 	"\rfrom_revision\x18\x01 \x01(\x04R\ffromRevision\x12&\n" +
 	"\x0ffrom_cluster_id\x18\x02 \x01(\fR\rfromClusterId*\xef\x01\n" +
@@ -3075,7 +3407,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +
-	"\x12DRAIN_REASON_LEAVE\x10\x02*\xe8\x02\n" +
+	"\x12DRAIN_REASON_LEAVE\x10\x02*\xda\x03\n" +
 	"\vOwnerReason\x12\x1c\n" +
 	"\x18OWNER_REASON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18OWNER_REASON_NEW_ADDRESS\x10\x01\x12\x1e\n" +
@@ -3089,7 +3421,11 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x1cOWNER_REASON_ADDRESS_DELETED\x10\t\x12\x16\n" +
 	"\x12OWNER_REASON_IDEAL\x10\n" +
 	"\x12\x1f\n" +
-	"\x1bOWNER_REASON_NODE_AVAILABLE\x10\vB:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
+	"\x1bOWNER_REASON_NODE_AVAILABLE\x10\v\x12\x1a\n" +
+	"\x16OWNER_REASON_REBALANCE\x10\f\x12\x1c\n" +
+	"\x18OWNER_REASON_NOT_SERVING\x10\r\x12\x19\n" +
+	"\x15OWNER_REASON_UNPROVEN\x10\x0e\x12\x1b\n" +
+	"\x17OWNER_REASON_OFF_SUBNET\x10\x0fB:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
 
 var (
 	file_quorumlb_log_v1_log_proto_rawDescOnce sync.Once
@@ -3104,7 +3440,7 @@ func file_quorumlb_log_v1_log_proto_rawDescGZIP() []byte {
 }
 
 var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(AllocationReason)(0),           // 0: quorumlb.log.v1.AllocationReason
 	(RefusalReason)(0),              // 1: quorumlb.log.v1.RefusalReason
@@ -3138,21 +3474,25 @@ var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(*NodeLinksChanged)(nil),        // 29: quorumlb.log.v1.NodeLinksChanged
 	(*NodeDrained)(nil),             // 30: quorumlb.log.v1.NodeDrained
 	(*NodeUndrained)(nil),           // 31: quorumlb.log.v1.NodeUndrained
-	(*NodeForgotten)(nil),           // 32: quorumlb.log.v1.NodeForgotten
-	(*OwnerReleased)(nil),           // 33: quorumlb.log.v1.OwnerReleased
-	(*OwnerAssigned)(nil),           // 34: quorumlb.log.v1.OwnerAssigned
-	(*AnnounceFailed)(nil),          // 35: quorumlb.log.v1.AnnounceFailed
-	(*AnnounceRecovered)(nil),       // 36: quorumlb.log.v1.AnnounceRecovered
-	(*AddressConflictObserved)(nil), // 37: quorumlb.log.v1.AddressConflictObserved
-	(*AddressConflictCleared)(nil),  // 38: quorumlb.log.v1.AddressConflictCleared
-	(*RestoreBegun)(nil),            // 39: quorumlb.log.v1.RestoreBegun
-	nil,                             // 40: quorumlb.log.v1.SessionOpened.LabelsEntry
-	(*Pool)(nil),                    // 41: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),         // 42: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),                 // 43: quorumlb.log.v1.Service
-	(*Namespace)(nil),               // 44: quorumlb.log.v1.Namespace
-	(*Reservation)(nil),             // 45: quorumlb.log.v1.Reservation
-	(IPFamily)(0),                   // 46: quorumlb.log.v1.IPFamily
+	(*EndpointsObserved)(nil),       // 32: quorumlb.log.v1.EndpointsObserved
+	(*HealthChanged)(nil),           // 33: quorumlb.log.v1.HealthChanged
+	(*NodeForgotten)(nil),           // 34: quorumlb.log.v1.NodeForgotten
+	(*OwnerReleased)(nil),           // 35: quorumlb.log.v1.OwnerReleased
+	(*OwnerAssigned)(nil),           // 36: quorumlb.log.v1.OwnerAssigned
+	(*AnnounceFailed)(nil),          // 37: quorumlb.log.v1.AnnounceFailed
+	(*AnnounceRecovered)(nil),       // 38: quorumlb.log.v1.AnnounceRecovered
+	(*AddressConflictObserved)(nil), // 39: quorumlb.log.v1.AddressConflictObserved
+	(*AddressConflictCleared)(nil),  // 40: quorumlb.log.v1.AddressConflictCleared
+	(*RebalanceStarted)(nil),        // 41: quorumlb.log.v1.RebalanceStarted
+	(*RebalanceEnded)(nil),          // 42: quorumlb.log.v1.RebalanceEnded
+	(*RestoreBegun)(nil),            // 43: quorumlb.log.v1.RestoreBegun
+	nil,                             // 44: quorumlb.log.v1.SessionOpened.LabelsEntry
+	(*Pool)(nil),                    // 45: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),         // 46: quorumlb.log.v1.L2Advertisement
+	(*Service)(nil),                 // 47: quorumlb.log.v1.Service
+	(*Namespace)(nil),               // 48: quorumlb.log.v1.Namespace
+	(*Reservation)(nil),             // 49: quorumlb.log.v1.Reservation
+	(IPFamily)(0),                   // 50: quorumlb.log.v1.IPFamily
 }
 var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
 	5,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
@@ -3179,35 +3519,39 @@ var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
 	29, // 21: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
 	30, // 22: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
 	31, // 23: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
-	32, // 24: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
-	33, // 25: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
-	34, // 26: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
-	35, // 27: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
-	36, // 28: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
-	37, // 29: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
-	38, // 30: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
-	39, // 31: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
-	8,  // 32: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
-	41, // 33: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
-	42, // 34: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	43, // 35: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
-	44, // 36: quorumlb.log.v1.NamespaceDefined.namespace:type_name -> quorumlb.log.v1.Namespace
-	45, // 37: quorumlb.log.v1.ReservationDefined.reservation:type_name -> quorumlb.log.v1.Reservation
-	0,  // 38: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
-	24, // 39: quorumlb.log.v1.AllocationRefused.refusals:type_name -> quorumlb.log.v1.Refusal
-	1,  // 40: quorumlb.log.v1.Refusal.reason:type_name -> quorumlb.log.v1.RefusalReason
-	46, // 41: quorumlb.log.v1.Refusal.family:type_name -> quorumlb.log.v1.IPFamily
-	40, // 42: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
-	28, // 43: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
-	28, // 44: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
-	2,  // 45: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
-	3,  // 46: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
-	3,  // 47: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	34, // 24: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
+	32, // 25: quorumlb.log.v1.Event.endpoints_observed:type_name -> quorumlb.log.v1.EndpointsObserved
+	33, // 26: quorumlb.log.v1.Event.health_changed:type_name -> quorumlb.log.v1.HealthChanged
+	35, // 27: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
+	36, // 28: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
+	37, // 29: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
+	38, // 30: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
+	39, // 31: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
+	40, // 32: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
+	41, // 33: quorumlb.log.v1.Event.rebalance_started:type_name -> quorumlb.log.v1.RebalanceStarted
+	42, // 34: quorumlb.log.v1.Event.rebalance_ended:type_name -> quorumlb.log.v1.RebalanceEnded
+	43, // 35: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
+	8,  // 36: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
+	45, // 37: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
+	46, // 38: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	47, // 39: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
+	48, // 40: quorumlb.log.v1.NamespaceDefined.namespace:type_name -> quorumlb.log.v1.Namespace
+	49, // 41: quorumlb.log.v1.ReservationDefined.reservation:type_name -> quorumlb.log.v1.Reservation
+	0,  // 42: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
+	24, // 43: quorumlb.log.v1.AllocationRefused.refusals:type_name -> quorumlb.log.v1.Refusal
+	1,  // 44: quorumlb.log.v1.Refusal.reason:type_name -> quorumlb.log.v1.RefusalReason
+	50, // 45: quorumlb.log.v1.Refusal.family:type_name -> quorumlb.log.v1.IPFamily
+	44, // 46: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
+	28, // 47: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
+	28, // 48: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
+	2,  // 49: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
+	3,  // 50: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
+	3,  // 51: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_log_proto_init() }
@@ -3241,12 +3585,16 @@ func file_quorumlb_log_v1_log_proto_init() {
 		(*Event_NodeDrained)(nil),
 		(*Event_NodeUndrained)(nil),
 		(*Event_NodeForgotten)(nil),
+		(*Event_EndpointsObserved)(nil),
+		(*Event_HealthChanged)(nil),
 		(*Event_OwnerReleased)(nil),
 		(*Event_OwnerAssigned)(nil),
 		(*Event_AnnounceFailed)(nil),
 		(*Event_AnnounceRecovered)(nil),
 		(*Event_AddressConflictObserved)(nil),
 		(*Event_AddressConflictCleared)(nil),
+		(*Event_RebalanceStarted)(nil),
+		(*Event_RebalanceEnded)(nil),
 		(*Event_RestoreBegun)(nil),
 	}
 	type x struct{}
@@ -3255,7 +3603,7 @@ func file_quorumlb_log_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_log_proto_rawDesc), len(file_quorumlb_log_v1_log_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   37,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

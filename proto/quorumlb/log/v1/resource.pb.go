@@ -24,6 +24,57 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Rebalance int32
+
+const (
+	Rebalance_REBALANCE_UNSPECIFIED Rebalance = 0
+	// Addresses stay although some nodes own more than others.
+	Rebalance_REBALANCE_NEVER Rebalance = 1
+	// While nodes neither come nor go, addresses move one by one to nodes that own fewer.
+	Rebalance_REBALANCE_GRADUAL Rebalance = 2
+)
+
+// Enum value maps for Rebalance.
+var (
+	Rebalance_name = map[int32]string{
+		0: "REBALANCE_UNSPECIFIED",
+		1: "REBALANCE_NEVER",
+		2: "REBALANCE_GRADUAL",
+	}
+	Rebalance_value = map[string]int32{
+		"REBALANCE_UNSPECIFIED": 0,
+		"REBALANCE_NEVER":       1,
+		"REBALANCE_GRADUAL":     2,
+	}
+)
+
+func (x Rebalance) Enum() *Rebalance {
+	p := new(Rebalance)
+	*p = x
+	return p
+}
+
+func (x Rebalance) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Rebalance) Descriptor() protoreflect.EnumDescriptor {
+	return file_quorumlb_log_v1_resource_proto_enumTypes[0].Descriptor()
+}
+
+func (Rebalance) Type() protoreflect.EnumType {
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[0]
+}
+
+func (x Rebalance) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Rebalance.Descriptor instead.
+func (Rebalance) EnumDescriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{0}
+}
+
 type ControlLoss int32
 
 const (
@@ -59,11 +110,11 @@ func (x ControlLoss) String() string {
 }
 
 func (ControlLoss) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[0].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[1].Descriptor()
 }
 
 func (ControlLoss) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[0]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[1]
 }
 
 func (x ControlLoss) Number() protoreflect.EnumNumber {
@@ -72,7 +123,7 @@ func (x ControlLoss) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ControlLoss.Descriptor instead.
 func (ControlLoss) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{0}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{1}
 }
 
 type Placement int32
@@ -81,7 +132,7 @@ const (
 	Placement_PLACEMENT_UNSPECIFIED Placement = 0
 	// An address moves only when it must.
 	Placement_PLACEMENT_STICKY Placement = 1
-	// An address returns to the node that the hash names.
+	// An address returns to the preferred node, or else to the one that the hash names.
 	Placement_PLACEMENT_IDEAL Placement = 2
 )
 
@@ -110,11 +161,11 @@ func (x Placement) String() string {
 }
 
 func (Placement) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[1].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[2].Descriptor()
 }
 
 func (Placement) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[1]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[2]
 }
 
 func (x Placement) Number() protoreflect.EnumNumber {
@@ -123,7 +174,7 @@ func (x Placement) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Placement.Descriptor instead.
 func (Placement) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{1}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{2}
 }
 
 type Protocol int32
@@ -162,11 +213,11 @@ func (x Protocol) String() string {
 }
 
 func (Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[2].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[3].Descriptor()
 }
 
 func (Protocol) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[2]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[3]
 }
 
 func (x Protocol) Number() protoreflect.EnumNumber {
@@ -175,7 +226,7 @@ func (x Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Protocol.Descriptor instead.
 func (Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{2}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{3}
 }
 
 type IPFamily int32
@@ -211,11 +262,11 @@ func (x IPFamily) String() string {
 }
 
 func (IPFamily) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[3].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[4].Descriptor()
 }
 
 func (IPFamily) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[3]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[4]
 }
 
 func (x IPFamily) Number() protoreflect.EnumNumber {
@@ -224,7 +275,7 @@ func (x IPFamily) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IPFamily.Descriptor instead.
 func (IPFamily) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{3}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{4}
 }
 
 type IPFamilyPolicy int32
@@ -263,11 +314,11 @@ func (x IPFamilyPolicy) String() string {
 }
 
 func (IPFamilyPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[4].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[5].Descriptor()
 }
 
 func (IPFamilyPolicy) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[4]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[5]
 }
 
 func (x IPFamilyPolicy) Number() protoreflect.EnumNumber {
@@ -276,7 +327,7 @@ func (x IPFamilyPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IPFamilyPolicy.Descriptor instead.
 func (IPFamilyPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{4}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{5}
 }
 
 type ExternalTrafficPolicy int32
@@ -312,11 +363,11 @@ func (x ExternalTrafficPolicy) String() string {
 }
 
 func (ExternalTrafficPolicy) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[5].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[6].Descriptor()
 }
 
 func (ExternalTrafficPolicy) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[5]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[6]
 }
 
 func (x ExternalTrafficPolicy) Number() protoreflect.EnumNumber {
@@ -325,7 +376,7 @@ func (x ExternalTrafficPolicy) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ExternalTrafficPolicy.Descriptor instead.
 func (ExternalTrafficPolicy) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{5}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{6}
 }
 
 type Delivery int32
@@ -363,11 +414,11 @@ func (x Delivery) String() string {
 }
 
 func (Delivery) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_log_v1_resource_proto_enumTypes[6].Descriptor()
+	return file_quorumlb_log_v1_resource_proto_enumTypes[7].Descriptor()
 }
 
 func (Delivery) Type() protoreflect.EnumType {
-	return &file_quorumlb_log_v1_resource_proto_enumTypes[6]
+	return &file_quorumlb_log_v1_resource_proto_enumTypes[7]
 }
 
 func (x Delivery) Number() protoreflect.EnumNumber {
@@ -376,7 +427,7 @@ func (x Delivery) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Delivery.Descriptor instead.
 func (Delivery) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{6}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{7}
 }
 
 // LabelSelector has Kubernetes' meaning: all parts must match; empty matches all.
@@ -881,8 +932,17 @@ type L2Advertisement struct {
 	Interfaces             []string               `protobuf:"bytes,6,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
 	OnControlLoss          ControlLoss            `protobuf:"varint,7,opt,name=on_control_loss,json=onControlLoss,proto3,enum=quorumlb.log.v1.ControlLoss" json:"on_control_loss,omitempty"`
 	Placement              Placement              `protobuf:"varint,8,opt,name=placement,proto3,enum=quorumlb.log.v1.Placement" json:"placement,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// Services to announce addresses for, any of them; empty: all. An address that
+	// services share is announced only if each of them is selected.
+	ServiceSelectors []*LabelSelector `protobuf:"bytes,9,rep,name=service_selectors,json=serviceSelectors,proto3" json:"service_selectors,omitempty"`
+	// Nodes to prefer. The weights of all that match a node are summed, over all
+	// advertisements for the address.
+	PreferredNodeSelectors []*PreferredNodeSelector `protobuf:"bytes,10,rep,name=preferred_node_selectors,json=preferredNodeSelectors,proto3" json:"preferred_node_selectors,omitempty"`
+	Rebalance              Rebalance                `protobuf:"varint,11,opt,name=rebalance,proto3,enum=quorumlb.log.v1.Rebalance" json:"rebalance,omitempty"`
+	// Moves per minute, 1 to 600; 0 with REBALANCE_NEVER.
+	RebalancePerMinute uint32 `protobuf:"varint,12,opt,name=rebalance_per_minute,json=rebalancePerMinute,proto3" json:"rebalance_per_minute,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *L2Advertisement) Reset() {
@@ -971,6 +1031,87 @@ func (x *L2Advertisement) GetPlacement() Placement {
 	return Placement_PLACEMENT_UNSPECIFIED
 }
 
+func (x *L2Advertisement) GetServiceSelectors() []*LabelSelector {
+	if x != nil {
+		return x.ServiceSelectors
+	}
+	return nil
+}
+
+func (x *L2Advertisement) GetPreferredNodeSelectors() []*PreferredNodeSelector {
+	if x != nil {
+		return x.PreferredNodeSelectors
+	}
+	return nil
+}
+
+func (x *L2Advertisement) GetRebalance() Rebalance {
+	if x != nil {
+		return x.Rebalance
+	}
+	return Rebalance_REBALANCE_UNSPECIFIED
+}
+
+func (x *L2Advertisement) GetRebalancePerMinute() uint32 {
+	if x != nil {
+		return x.RebalancePerMinute
+	}
+	return 0
+}
+
+type PreferredNodeSelector struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 100.
+	Weight        uint32         `protobuf:"varint,1,opt,name=weight,proto3" json:"weight,omitempty"`
+	Preference    *LabelSelector `protobuf:"bytes,2,opt,name=preference,proto3" json:"preference,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreferredNodeSelector) Reset() {
+	*x = PreferredNodeSelector{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreferredNodeSelector) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreferredNodeSelector) ProtoMessage() {}
+
+func (x *PreferredNodeSelector) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreferredNodeSelector.ProtoReflect.Descriptor instead.
+func (*PreferredNodeSelector) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PreferredNodeSelector) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *PreferredNodeSelector) GetPreference() *LabelSelector {
+	if x != nil {
+		return x.Preference
+	}
+	return nil
+}
+
 type Service struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -989,13 +1130,17 @@ type Service struct {
 	SharingKey    string           `protobuf:"bytes,10,opt,name=sharing_key,json=sharingKey,proto3" json:"sharing_key,omitempty"`
 	NodeSelectors []*LabelSelector `protobuf:"bytes,11,rep,name=node_selectors,json=nodeSelectors,proto3" json:"node_selectors,omitempty"`
 	Delivery      Delivery         `protobuf:"varint,12,opt,name=delivery,proto3,enum=quorumlb.log.v1.Delivery" json:"delivery,omitempty"`
+	// Node to prefer before all others, whatever they weigh; it may be unknown.
+	PreferredNode string `protobuf:"bytes,14,opt,name=preferred_node,json=preferredNode,proto3" json:"preferred_node,omitempty"`
+	// How each node finds out whether it can serve; unset: it is not asked.
+	HealthCheck   *HealthCheck `protobuf:"bytes,15,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[8]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1152,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[8]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1165,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{8}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Service) GetNamespace() string {
@@ -1107,6 +1252,275 @@ func (x *Service) GetDelivery() Delivery {
 	return Delivery_DELIVERY_UNSPECIFIED
 }
 
+func (x *Service) GetPreferredNode() string {
+	if x != nil {
+		return x.PreferredNode
+	}
+	return ""
+}
+
+func (x *Service) GetHealthCheck() *HealthCheck {
+	if x != nil {
+		return x.HealthCheck
+	}
+	return nil
+}
+
+// HealthCheck is run by the speaker of every node that may own an address of the
+// service, against what serves there. Exactly one of http, tcp and exec is set.
+type HealthCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Http  *HttpCheck             `protobuf:"bytes,1,opt,name=http,proto3" json:"http,omitempty"`
+	Tcp   *TcpCheck              `protobuf:"bytes,2,opt,name=tcp,proto3" json:"tcp,omitempty"`
+	Exec  *ExecCheck             `protobuf:"bytes,3,opt,name=exec,proto3" json:"exec,omitempty"`
+	// From the begin of one check to that of the next. 100 ms to 1 h.
+	IntervalNanos int64 `protobuf:"varint,4,opt,name=interval_nanos,json=intervalNanos,proto3" json:"interval_nanos,omitempty"`
+	// A check that takes longer has failed. 10 ms up to the interval.
+	TimeoutNanos int64 `protobuf:"varint,5,opt,name=timeout_nanos,json=timeoutNanos,proto3" json:"timeout_nanos,omitempty"`
+	// So many in a row have to succeed before the node counts as able to serve again,
+	// and to fail before it counts as unable. 1 to 100.
+	Rise          uint32 `protobuf:"varint,6,opt,name=rise,proto3" json:"rise,omitempty"`
+	Fall          uint32 `protobuf:"varint,7,opt,name=fall,proto3" json:"fall,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthCheck) Reset() {
+	*x = HealthCheck{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthCheck) ProtoMessage() {}
+
+func (x *HealthCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
+func (*HealthCheck) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *HealthCheck) GetHttp() *HttpCheck {
+	if x != nil {
+		return x.Http
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetTcp() *TcpCheck {
+	if x != nil {
+		return x.Tcp
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetExec() *ExecCheck {
+	if x != nil {
+		return x.Exec
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetIntervalNanos() int64 {
+	if x != nil {
+		return x.IntervalNanos
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetTimeoutNanos() int64 {
+	if x != nil {
+		return x.TimeoutNanos
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetRise() uint32 {
+	if x != nil {
+		return x.Rise
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetFall() uint32 {
+	if x != nil {
+		return x.Fall
+	}
+	return 0
+}
+
+// HttpCheck succeeds with a status from 200 to 399. Redirects are not followed.
+type HttpCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the service's first TCP port.
+	Port uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	// Begins with "/".
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// Host header; empty: the address that is asked.
+	Host          string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HttpCheck) Reset() {
+	*x = HttpCheck{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HttpCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HttpCheck) ProtoMessage() {}
+
+func (x *HttpCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HttpCheck.ProtoReflect.Descriptor instead.
+func (*HttpCheck) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *HttpCheck) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *HttpCheck) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HttpCheck) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+// TcpCheck succeeds when a connection is accepted.
+type TcpCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the service's first TCP port.
+	Port          uint32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TcpCheck) Reset() {
+	*x = TcpCheck{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TcpCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TcpCheck) ProtoMessage() {}
+
+func (x *TcpCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TcpCheck.ProtoReflect.Descriptor instead.
+func (*TcpCheck) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TcpCheck) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+// ExecCheck succeeds with exit code 0.
+type ExecCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of a file in the directory of check scripts that the speaker is told at
+	// its start. Never a path, never with arguments.
+	Script        string `protobuf:"bytes,1,opt,name=script,proto3" json:"script,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecCheck) Reset() {
+	*x = ExecCheck{}
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecCheck) ProtoMessage() {}
+
+func (x *ExecCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecCheck.ProtoReflect.Descriptor instead.
+func (*ExecCheck) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ExecCheck) GetScript() string {
+	if x != nil {
+		return x.Script
+	}
+	return ""
+}
+
 type Port struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1119,7 +1533,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[9]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1545,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[9]
+	mi := &file_quorumlb_log_v1_resource_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1558,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{9}
+	return file_quorumlb_log_v1_resource_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Port) GetName() string {
@@ -1226,7 +1640,7 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x06labels\x18\x02 \x03(\v2&.quorumlb.log.v1.Namespace.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x92\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x06\n" +
 	"\x0fL2Advertisement\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12D\n" +
 	"\x06labels\x18\x02 \x03(\v2,.quorumlb.log.v1.L2Advertisement.LabelsEntryR\x06labels\x12(\n" +
@@ -1237,10 +1651,20 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"interfaces\x18\x06 \x03(\tR\n" +
 	"interfaces\x12D\n" +
 	"\x0fon_control_loss\x18\a \x01(\x0e2\x1c.quorumlb.log.v1.ControlLossR\ronControlLoss\x128\n" +
-	"\tplacement\x18\b \x01(\x0e2\x1a.quorumlb.log.v1.PlacementR\tplacement\x1a9\n" +
+	"\tplacement\x18\b \x01(\x0e2\x1a.quorumlb.log.v1.PlacementR\tplacement\x12K\n" +
+	"\x11service_selectors\x18\t \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\x10serviceSelectors\x12`\n" +
+	"\x18preferred_node_selectors\x18\n" +
+	" \x03(\v2&.quorumlb.log.v1.PreferredNodeSelectorR\x16preferredNodeSelectors\x128\n" +
+	"\trebalance\x18\v \x01(\x0e2\x1a.quorumlb.log.v1.RebalanceR\trebalance\x120\n" +
+	"\x14rebalance_per_minute\x18\f \x01(\rR\x12rebalancePerMinute\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"o\n" +
+	"\x15PreferredNodeSelector\x12\x16\n" +
+	"\x06weight\x18\x01 \x01(\rR\x06weight\x12>\n" +
+	"\n" +
+	"preference\x18\x02 \x01(\v2\x1e.quorumlb.log.v1.LabelSelectorR\n" +
+	"preference\"\x81\x06\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12<\n" +
@@ -1256,14 +1680,36 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	" \x01(\tR\n" +
 	"sharingKey\x12E\n" +
 	"\x0enode_selectors\x18\v \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\rnodeSelectors\x125\n" +
-	"\bdelivery\x18\f \x01(\x0e2\x19.quorumlb.log.v1.DeliveryR\bdelivery\x1a9\n" +
+	"\bdelivery\x18\f \x01(\x0e2\x19.quorumlb.log.v1.DeliveryR\bdelivery\x12%\n" +
+	"\x0epreferred_node\x18\x0e \x01(\tR\rpreferredNode\x12?\n" +
+	"\fhealth_check\x18\x0f \x01(\v2\x1c.quorumlb.log.v1.HealthCheckR\vhealthCheck\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x02\n" +
+	"\vHealthCheck\x12.\n" +
+	"\x04http\x18\x01 \x01(\v2\x1a.quorumlb.log.v1.HttpCheckR\x04http\x12+\n" +
+	"\x03tcp\x18\x02 \x01(\v2\x19.quorumlb.log.v1.TcpCheckR\x03tcp\x12.\n" +
+	"\x04exec\x18\x03 \x01(\v2\x1a.quorumlb.log.v1.ExecCheckR\x04exec\x12%\n" +
+	"\x0einterval_nanos\x18\x04 \x01(\x03R\rintervalNanos\x12#\n" +
+	"\rtimeout_nanos\x18\x05 \x01(\x03R\ftimeoutNanos\x12\x12\n" +
+	"\x04rise\x18\x06 \x01(\rR\x04rise\x12\x12\n" +
+	"\x04fall\x18\a \x01(\rR\x04fall\"G\n" +
+	"\tHttpCheck\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
+	"\x04host\x18\x03 \x01(\tR\x04host\"\x1e\n" +
+	"\bTcpCheck\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\"#\n" +
+	"\tExecCheck\x12\x16\n" +
+	"\x06script\x18\x01 \x01(\tR\x06script\"e\n" +
 	"\x04Port\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\x19.quorumlb.log.v1.ProtocolR\bprotocol\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port*\\\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port*R\n" +
+	"\tRebalance\x12\x19\n" +
+	"\x15REBALANCE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fREBALANCE_NEVER\x10\x01\x12\x15\n" +
+	"\x11REBALANCE_GRADUAL\x10\x02*\\\n" +
 	"\vControlLoss\x12\x1c\n" +
 	"\x18CONTROL_LOSS_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11CONTROL_LOSS_HOLD\x10\x01\x12\x18\n" +
@@ -1307,63 +1753,77 @@ func file_quorumlb_log_v1_resource_proto_rawDescGZIP() []byte {
 	return file_quorumlb_log_v1_resource_proto_rawDescData
 }
 
-var file_quorumlb_log_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_quorumlb_log_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_quorumlb_log_v1_resource_proto_goTypes = []any{
-	(ControlLoss)(0),           // 0: quorumlb.log.v1.ControlLoss
-	(Placement)(0),             // 1: quorumlb.log.v1.Placement
-	(Protocol)(0),              // 2: quorumlb.log.v1.Protocol
-	(IPFamily)(0),              // 3: quorumlb.log.v1.IPFamily
-	(IPFamilyPolicy)(0),        // 4: quorumlb.log.v1.IPFamilyPolicy
-	(ExternalTrafficPolicy)(0), // 5: quorumlb.log.v1.ExternalTrafficPolicy
-	(Delivery)(0),              // 6: quorumlb.log.v1.Delivery
-	(*LabelSelector)(nil),      // 7: quorumlb.log.v1.LabelSelector
-	(*LabelRequirement)(nil),   // 8: quorumlb.log.v1.LabelRequirement
-	(*Pool)(nil),               // 9: quorumlb.log.v1.Pool
-	(*Quota)(nil),              // 10: quorumlb.log.v1.Quota
-	(*Reservation)(nil),        // 11: quorumlb.log.v1.Reservation
-	(*ServiceAllocation)(nil),  // 12: quorumlb.log.v1.ServiceAllocation
-	(*Namespace)(nil),          // 13: quorumlb.log.v1.Namespace
-	(*L2Advertisement)(nil),    // 14: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),            // 15: quorumlb.log.v1.Service
-	(*Port)(nil),               // 16: quorumlb.log.v1.Port
-	nil,                        // 17: quorumlb.log.v1.LabelSelector.MatchLabelsEntry
-	nil,                        // 18: quorumlb.log.v1.Pool.LabelsEntry
-	nil,                        // 19: quorumlb.log.v1.Quota.NamespacesEntry
-	nil,                        // 20: quorumlb.log.v1.Reservation.LabelsEntry
-	nil,                        // 21: quorumlb.log.v1.Namespace.LabelsEntry
-	nil,                        // 22: quorumlb.log.v1.L2Advertisement.LabelsEntry
-	nil,                        // 23: quorumlb.log.v1.Service.LabelsEntry
+	(Rebalance)(0),                // 0: quorumlb.log.v1.Rebalance
+	(ControlLoss)(0),              // 1: quorumlb.log.v1.ControlLoss
+	(Placement)(0),                // 2: quorumlb.log.v1.Placement
+	(Protocol)(0),                 // 3: quorumlb.log.v1.Protocol
+	(IPFamily)(0),                 // 4: quorumlb.log.v1.IPFamily
+	(IPFamilyPolicy)(0),           // 5: quorumlb.log.v1.IPFamilyPolicy
+	(ExternalTrafficPolicy)(0),    // 6: quorumlb.log.v1.ExternalTrafficPolicy
+	(Delivery)(0),                 // 7: quorumlb.log.v1.Delivery
+	(*LabelSelector)(nil),         // 8: quorumlb.log.v1.LabelSelector
+	(*LabelRequirement)(nil),      // 9: quorumlb.log.v1.LabelRequirement
+	(*Pool)(nil),                  // 10: quorumlb.log.v1.Pool
+	(*Quota)(nil),                 // 11: quorumlb.log.v1.Quota
+	(*Reservation)(nil),           // 12: quorumlb.log.v1.Reservation
+	(*ServiceAllocation)(nil),     // 13: quorumlb.log.v1.ServiceAllocation
+	(*Namespace)(nil),             // 14: quorumlb.log.v1.Namespace
+	(*L2Advertisement)(nil),       // 15: quorumlb.log.v1.L2Advertisement
+	(*PreferredNodeSelector)(nil), // 16: quorumlb.log.v1.PreferredNodeSelector
+	(*Service)(nil),               // 17: quorumlb.log.v1.Service
+	(*HealthCheck)(nil),           // 18: quorumlb.log.v1.HealthCheck
+	(*HttpCheck)(nil),             // 19: quorumlb.log.v1.HttpCheck
+	(*TcpCheck)(nil),              // 20: quorumlb.log.v1.TcpCheck
+	(*ExecCheck)(nil),             // 21: quorumlb.log.v1.ExecCheck
+	(*Port)(nil),                  // 22: quorumlb.log.v1.Port
+	nil,                           // 23: quorumlb.log.v1.LabelSelector.MatchLabelsEntry
+	nil,                           // 24: quorumlb.log.v1.Pool.LabelsEntry
+	nil,                           // 25: quorumlb.log.v1.Quota.NamespacesEntry
+	nil,                           // 26: quorumlb.log.v1.Reservation.LabelsEntry
+	nil,                           // 27: quorumlb.log.v1.Namespace.LabelsEntry
+	nil,                           // 28: quorumlb.log.v1.L2Advertisement.LabelsEntry
+	nil,                           // 29: quorumlb.log.v1.Service.LabelsEntry
 }
 var file_quorumlb_log_v1_resource_proto_depIdxs = []int32{
-	17, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
-	8,  // 1: quorumlb.log.v1.LabelSelector.match_expressions:type_name -> quorumlb.log.v1.LabelRequirement
-	18, // 2: quorumlb.log.v1.Pool.labels:type_name -> quorumlb.log.v1.Pool.LabelsEntry
-	12, // 3: quorumlb.log.v1.Pool.service_allocation:type_name -> quorumlb.log.v1.ServiceAllocation
-	10, // 4: quorumlb.log.v1.Pool.quota:type_name -> quorumlb.log.v1.Quota
-	19, // 5: quorumlb.log.v1.Quota.namespaces:type_name -> quorumlb.log.v1.Quota.NamespacesEntry
-	20, // 6: quorumlb.log.v1.Reservation.labels:type_name -> quorumlb.log.v1.Reservation.LabelsEntry
-	7,  // 7: quorumlb.log.v1.ServiceAllocation.namespace_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	7,  // 8: quorumlb.log.v1.ServiceAllocation.service_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	21, // 9: quorumlb.log.v1.Namespace.labels:type_name -> quorumlb.log.v1.Namespace.LabelsEntry
-	22, // 10: quorumlb.log.v1.L2Advertisement.labels:type_name -> quorumlb.log.v1.L2Advertisement.LabelsEntry
-	7,  // 11: quorumlb.log.v1.L2Advertisement.ip_address_pool_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	7,  // 12: quorumlb.log.v1.L2Advertisement.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	0,  // 13: quorumlb.log.v1.L2Advertisement.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	1,  // 14: quorumlb.log.v1.L2Advertisement.placement:type_name -> quorumlb.log.v1.Placement
-	23, // 15: quorumlb.log.v1.Service.labels:type_name -> quorumlb.log.v1.Service.LabelsEntry
-	16, // 16: quorumlb.log.v1.Service.ports:type_name -> quorumlb.log.v1.Port
-	4,  // 17: quorumlb.log.v1.Service.ip_family_policy:type_name -> quorumlb.log.v1.IPFamilyPolicy
-	3,  // 18: quorumlb.log.v1.Service.ip_families:type_name -> quorumlb.log.v1.IPFamily
-	5,  // 19: quorumlb.log.v1.Service.external_traffic_policy:type_name -> quorumlb.log.v1.ExternalTrafficPolicy
-	7,  // 20: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
-	6,  // 21: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
-	2,  // 22: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	23, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
+	9,  // 1: quorumlb.log.v1.LabelSelector.match_expressions:type_name -> quorumlb.log.v1.LabelRequirement
+	24, // 2: quorumlb.log.v1.Pool.labels:type_name -> quorumlb.log.v1.Pool.LabelsEntry
+	13, // 3: quorumlb.log.v1.Pool.service_allocation:type_name -> quorumlb.log.v1.ServiceAllocation
+	11, // 4: quorumlb.log.v1.Pool.quota:type_name -> quorumlb.log.v1.Quota
+	25, // 5: quorumlb.log.v1.Quota.namespaces:type_name -> quorumlb.log.v1.Quota.NamespacesEntry
+	26, // 6: quorumlb.log.v1.Reservation.labels:type_name -> quorumlb.log.v1.Reservation.LabelsEntry
+	8,  // 7: quorumlb.log.v1.ServiceAllocation.namespace_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	8,  // 8: quorumlb.log.v1.ServiceAllocation.service_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	27, // 9: quorumlb.log.v1.Namespace.labels:type_name -> quorumlb.log.v1.Namespace.LabelsEntry
+	28, // 10: quorumlb.log.v1.L2Advertisement.labels:type_name -> quorumlb.log.v1.L2Advertisement.LabelsEntry
+	8,  // 11: quorumlb.log.v1.L2Advertisement.ip_address_pool_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	8,  // 12: quorumlb.log.v1.L2Advertisement.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	1,  // 13: quorumlb.log.v1.L2Advertisement.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	2,  // 14: quorumlb.log.v1.L2Advertisement.placement:type_name -> quorumlb.log.v1.Placement
+	8,  // 15: quorumlb.log.v1.L2Advertisement.service_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	16, // 16: quorumlb.log.v1.L2Advertisement.preferred_node_selectors:type_name -> quorumlb.log.v1.PreferredNodeSelector
+	0,  // 17: quorumlb.log.v1.L2Advertisement.rebalance:type_name -> quorumlb.log.v1.Rebalance
+	8,  // 18: quorumlb.log.v1.PreferredNodeSelector.preference:type_name -> quorumlb.log.v1.LabelSelector
+	29, // 19: quorumlb.log.v1.Service.labels:type_name -> quorumlb.log.v1.Service.LabelsEntry
+	22, // 20: quorumlb.log.v1.Service.ports:type_name -> quorumlb.log.v1.Port
+	5,  // 21: quorumlb.log.v1.Service.ip_family_policy:type_name -> quorumlb.log.v1.IPFamilyPolicy
+	4,  // 22: quorumlb.log.v1.Service.ip_families:type_name -> quorumlb.log.v1.IPFamily
+	6,  // 23: quorumlb.log.v1.Service.external_traffic_policy:type_name -> quorumlb.log.v1.ExternalTrafficPolicy
+	8,  // 24: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
+	7,  // 25: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
+	18, // 26: quorumlb.log.v1.Service.health_check:type_name -> quorumlb.log.v1.HealthCheck
+	19, // 27: quorumlb.log.v1.HealthCheck.http:type_name -> quorumlb.log.v1.HttpCheck
+	20, // 28: quorumlb.log.v1.HealthCheck.tcp:type_name -> quorumlb.log.v1.TcpCheck
+	21, // 29: quorumlb.log.v1.HealthCheck.exec:type_name -> quorumlb.log.v1.ExecCheck
+	3,  // 30: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_resource_proto_init() }
@@ -1376,8 +1836,8 @@ func file_quorumlb_log_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_resource_proto_rawDesc), len(file_quorumlb_log_v1_resource_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   17,
+			NumEnums:      8,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

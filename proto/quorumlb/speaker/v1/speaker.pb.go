@@ -83,6 +83,59 @@ func (HeartbeatRefusal) EnumDescriptor() ([]byte, []int) {
 	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{0}
 }
 
+type HealthState int32
+
+const (
+	HealthState_HEALTH_STATE_UNSPECIFIED HealthState = 0
+	// Neither rise nor fall is reached yet.
+	HealthState_HEALTH_STATE_UNKNOWN   HealthState = 1
+	HealthState_HEALTH_STATE_HEALTHY   HealthState = 2
+	HealthState_HEALTH_STATE_UNHEALTHY HealthState = 3
+)
+
+// Enum value maps for HealthState.
+var (
+	HealthState_name = map[int32]string{
+		0: "HEALTH_STATE_UNSPECIFIED",
+		1: "HEALTH_STATE_UNKNOWN",
+		2: "HEALTH_STATE_HEALTHY",
+		3: "HEALTH_STATE_UNHEALTHY",
+	}
+	HealthState_value = map[string]int32{
+		"HEALTH_STATE_UNSPECIFIED": 0,
+		"HEALTH_STATE_UNKNOWN":     1,
+		"HEALTH_STATE_HEALTHY":     2,
+		"HEALTH_STATE_UNHEALTHY":   3,
+	}
+)
+
+func (x HealthState) Enum() *HealthState {
+	p := new(HealthState)
+	*p = x
+	return p
+}
+
+func (x HealthState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HealthState) Descriptor() protoreflect.EnumDescriptor {
+	return file_quorumlb_speaker_v1_speaker_proto_enumTypes[1].Descriptor()
+}
+
+func (HealthState) Type() protoreflect.EnumType {
+	return &file_quorumlb_speaker_v1_speaker_proto_enumTypes[1]
+}
+
+func (x HealthState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HealthState.Descriptor instead.
+func (HealthState) EnumDescriptor() ([]byte, []int) {
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{1}
+}
+
 type Announced int32
 
 const (
@@ -134,11 +187,11 @@ func (x Announced) String() string {
 }
 
 func (Announced) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_speaker_v1_speaker_proto_enumTypes[1].Descriptor()
+	return file_quorumlb_speaker_v1_speaker_proto_enumTypes[2].Descriptor()
 }
 
 func (Announced) Type() protoreflect.EnumType {
-	return &file_quorumlb_speaker_v1_speaker_proto_enumTypes[1]
+	return &file_quorumlb_speaker_v1_speaker_proto_enumTypes[2]
 }
 
 func (x Announced) Number() protoreflect.EnumNumber {
@@ -147,7 +200,7 @@ func (x Announced) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Announced.Descriptor instead.
 func (Announced) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{1}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{2}
 }
 
 type OpenSessionRequest struct {
@@ -651,7 +704,9 @@ type View struct {
 	// Addresses to deliver locally (Delivery HOST), owner or not, sorted.
 	HostAddresses [][]byte `protobuf:"bytes,5,rep,name=host_addresses,json=hostAddresses,proto3" json:"host_addresses,omitempty"`
 	// Link-layer addresses of the other nodes' speakers.
-	Nodes         []*NodeMacs `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes []*NodeMacs `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Health checks that the node has to run, owner or not, sorted by service.
+	HealthTasks   []*HealthTask `protobuf:"bytes,7,rep,name=health_tasks,json=healthTasks,proto3" json:"health_tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -728,6 +783,136 @@ func (x *View) GetNodes() []*NodeMacs {
 	return nil
 }
 
+func (x *View) GetHealthTasks() []*HealthTask {
+	if x != nil {
+		return x.HealthTasks
+	}
+	return nil
+}
+
+type ServiceName struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceName) Reset() {
+	*x = ServiceName{}
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceName) ProtoMessage() {}
+
+func (x *ServiceName) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceName.ProtoReflect.Descriptor instead.
+func (*ServiceName) Descriptor() ([]byte, []int) {
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ServiceName) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ServiceName) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// HealthTask is a health check to run on this node.
+type HealthTask struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *ServiceName           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Check   *v1.HealthCheck        `protobuf:"bytes,2,opt,name=check,proto3" json:"check,omitempty"`
+	// Addresses at which the node serves (Delivery HOST); empty: the loopback addresses.
+	Addresses [][]byte `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Port to use where the check names none.
+	Port          uint32 `protobuf:"varint,4,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthTask) Reset() {
+	*x = HealthTask{}
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthTask) ProtoMessage() {}
+
+func (x *HealthTask) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthTask.ProtoReflect.Descriptor instead.
+func (*HealthTask) Descriptor() ([]byte, []int) {
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HealthTask) GetService() *ServiceName {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *HealthTask) GetCheck() *v1.HealthCheck {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *HealthTask) GetAddresses() [][]byte {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *HealthTask) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 type ViewDelta struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Vips              []*Vip                 `protobuf:"bytes,1,rep,name=vips,proto3" json:"vips,omitempty"`
@@ -743,14 +928,17 @@ type ViewDelta struct {
 	// Other nodes that are new or whose link-layer addresses changed.
 	ChangedNodes []*NodeMacs `protobuf:"bytes,8,rep,name=changed_nodes,json=changedNodes,proto3" json:"changed_nodes,omitempty"`
 	// Nodes that are no more.
-	GoneNodes     []string `protobuf:"bytes,9,rep,name=gone_nodes,json=goneNodes,proto3" json:"gone_nodes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	GoneNodes []string `protobuf:"bytes,9,rep,name=gone_nodes,json=goneNodes,proto3" json:"gone_nodes,omitempty"`
+	// Health checks that are new or changed, and those to end.
+	HealthTasks     []*HealthTask  `protobuf:"bytes,10,rep,name=health_tasks,json=healthTasks,proto3" json:"health_tasks,omitempty"`
+	GoneHealthTasks []*ServiceName `protobuf:"bytes,11,rep,name=gone_health_tasks,json=goneHealthTasks,proto3" json:"gone_health_tasks,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ViewDelta) Reset() {
 	*x = ViewDelta{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[7]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +950,7 @@ func (x *ViewDelta) String() string {
 func (*ViewDelta) ProtoMessage() {}
 
 func (x *ViewDelta) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[7]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +963,7 @@ func (x *ViewDelta) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewDelta.ProtoReflect.Descriptor instead.
 func (*ViewDelta) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{7}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ViewDelta) GetVips() []*Vip {
@@ -841,6 +1029,20 @@ func (x *ViewDelta) GetGoneNodes() []string {
 	return nil
 }
 
+func (x *ViewDelta) GetHealthTasks() []*HealthTask {
+	if x != nil {
+		return x.HealthTasks
+	}
+	return nil
+}
+
+func (x *ViewDelta) GetGoneHealthTasks() []*ServiceName {
+	if x != nil {
+		return x.GoneHealthTasks
+	}
+	return nil
+}
+
 type NodeMacsList struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []*NodeMacs            `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -850,7 +1052,7 @@ type NodeMacsList struct {
 
 func (x *NodeMacsList) Reset() {
 	*x = NodeMacsList{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[8]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +1064,7 @@ func (x *NodeMacsList) String() string {
 func (*NodeMacsList) ProtoMessage() {}
 
 func (x *NodeMacsList) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[8]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +1077,7 @@ func (x *NodeMacsList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMacsList.ProtoReflect.Descriptor instead.
 func (*NodeMacsList) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{8}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeMacsList) GetNodes() []*NodeMacs {
@@ -895,7 +1097,7 @@ type NodeMacs struct {
 
 func (x *NodeMacs) Reset() {
 	*x = NodeMacs{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[9]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +1109,7 @@ func (x *NodeMacs) String() string {
 func (*NodeMacs) ProtoMessage() {}
 
 func (x *NodeMacs) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[9]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +1122,7 @@ func (x *NodeMacs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeMacs.ProtoReflect.Descriptor instead.
 func (*NodeMacs) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{9}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeMacs) GetNode() string {
@@ -952,7 +1154,7 @@ type Vip struct {
 
 func (x *Vip) Reset() {
 	*x = Vip{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[10]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1166,7 @@ func (x *Vip) String() string {
 func (*Vip) ProtoMessage() {}
 
 func (x *Vip) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[10]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1179,7 @@ func (x *Vip) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vip.ProtoReflect.Descriptor instead.
 func (*Vip) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{10}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Vip) GetAddress() []byte {
@@ -1026,14 +1228,18 @@ type AttachRequest struct {
 	// All links; set when anything of them changed.
 	Links *LinkList `protobuf:"bytes,4,opt,name=links,proto3" json:"links,omitempty"`
 	// Answers to AttachResponse.probe.
-	ProbeAnswers  []*ProbeAnswer `protobuf:"bytes,5,rep,name=probe_answers,json=probeAnswers,proto3" json:"probe_answers,omitempty"`
+	ProbeAnswers []*ProbeAnswer `protobuf:"bytes,5,rep,name=probe_answers,json=probeAnswers,proto3" json:"probe_answers,omitempty"`
+	// Health checks: the first message carries all, later ones what changed.
+	Health []*HealthStatus `protobuf:"bytes,6,rep,name=health,proto3" json:"health,omitempty"`
+	// Health checks that the node no longer runs.
+	GoneHealth    []*ServiceName `protobuf:"bytes,7,rep,name=gone_health,json=goneHealth,proto3" json:"gone_health,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[11]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1251,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[11]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1264,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{11}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AttachRequest) GetHello() *AttachHello {
@@ -1096,6 +1302,91 @@ func (x *AttachRequest) GetProbeAnswers() []*ProbeAnswer {
 	return nil
 }
 
+func (x *AttachRequest) GetHealth() []*HealthStatus {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetGoneHealth() []*ServiceName {
+	if x != nil {
+		return x.GoneHealth
+	}
+	return nil
+}
+
+// HealthStatus is what a health check has come to on this node.
+type HealthStatus struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *ServiceName           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	State   HealthState            `protobuf:"varint,2,opt,name=state,proto3,enum=quorumlb.speaker.v1.HealthState" json:"state,omitempty"`
+	// What the newest check found, in words.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Since when it is in the state, by the node's clock.
+	SinceUnixNano int64 `protobuf:"varint,4,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthStatus) Reset() {
+	*x = HealthStatus{}
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthStatus) ProtoMessage() {}
+
+func (x *HealthStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthStatus.ProtoReflect.Descriptor instead.
+func (*HealthStatus) Descriptor() ([]byte, []int) {
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *HealthStatus) GetService() *ServiceName {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *HealthStatus) GetState() HealthState {
+	if x != nil {
+		return x.State
+	}
+	return HealthState_HEALTH_STATE_UNSPECIFIED
+}
+
+func (x *HealthStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *HealthStatus) GetSinceUnixNano() int64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
 type AttachHello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1107,7 +1398,7 @@ type AttachHello struct {
 
 func (x *AttachHello) Reset() {
 	*x = AttachHello{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[12]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1410,7 @@ func (x *AttachHello) String() string {
 func (*AttachHello) ProtoMessage() {}
 
 func (x *AttachHello) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[12]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1423,7 @@ func (x *AttachHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachHello.ProtoReflect.Descriptor instead.
 func (*AttachHello) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{12}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AttachHello) GetNode() string {
@@ -1165,7 +1456,7 @@ type LinkList struct {
 
 func (x *LinkList) Reset() {
 	*x = LinkList{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[13]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1468,7 @@ func (x *LinkList) String() string {
 func (*LinkList) ProtoMessage() {}
 
 func (x *LinkList) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[13]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1481,7 @@ func (x *LinkList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkList.ProtoReflect.Descriptor instead.
 func (*LinkList) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{13}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LinkList) GetLinks() []*v1.Link {
@@ -1221,7 +1512,7 @@ type VipStatus struct {
 
 func (x *VipStatus) Reset() {
 	*x = VipStatus{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[14]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1524,7 @@ func (x *VipStatus) String() string {
 func (*VipStatus) ProtoMessage() {}
 
 func (x *VipStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[14]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1537,7 @@ func (x *VipStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipStatus.ProtoReflect.Descriptor instead.
 func (*VipStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{14}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VipStatus) GetAddress() []byte {
@@ -1317,7 +1608,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[15]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +1620,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[15]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1633,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{15}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AttachResponse) GetMembers() []*MemberAddress {
@@ -1370,7 +1661,7 @@ type MemberAddress struct {
 
 func (x *MemberAddress) Reset() {
 	*x = MemberAddress{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[16]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1673,7 @@ func (x *MemberAddress) String() string {
 func (*MemberAddress) ProtoMessage() {}
 
 func (x *MemberAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[16]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1686,7 @@ func (x *MemberAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAddress.ProtoReflect.Descriptor instead.
 func (*MemberAddress) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{16}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MemberAddress) GetId() string {
@@ -1423,7 +1714,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[17]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1726,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[17]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1739,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{17}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Probe) GetId() uint64 {
@@ -1486,7 +1777,7 @@ type ProbeAnswer struct {
 
 func (x *ProbeAnswer) Reset() {
 	*x = ProbeAnswer{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[18]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1789,7 @@ func (x *ProbeAnswer) String() string {
 func (*ProbeAnswer) ProtoMessage() {}
 
 func (x *ProbeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[18]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1802,7 @@ func (x *ProbeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeAnswer.ProtoReflect.Descriptor instead.
 func (*ProbeAnswer) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{18}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProbeAnswer) GetId() uint64 {
@@ -1552,7 +1843,7 @@ type ProbeHit struct {
 
 func (x *ProbeHit) Reset() {
 	*x = ProbeHit{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[19]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1855,7 @@ func (x *ProbeHit) String() string {
 func (*ProbeHit) ProtoMessage() {}
 
 func (x *ProbeHit) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[19]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1868,7 @@ func (x *ProbeHit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeHit.ProtoReflect.Descriptor instead.
 func (*ProbeHit) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{19}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ProbeHit) GetMac() []byte {
@@ -1606,7 +1897,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[20]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1909,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[20]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1922,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{20}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LeaveRequest) GetNode() string {
@@ -1666,7 +1957,7 @@ type LeaveResponse struct {
 
 func (x *LeaveResponse) Reset() {
 	*x = LeaveResponse{}
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[21]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1969,7 @@ func (x *LeaveResponse) String() string {
 func (*LeaveResponse) ProtoMessage() {}
 
 func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[21]
+	mi := &file_quorumlb_speaker_v1_speaker_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1982,7 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{21}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LeaveResponse) GetRevision() uint64 {
@@ -1753,7 +2044,7 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12/\n" +
 	"\x04view\x18\x02 \x01(\v2\x19.quorumlb.speaker.v1.ViewH\x00R\x04view\x126\n" +
 	"\x05delta\x18\x03 \x01(\v2\x1e.quorumlb.speaker.v1.ViewDeltaH\x00R\x05deltaB\b\n" +
-	"\x06change\"\x87\x02\n" +
+	"\x06change\"\xcb\x02\n" +
 	"\x04View\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\fR\tclusterId\x12<\n" +
@@ -1762,7 +2053,17 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\adrained\x18\x03 \x01(\bR\adrained\x12,\n" +
 	"\x04vips\x18\x04 \x03(\v2\x18.quorumlb.speaker.v1.VipR\x04vips\x12%\n" +
 	"\x0ehost_addresses\x18\x05 \x03(\fR\rhostAddresses\x123\n" +
-	"\x05nodes\x18\x06 \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\x05nodes\"\xb2\x03\n" +
+	"\x05nodes\x18\x06 \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\x05nodes\x12B\n" +
+	"\fhealth_tasks\x18\a \x03(\v2\x1f.quorumlb.speaker.v1.HealthTaskR\vhealthTasks\"?\n" +
+	"\vServiceName\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xae\x01\n" +
+	"\n" +
+	"HealthTask\x12:\n" +
+	"\aservice\x18\x01 \x01(\v2 .quorumlb.speaker.v1.ServiceNameR\aservice\x122\n" +
+	"\x05check\x18\x02 \x01(\v2\x1c.quorumlb.log.v1.HealthCheckR\x05check\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\fR\taddresses\x12\x12\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\"\xc4\x04\n" +
 	"\tViewDelta\x12,\n" +
 	"\x04vips\x18\x01 \x03(\v2\x18.quorumlb.speaker.v1.VipR\x04vips\x12\x1b\n" +
 	"\tgone_vips\x18\x02 \x03(\fR\bgoneVips\x12%\n" +
@@ -1774,7 +2075,10 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\adrained\x18\a \x01(\bH\x00R\adrained\x88\x01\x01\x12B\n" +
 	"\rchanged_nodes\x18\b \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\fchangedNodes\x12\x1d\n" +
 	"\n" +
-	"gone_nodes\x18\t \x03(\tR\tgoneNodesB\n" +
+	"gone_nodes\x18\t \x03(\tR\tgoneNodes\x12B\n" +
+	"\fhealth_tasks\x18\n" +
+	" \x03(\v2\x1f.quorumlb.speaker.v1.HealthTaskR\vhealthTasks\x12L\n" +
+	"\x11gone_health_tasks\x18\v \x03(\v2 .quorumlb.speaker.v1.ServiceNameR\x0fgoneHealthTasksB\n" +
 	"\n" +
 	"\b_drained\"C\n" +
 	"\fNodeMacsList\x123\n" +
@@ -1789,13 +2093,21 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\n" +
 	"interfaces\x18\x04 \x03(\tR\n" +
 	"interfaces\x124\n" +
-	"\x06reason\x18\x05 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\"\x94\x02\n" +
+	"\x06reason\x18\x05 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\"\x92\x03\n" +
 	"\rAttachRequest\x126\n" +
 	"\x05hello\x18\x01 \x01(\v2 .quorumlb.speaker.v1.AttachHelloR\x05hello\x122\n" +
 	"\x04vips\x18\x02 \x03(\v2\x1e.quorumlb.speaker.v1.VipStatusR\x04vips\x12\x1b\n" +
 	"\tgone_vips\x18\x03 \x03(\fR\bgoneVips\x123\n" +
 	"\x05links\x18\x04 \x01(\v2\x1d.quorumlb.speaker.v1.LinkListR\x05links\x12E\n" +
-	"\rprobe_answers\x18\x05 \x03(\v2 .quorumlb.speaker.v1.ProbeAnswerR\fprobeAnswers\"U\n" +
+	"\rprobe_answers\x18\x05 \x03(\v2 .quorumlb.speaker.v1.ProbeAnswerR\fprobeAnswers\x129\n" +
+	"\x06health\x18\x06 \x03(\v2!.quorumlb.speaker.v1.HealthStatusR\x06health\x12A\n" +
+	"\vgone_health\x18\a \x03(\v2 .quorumlb.speaker.v1.ServiceNameR\n" +
+	"goneHealth\"\xc2\x01\n" +
+	"\fHealthStatus\x12:\n" +
+	"\aservice\x18\x01 \x01(\v2 .quorumlb.speaker.v1.ServiceNameR\aservice\x126\n" +
+	"\x05state\x18\x02 \x01(\x0e2 .quorumlb.speaker.v1.HealthStateR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12&\n" +
+	"\x0fsince_unix_nano\x18\x04 \x01(\x03R\rsinceUnixNano\"U\n" +
 	"\vAttachHello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x18\n" +
@@ -1844,7 +2156,12 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\x1cHEARTBEAT_REFUSAL_NO_SESSION\x10\x01\x12\x1c\n" +
 	"\x18HEARTBEAT_REFUSAL_BEHIND\x10\x02\x12\x1e\n" +
 	"\x1aHEARTBEAT_REFUSAL_REPLACED\x10\x03\x12!\n" +
-	"\x1dHEARTBEAT_REFUSAL_PREDECESSOR\x10\x04*\xb4\x01\n" +
+	"\x1dHEARTBEAT_REFUSAL_PREDECESSOR\x10\x04*{\n" +
+	"\vHealthState\x12\x1c\n" +
+	"\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14HEALTH_STATE_UNKNOWN\x10\x01\x12\x18\n" +
+	"\x14HEALTH_STATE_HEALTHY\x10\x02\x12\x1a\n" +
+	"\x16HEALTH_STATE_UNHEALTHY\x10\x03*\xb4\x01\n" +
 	"\tAnnounced\x12\x19\n" +
 	"\x15ANNOUNCED_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ANNOUNCED_UNPROVEN\x10\x01\x12\x14\n" +
@@ -1872,80 +2189,94 @@ func file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP() []byte {
 	return file_quorumlb_speaker_v1_speaker_proto_rawDescData
 }
 
-var file_quorumlb_speaker_v1_speaker_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_quorumlb_speaker_v1_speaker_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_quorumlb_speaker_v1_speaker_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_quorumlb_speaker_v1_speaker_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_quorumlb_speaker_v1_speaker_proto_goTypes = []any{
 	(HeartbeatRefusal)(0),       // 0: quorumlb.speaker.v1.HeartbeatRefusal
-	(Announced)(0),              // 1: quorumlb.speaker.v1.Announced
-	(*OpenSessionRequest)(nil),  // 2: quorumlb.speaker.v1.OpenSessionRequest
-	(*OpenSessionResponse)(nil), // 3: quorumlb.speaker.v1.OpenSessionResponse
-	(*HeartbeatRequest)(nil),    // 4: quorumlb.speaker.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),   // 5: quorumlb.speaker.v1.HeartbeatResponse
-	(*WatchRequest)(nil),        // 6: quorumlb.speaker.v1.WatchRequest
-	(*WatchResponse)(nil),       // 7: quorumlb.speaker.v1.WatchResponse
-	(*View)(nil),                // 8: quorumlb.speaker.v1.View
-	(*ViewDelta)(nil),           // 9: quorumlb.speaker.v1.ViewDelta
-	(*NodeMacsList)(nil),        // 10: quorumlb.speaker.v1.NodeMacsList
-	(*NodeMacs)(nil),            // 11: quorumlb.speaker.v1.NodeMacs
-	(*Vip)(nil),                 // 12: quorumlb.speaker.v1.Vip
-	(*AttachRequest)(nil),       // 13: quorumlb.speaker.v1.AttachRequest
-	(*AttachHello)(nil),         // 14: quorumlb.speaker.v1.AttachHello
-	(*LinkList)(nil),            // 15: quorumlb.speaker.v1.LinkList
-	(*VipStatus)(nil),           // 16: quorumlb.speaker.v1.VipStatus
-	(*AttachResponse)(nil),      // 17: quorumlb.speaker.v1.AttachResponse
-	(*MemberAddress)(nil),       // 18: quorumlb.speaker.v1.MemberAddress
-	(*Probe)(nil),               // 19: quorumlb.speaker.v1.Probe
-	(*ProbeAnswer)(nil),         // 20: quorumlb.speaker.v1.ProbeAnswer
-	(*ProbeHit)(nil),            // 21: quorumlb.speaker.v1.ProbeHit
-	(*LeaveRequest)(nil),        // 22: quorumlb.speaker.v1.LeaveRequest
-	(*LeaveResponse)(nil),       // 23: quorumlb.speaker.v1.LeaveResponse
-	nil,                         // 24: quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
-	(*v1.Link)(nil),             // 25: quorumlb.log.v1.Link
-	(*v1.LeaseTimes)(nil),       // 26: quorumlb.log.v1.LeaseTimes
-	(v1.ControlLoss)(0),         // 27: quorumlb.log.v1.ControlLoss
-	(v1.OwnerReason)(0),         // 28: quorumlb.log.v1.OwnerReason
+	(HealthState)(0),            // 1: quorumlb.speaker.v1.HealthState
+	(Announced)(0),              // 2: quorumlb.speaker.v1.Announced
+	(*OpenSessionRequest)(nil),  // 3: quorumlb.speaker.v1.OpenSessionRequest
+	(*OpenSessionResponse)(nil), // 4: quorumlb.speaker.v1.OpenSessionResponse
+	(*HeartbeatRequest)(nil),    // 5: quorumlb.speaker.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),   // 6: quorumlb.speaker.v1.HeartbeatResponse
+	(*WatchRequest)(nil),        // 7: quorumlb.speaker.v1.WatchRequest
+	(*WatchResponse)(nil),       // 8: quorumlb.speaker.v1.WatchResponse
+	(*View)(nil),                // 9: quorumlb.speaker.v1.View
+	(*ServiceName)(nil),         // 10: quorumlb.speaker.v1.ServiceName
+	(*HealthTask)(nil),          // 11: quorumlb.speaker.v1.HealthTask
+	(*ViewDelta)(nil),           // 12: quorumlb.speaker.v1.ViewDelta
+	(*NodeMacsList)(nil),        // 13: quorumlb.speaker.v1.NodeMacsList
+	(*NodeMacs)(nil),            // 14: quorumlb.speaker.v1.NodeMacs
+	(*Vip)(nil),                 // 15: quorumlb.speaker.v1.Vip
+	(*AttachRequest)(nil),       // 16: quorumlb.speaker.v1.AttachRequest
+	(*HealthStatus)(nil),        // 17: quorumlb.speaker.v1.HealthStatus
+	(*AttachHello)(nil),         // 18: quorumlb.speaker.v1.AttachHello
+	(*LinkList)(nil),            // 19: quorumlb.speaker.v1.LinkList
+	(*VipStatus)(nil),           // 20: quorumlb.speaker.v1.VipStatus
+	(*AttachResponse)(nil),      // 21: quorumlb.speaker.v1.AttachResponse
+	(*MemberAddress)(nil),       // 22: quorumlb.speaker.v1.MemberAddress
+	(*Probe)(nil),               // 23: quorumlb.speaker.v1.Probe
+	(*ProbeAnswer)(nil),         // 24: quorumlb.speaker.v1.ProbeAnswer
+	(*ProbeHit)(nil),            // 25: quorumlb.speaker.v1.ProbeHit
+	(*LeaveRequest)(nil),        // 26: quorumlb.speaker.v1.LeaveRequest
+	(*LeaveResponse)(nil),       // 27: quorumlb.speaker.v1.LeaveResponse
+	nil,                         // 28: quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
+	(*v1.Link)(nil),             // 29: quorumlb.log.v1.Link
+	(*v1.LeaseTimes)(nil),       // 30: quorumlb.log.v1.LeaseTimes
+	(*v1.HealthCheck)(nil),      // 31: quorumlb.log.v1.HealthCheck
+	(v1.ControlLoss)(0),         // 32: quorumlb.log.v1.ControlLoss
+	(v1.OwnerReason)(0),         // 33: quorumlb.log.v1.OwnerReason
 }
 var file_quorumlb_speaker_v1_speaker_proto_depIdxs = []int32{
-	24, // 0: quorumlb.speaker.v1.OpenSessionRequest.labels:type_name -> quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
-	25, // 1: quorumlb.speaker.v1.OpenSessionRequest.links:type_name -> quorumlb.log.v1.Link
-	26, // 2: quorumlb.speaker.v1.OpenSessionResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	28, // 0: quorumlb.speaker.v1.OpenSessionRequest.labels:type_name -> quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
+	29, // 1: quorumlb.speaker.v1.OpenSessionRequest.links:type_name -> quorumlb.log.v1.Link
+	30, // 2: quorumlb.speaker.v1.OpenSessionResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
 	0,  // 3: quorumlb.speaker.v1.HeartbeatResponse.refusal:type_name -> quorumlb.speaker.v1.HeartbeatRefusal
-	8,  // 4: quorumlb.speaker.v1.WatchResponse.view:type_name -> quorumlb.speaker.v1.View
-	9,  // 5: quorumlb.speaker.v1.WatchResponse.delta:type_name -> quorumlb.speaker.v1.ViewDelta
-	26, // 6: quorumlb.speaker.v1.View.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	12, // 7: quorumlb.speaker.v1.View.vips:type_name -> quorumlb.speaker.v1.Vip
-	11, // 8: quorumlb.speaker.v1.View.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
-	12, // 9: quorumlb.speaker.v1.ViewDelta.vips:type_name -> quorumlb.speaker.v1.Vip
-	26, // 10: quorumlb.speaker.v1.ViewDelta.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	10, // 11: quorumlb.speaker.v1.ViewDelta.nodes:type_name -> quorumlb.speaker.v1.NodeMacsList
-	11, // 12: quorumlb.speaker.v1.ViewDelta.changed_nodes:type_name -> quorumlb.speaker.v1.NodeMacs
-	11, // 13: quorumlb.speaker.v1.NodeMacsList.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
-	27, // 14: quorumlb.speaker.v1.Vip.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	28, // 15: quorumlb.speaker.v1.Vip.reason:type_name -> quorumlb.log.v1.OwnerReason
-	14, // 16: quorumlb.speaker.v1.AttachRequest.hello:type_name -> quorumlb.speaker.v1.AttachHello
-	16, // 17: quorumlb.speaker.v1.AttachRequest.vips:type_name -> quorumlb.speaker.v1.VipStatus
-	15, // 18: quorumlb.speaker.v1.AttachRequest.links:type_name -> quorumlb.speaker.v1.LinkList
-	20, // 19: quorumlb.speaker.v1.AttachRequest.probe_answers:type_name -> quorumlb.speaker.v1.ProbeAnswer
-	25, // 20: quorumlb.speaker.v1.LinkList.links:type_name -> quorumlb.log.v1.Link
-	1,  // 21: quorumlb.speaker.v1.VipStatus.announced:type_name -> quorumlb.speaker.v1.Announced
-	18, // 22: quorumlb.speaker.v1.AttachResponse.members:type_name -> quorumlb.speaker.v1.MemberAddress
-	19, // 23: quorumlb.speaker.v1.AttachResponse.probe:type_name -> quorumlb.speaker.v1.Probe
-	21, // 24: quorumlb.speaker.v1.ProbeAnswer.hits:type_name -> quorumlb.speaker.v1.ProbeHit
-	2,  // 25: quorumlb.speaker.v1.SpeakerService.OpenSession:input_type -> quorumlb.speaker.v1.OpenSessionRequest
-	4,  // 26: quorumlb.speaker.v1.SpeakerService.Heartbeat:input_type -> quorumlb.speaker.v1.HeartbeatRequest
-	6,  // 27: quorumlb.speaker.v1.SpeakerService.Watch:input_type -> quorumlb.speaker.v1.WatchRequest
-	13, // 28: quorumlb.speaker.v1.SpeakerService.Attach:input_type -> quorumlb.speaker.v1.AttachRequest
-	22, // 29: quorumlb.speaker.v1.SpeakerService.Leave:input_type -> quorumlb.speaker.v1.LeaveRequest
-	3,  // 30: quorumlb.speaker.v1.SpeakerService.OpenSession:output_type -> quorumlb.speaker.v1.OpenSessionResponse
-	5,  // 31: quorumlb.speaker.v1.SpeakerService.Heartbeat:output_type -> quorumlb.speaker.v1.HeartbeatResponse
-	7,  // 32: quorumlb.speaker.v1.SpeakerService.Watch:output_type -> quorumlb.speaker.v1.WatchResponse
-	17, // 33: quorumlb.speaker.v1.SpeakerService.Attach:output_type -> quorumlb.speaker.v1.AttachResponse
-	23, // 34: quorumlb.speaker.v1.SpeakerService.Leave:output_type -> quorumlb.speaker.v1.LeaveResponse
-	30, // [30:35] is the sub-list for method output_type
-	25, // [25:30] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	9,  // 4: quorumlb.speaker.v1.WatchResponse.view:type_name -> quorumlb.speaker.v1.View
+	12, // 5: quorumlb.speaker.v1.WatchResponse.delta:type_name -> quorumlb.speaker.v1.ViewDelta
+	30, // 6: quorumlb.speaker.v1.View.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	15, // 7: quorumlb.speaker.v1.View.vips:type_name -> quorumlb.speaker.v1.Vip
+	14, // 8: quorumlb.speaker.v1.View.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	11, // 9: quorumlb.speaker.v1.View.health_tasks:type_name -> quorumlb.speaker.v1.HealthTask
+	10, // 10: quorumlb.speaker.v1.HealthTask.service:type_name -> quorumlb.speaker.v1.ServiceName
+	31, // 11: quorumlb.speaker.v1.HealthTask.check:type_name -> quorumlb.log.v1.HealthCheck
+	15, // 12: quorumlb.speaker.v1.ViewDelta.vips:type_name -> quorumlb.speaker.v1.Vip
+	30, // 13: quorumlb.speaker.v1.ViewDelta.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	13, // 14: quorumlb.speaker.v1.ViewDelta.nodes:type_name -> quorumlb.speaker.v1.NodeMacsList
+	14, // 15: quorumlb.speaker.v1.ViewDelta.changed_nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	11, // 16: quorumlb.speaker.v1.ViewDelta.health_tasks:type_name -> quorumlb.speaker.v1.HealthTask
+	10, // 17: quorumlb.speaker.v1.ViewDelta.gone_health_tasks:type_name -> quorumlb.speaker.v1.ServiceName
+	14, // 18: quorumlb.speaker.v1.NodeMacsList.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	32, // 19: quorumlb.speaker.v1.Vip.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	33, // 20: quorumlb.speaker.v1.Vip.reason:type_name -> quorumlb.log.v1.OwnerReason
+	18, // 21: quorumlb.speaker.v1.AttachRequest.hello:type_name -> quorumlb.speaker.v1.AttachHello
+	20, // 22: quorumlb.speaker.v1.AttachRequest.vips:type_name -> quorumlb.speaker.v1.VipStatus
+	19, // 23: quorumlb.speaker.v1.AttachRequest.links:type_name -> quorumlb.speaker.v1.LinkList
+	24, // 24: quorumlb.speaker.v1.AttachRequest.probe_answers:type_name -> quorumlb.speaker.v1.ProbeAnswer
+	17, // 25: quorumlb.speaker.v1.AttachRequest.health:type_name -> quorumlb.speaker.v1.HealthStatus
+	10, // 26: quorumlb.speaker.v1.AttachRequest.gone_health:type_name -> quorumlb.speaker.v1.ServiceName
+	10, // 27: quorumlb.speaker.v1.HealthStatus.service:type_name -> quorumlb.speaker.v1.ServiceName
+	1,  // 28: quorumlb.speaker.v1.HealthStatus.state:type_name -> quorumlb.speaker.v1.HealthState
+	29, // 29: quorumlb.speaker.v1.LinkList.links:type_name -> quorumlb.log.v1.Link
+	2,  // 30: quorumlb.speaker.v1.VipStatus.announced:type_name -> quorumlb.speaker.v1.Announced
+	22, // 31: quorumlb.speaker.v1.AttachResponse.members:type_name -> quorumlb.speaker.v1.MemberAddress
+	23, // 32: quorumlb.speaker.v1.AttachResponse.probe:type_name -> quorumlb.speaker.v1.Probe
+	25, // 33: quorumlb.speaker.v1.ProbeAnswer.hits:type_name -> quorumlb.speaker.v1.ProbeHit
+	3,  // 34: quorumlb.speaker.v1.SpeakerService.OpenSession:input_type -> quorumlb.speaker.v1.OpenSessionRequest
+	5,  // 35: quorumlb.speaker.v1.SpeakerService.Heartbeat:input_type -> quorumlb.speaker.v1.HeartbeatRequest
+	7,  // 36: quorumlb.speaker.v1.SpeakerService.Watch:input_type -> quorumlb.speaker.v1.WatchRequest
+	16, // 37: quorumlb.speaker.v1.SpeakerService.Attach:input_type -> quorumlb.speaker.v1.AttachRequest
+	26, // 38: quorumlb.speaker.v1.SpeakerService.Leave:input_type -> quorumlb.speaker.v1.LeaveRequest
+	4,  // 39: quorumlb.speaker.v1.SpeakerService.OpenSession:output_type -> quorumlb.speaker.v1.OpenSessionResponse
+	6,  // 40: quorumlb.speaker.v1.SpeakerService.Heartbeat:output_type -> quorumlb.speaker.v1.HeartbeatResponse
+	8,  // 41: quorumlb.speaker.v1.SpeakerService.Watch:output_type -> quorumlb.speaker.v1.WatchResponse
+	21, // 42: quorumlb.speaker.v1.SpeakerService.Attach:output_type -> quorumlb.speaker.v1.AttachResponse
+	27, // 43: quorumlb.speaker.v1.SpeakerService.Leave:output_type -> quorumlb.speaker.v1.LeaveResponse
+	39, // [39:44] is the sub-list for method output_type
+	34, // [34:39] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_speaker_v1_speaker_proto_init() }
@@ -1957,14 +2288,14 @@ func file_quorumlb_speaker_v1_speaker_proto_init() {
 		(*WatchResponse_View)(nil),
 		(*WatchResponse_Delta)(nil),
 	}
-	file_quorumlb_speaker_v1_speaker_proto_msgTypes[7].OneofWrappers = []any{}
+	file_quorumlb_speaker_v1_speaker_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_speaker_v1_speaker_proto_rawDesc), len(file_quorumlb_speaker_v1_speaker_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   23,
+			NumEnums:      3,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,139 @@
+package decider
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+func labelled(k, v string) func(*logv1.Service) {
+	return func(s *logv1.Service) { s.Labels = map[string]string{k: v} }
+}
+
+// prefersNode gives the node that is named a weight.
+func prefersNode(weight uint32, node string) func(*logv1.L2Advertisement) {
+	return func(a *logv1.L2Advertisement) {
+		a.PreferredNodeSelectors = append(a.PreferredNodeSelectors, &logv1.PreferredNodeSelector{
+			Weight: weight, Preference: &logv1.LabelSelector{MatchLabels: map[string]string{"name": node}},
+		})
+	}
+}
+
+func ideal(a *logv1.L2Advertisement) { a.Placement = logv1.Placement_PLACEMENT_IDEAL }
+
+func TestAServiceThatIsNoLongerSelectedIsLeft(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a", func(a *logv1.L2Advertisement) {
+			a.ServiceSelectors = []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "web"}}}
+		})))
+		h.open("n1")
+		h.then(h.when(func() { h.must(apply(service("web"))) }), "ServiceDeclared web", "AddressAllocated 10.0.0.1 web FRESH")
+		h.then(h.when(func() { h.must(apply(service("web", labelled("tier", "web")))) }),
+			"ServiceDeclared web", "OwnerAssigned 10.0.0.1 n1 NODE_AVAILABLE")
+		h.then(h.when(func() { h.must(apply(service("web", labelled("tier", "db")))) }),
+			"ServiceDeclared web", "OwnerReleased 10.0.0.1 n1 NOT_ELIGIBLE")
+	})
+}
+
+func TestStickyKeepsAndIdealGoesToThePreferredNode(t *testing.T) {
+	for name, c := range map[string]struct {
+		placement func(*logv1.L2Advertisement)
+		want      []string
+	}{
+		"sticky": {func(*logv1.L2Advertisement) {}, []string{"AdvertisementDefined a"}},
+		"ideal":  {ideal, []string{"AdvertisementDefined a", "OwnerReleased 10.0.0.1 n1 IDEAL", "--", "OwnerAssigned 10.0.0.1 n2 IDEAL"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+				oneVip(h)
+				h.then(h.when(func() { h.must(apply(ad("a", c.placement, prefersNode(5, "n2")))) }), c.want...)
+			})
+		})
+	}
+}
+
+func TestAServicesPreferredNodeIsReturnedTo(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a", ideal, prefersNode(100, "n2")),
+			service("web", func(s *logv1.Service) { s.PreferredNode = "n3" })))
+		h.open("n1", "n2", "n3")
+		h.settle()
+		h.then(h.when(func() { h.must(h.expire("n3")) }), "SessionExpired n3", "OwnerAssigned 10.0.0.1 n2 OWNER_EXPIRED")
+		h.then(h.when(func() { h.must(openSession("n3", 2)) }), "SessionOpened n3 2",
+			"OwnerReleased 10.0.0.1 n2 IDEAL", "--", "OwnerAssigned 10.0.0.1 n3 IDEAL")
+	})
+}
+
+// A preferred node that comes and goes gets its address back ever later; when it
+// dies the address leaves at once, each time.
+func TestFlappingDelaysTheReturn(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a", ideal, prefersNode(1, "n1")), service("web")))
+		h.open("n1", "n2")
+		h.settle()
+		for i, delay := range []time.Duration{0, 30 * time.Second, time.Minute, 2 * time.Minute} {
+			h.then(h.when(func() { h.must(h.expire("n1")) }), "SessionExpired n1", "OwnerAssigned 10.0.0.1 n2 OWNER_EXPIRED")
+			back := []string{"OwnerReleased 10.0.0.1 n2 IDEAL", "--", "OwnerAssigned 10.0.0.1 n1 IDEAL"}
+			got := h.when(func() { h.must(openSession("n1", byte(i+2))) })
+			if delay == 0 {
+				h.then(got, append([]string{"SessionOpened n1 2"}, back...)...)
+				continue
+			}
+			h.then(got, fmt.Sprintf("SessionOpened n1 %d", i+2))
+			h.then(h.when(func() { time.Sleep(delay - time.Second) }))
+			h.then(h.when(func() { time.Sleep(2 * time.Second) }), back...)
+		}
+		// An administrator is not held back.
+		h.must(h.expire("n1"))
+		h.must(openSession("n1", 9))
+		h.then(h.when(func() { h.must(&Move{Address: vipAddr, To: "n1", Actor: "admin:test"}) }),
+			"OwnerReleased 10.0.0.1 n2 MOVE", "--", "OwnerAssigned 10.0.0.1 n1 MOVE")
+	})
+}
+
+func linksOn(prefix string) []*logv1.Link {
+	l := links("eth0", true)
+	l[0].Prefixes = []string{prefix}
+	return l
+}
+
+// An address goes to the node that has its subnet; where none has, it stays, until a
+// node gets it.
+func TestAnAddressGoesToItsSubnet(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		oneVip(h)
+		away := func(node, prefix string) func() {
+			return func() {
+				h.must(&LinksChanged{Node: node, Session: h.session(node), Links: linksOn(prefix)})
+			}
+		}
+		h.then(h.when(away("n1", "192.0.2.0/24")), "NodeLinksChanged n1",
+			"OwnerReleased 10.0.0.1 n1 OFF_SUBNET", "--", "OwnerAssigned 10.0.0.1 n2 OFF_SUBNET")
+		h.then(h.when(away("n2", "192.0.2.0/24")), "NodeLinksChanged n2")
+		h.then(h.when(away("n1", "10.0.0.0/16")), "NodeLinksChanged n1",
+			"OwnerReleased 10.0.0.1 n2 OFF_SUBNET", "--", "OwnerAssigned 10.0.0.1 n1 OFF_SUBNET")
+	})
+}
+
+func TestAnUnprovenMoveIsMadeGoodOnce(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		oneVip(h)
+		h.must(h.expire("n1"))
+		unproven := func(node string) *MoveUnproven {
+			return &MoveUnproven{Node: node, Address: vipAddr, Epoch: h.epoch(vip)}
+		}
+		h.then(h.when(func() { h.must(unproven("n2")) })) // nobody else may have it
+		h.open("n3")
+		h.then(h.when(func() { h.must(unproven("n3")) })) // not the owner
+		h.then(h.when(func() { h.must(unproven("n2")) }),
+			"OwnerReleased 10.0.0.1 n2 UNPROVEN", "--", "OwnerAssigned 10.0.0.1 n3 UNPROVEN")
+		h.then(h.when(func() { h.must(unproven("n3")) })) // once
+	})
+}
