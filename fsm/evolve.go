@@ -56,6 +56,8 @@ var handlers = [...]handler{
 	30: on("AddressAllocated", (*logv1.Event).GetAddressAllocated, (*folding).addressAllocated),
 	31: on("AddressReleased", (*logv1.Event).GetAddressReleased, (*folding).addressReleased),
 	32: on("AllocationRefused", (*logv1.Event).GetAllocationRefused, (*folding).allocationRefused),
+	33: on("AddressQuarantined", (*logv1.Event).GetAddressQuarantined, (*folding).addressQuarantined),
+	36: on("QuarantineEnded", (*logv1.Event).GetQuarantineEnded, (*folding).quarantineEnded),
 	40: on("SessionOpened", (*logv1.Event).GetSessionOpened, (*folding).sessionOpened),
 	41: on("SessionClosed", (*logv1.Event).GetSessionClosed, (*folding).sessionClosed),
 	42: on("SessionExpired", (*logv1.Event).GetSessionExpired, (*folding).sessionExpired),
@@ -69,6 +71,7 @@ var handlers = [...]handler{
 	53: on("AnnounceRecovered", (*logv1.Event).GetAnnounceRecovered, (*folding).announceRecovered),
 	54: on("AddressConflictObserved", (*logv1.Event).GetAddressConflictObserved, (*folding).conflictObserved),
 	55: on("AddressConflictCleared", (*logv1.Event).GetAddressConflictCleared, (*folding).conflictCleared),
+	59: on("SoftMoveEnded", (*logv1.Event).GetSoftMoveEnded, (*folding).softMoveEnded),
 	60: on("RestoreBegun", (*logv1.Event).GetRestoreBegun, (*folding).restoreBegun),
 }
 

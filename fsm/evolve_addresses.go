@@ -65,6 +65,11 @@ func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllo
 	free := f.s.Free[a]
 	if free != nil {
 		rec.Prior, rec.PriorAt, rec.PriorSession, rec.PriorEpoch = free.Prior, free.PriorAt, free.PriorSession, free.PriorEpoch
+		if free.Quarantined() {
+			// Asked for all the same: whoever has it is no news.
+			rec.Conflict, rec.ConflictNode, rec.ConflictKind = free.Conflict, free.ConflictNode, logv1.ConflictKind_CONFLICT_KIND_FOREIGN
+			x.quarantine.Delete(keyOf(a))
+		}
 		x.forget(free)
 		delete(f.s.Free, a)
 	} else {
@@ -76,6 +81,9 @@ func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllo
 	for _, p := range x.containing(buf[:0], a) {
 		fi := p.family(a)
 		fi.used++
+		if free != nil && free.Quarantined() {
+			fi.quarantined--
+		}
 		if free != nil {
 			fi.queue.Delete(queued{free.FreedAt, keyOf(a)})
 		} else if a == fi.next {
@@ -116,6 +124,15 @@ func (f *folding) addressReleased(e *logv1.AddressReleased) error {
 // freeAddress remembers an address that its last service gave up.
 func (f *folding) freeAddress(rec *Address, svc *Service, keptUntil int64) {
 	x := &f.s.idx
+	if rec.SoftNode != "" {
+		// Its old owner is released altogether, as of now.
+		c := f.editAddress(rec)
+		f.endSoft(c)
+		if c.Prior == rec.SoftNode {
+			c.PriorAt = f.revision
+		}
+		rec = c
+	}
 	free := &Free{
 		Addr: rec.Addr, Pool: rec.Pool, FreedAt: f.revision,
 		Key: svc.Key, KeptUntil: keptUntil, SharingKey: svc.sharingKey(),

@@ -25,7 +25,9 @@ func (s *State) CheckIndexes() error {
 		same("kept", have.kept, want.kept),
 		same("pending", have.pending, want.pending),
 		same("ranges", have.ranges, want.ranges),
+		same("quarantine", have.quarantine, want.quarantine),
 		sameKeys("owners", have.owners, want.owners),
+		sameKeys("soft", have.soft, want.soft),
 		sameKeys("pools", have.pools, want.pools),
 	} {
 		if err != nil {
@@ -43,6 +45,11 @@ func (s *State) CheckIndexes() error {
 			return err
 		}
 	}
+	for node, t := range want.soft {
+		if err := same("soft "+node, have.soft[node], t); err != nil {
+			return err
+		}
+	}
 	for name, p := range want.pools {
 		if err := samePool(have.pools[name], p); err != nil {
 			return fmt.Errorf("pool %s: %w", name, err)
@@ -54,6 +61,9 @@ func (s *State) CheckIndexes() error {
 func samePool(have, want *poolIndex) error {
 	if !maps.Equal(have.owned, want.owned) {
 		return fmt.Errorf("owned: %v, rebuilt %v", have.owned, want.owned)
+	}
+	if !maps.Equal(have.soft, want.soft) {
+		return fmt.Errorf("soft: %v, rebuilt %v", have.soft, want.soft)
 	}
 	for i := range have.families {
 		h, w := have.families[i], want.families[i]

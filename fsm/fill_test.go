@@ -102,6 +102,8 @@ func fillRecord(v reflect.Value, n *int) {
 		v.SetString(fmt.Sprint("s", *n))
 	case reflect.Uint8, reflect.Uint32, reflect.Uint64:
 		v.SetUint(uint64(*n%2 + 1)) // within every enum
+	case reflect.Bool:
+		v.SetBool(true)
 	case reflect.Int32, reflect.Int, reflect.Int64:
 		v.SetInt(int64(*n%2 + 1))
 	default:

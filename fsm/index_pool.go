@@ -14,8 +14,9 @@ import (
 type poolIndex struct {
 	name     string
 	families [2]familyIndex // IPv4, IPv6
-	// owned counts the addresses in the pool by their owner.
-	owned map[string]int
+	// owned counts the addresses in the pool by their owner, soft those that move
+	// softly by their former one.
+	owned, soft map[string]int
 }
 
 // familyIndex is the part of one family.
@@ -35,6 +36,8 @@ type familyIndex struct {
 	// at most 2^63-1.
 	used int
 	size uint64
+	// quarantined counts the free addresses that a foreign station has.
+	quarantined int
 }
 
 type queued struct {
@@ -53,7 +56,7 @@ func (p *poolIndex) family(a netip.Addr) *familyIndex { return &p.families[fam(a
 
 func (p *poolIndex) clone() *poolIndex {
 	c := *p
-	c.owned = maps.Clone(p.owned)
+	c.owned, c.soft = maps.Clone(p.owned), maps.Clone(p.soft)
 	for i := range c.families {
 		c.families[i].queue = p.families[i].queue.Copy()
 	}
@@ -117,7 +120,7 @@ func (s *State) touched(a netip.Addr) bool {
 // addPool enters a pool that is new or has new ranges.
 func (x *indexes) addPool(s *State, pool *Pool) {
 	name := pool.Spec.GetName()
-	p := &poolIndex{name: name, owned: map[string]int{}}
+	p := &poolIndex{name: name, owned: map[string]int{}, soft: map[string]int{}}
 	for i := range p.families {
 		p.families[i] = familyIndex{avoidBuggy: pool.Spec.GetAvoidBuggyIps(), queue: newTree(lessQueued)}
 	}
@@ -148,16 +151,22 @@ func (p *poolIndex) enter(s *State, a netip.Addr) {
 	if rec := s.Addresses[a]; rec != nil {
 		f.used++
 		p.addOwned(rec.Owner, 1)
+		p.addSoft(rec.SoftNode, 1)
 		return
 	}
-	if free := s.Free[a]; free.KeptUntil <= s.Time {
+	free := s.Free[a]
+	if free.Quarantined() {
+		f.quarantined++
+	}
+	if free.KeptUntil <= s.Time {
 		f.enqueue(free)
 	}
 }
 
-// enqueue enters a free address that is kept for nobody.
+// enqueue enters a free address that is kept for nobody, unless a foreign
+// station has it.
 func (f *familyIndex) enqueue(free *Free) {
-	if !f.skips(free.Addr) {
+	if !f.skips(free.Addr) && !free.Quarantined() {
 		f.queue.Set(queued{free.FreedAt, keyOf(free.Addr)})
 	}
 }

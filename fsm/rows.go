@@ -164,6 +164,11 @@ func encodeAddress(e *encoder, a *Address) {
 	})
 	e.b = append(e.b, a.Conflict[:]...)
 	e.str(a.ConflictNode)
+	e.uint(uint64(a.ConflictKind))
+	e.str(a.ConflictHolder)
+	e.bool(a.FirstUse)
+	e.str(a.SoftNode)
+	e.uint(a.SoftEpoch)
 }
 
 func (e *encoder) prior(node string, at, session, epoch uint64) {
@@ -193,6 +198,11 @@ func decodeAddress(d *decoder) (netip.Addr, *Address) {
 	}
 	d.array(a.Conflict[:])
 	a.ConflictNode = d.name()
+	a.ConflictKind = decodeEnum[logv1.ConflictKind](d, logv1.ConflictKind_name)
+	a.ConflictHolder = d.name()
+	a.FirstUse = d.bool()
+	a.SoftNode = d.name()
+	a.SoftEpoch = d.uint()
 	return a.Addr, a
 }
 
@@ -204,6 +214,10 @@ func encodeFree(e *encoder, f *Free) {
 	e.int(f.KeptUntil)
 	e.str(f.SharingKey)
 	e.prior(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch)
+	e.mac(f.Conflict)
+	e.str(f.ConflictNode)
+	e.int(f.QuarantineSince)
+	e.int(f.QuarantineUntil)
 }
 
 func decodeFree(d *decoder) (netip.Addr, *Free) {
@@ -219,6 +233,8 @@ func decodeFree(d *decoder) (netip.Addr, *Free) {
 		PriorSession: d.uint(),
 		PriorEpoch:   d.uint(),
 	}
+	f.Conflict, f.ConflictNode = d.mac(), d.name()
+	f.QuarantineSince, f.QuarantineUntil = d.int(), d.int()
 	return f.Addr, f
 }
 
@@ -235,6 +251,7 @@ func encodeNode(e *encoder, n *Node) {
 	encodeList(e, n.Links, (*encoder).link)
 	e.str(n.Version)
 	e.uint(uint64(n.Drained))
+	e.int(n.GraceUntil)
 	e.uint(n.TakenAt)
 	e.uint(uint64(n.Owned))
 }
@@ -261,6 +278,7 @@ func decodeNode(d *decoder) (string, *Node) {
 	n.Links = decodeList(d, (*decoder).link)
 	n.Version = d.name()
 	n.Drained = decodeEnum[logv1.DrainReason](d, logv1.DrainReason_name)
+	n.GraceUntil = d.int()
 	n.TakenAt = d.uint()
 	n.Owned = int(d.uint())
 	return n.Name, n

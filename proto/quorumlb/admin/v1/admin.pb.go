@@ -505,7 +505,8 @@ func (x *DeleteResponse) GetExisted() []bool {
 
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Any of "pools", "l2advertisements", "services", "vips", "nodes", "members".
+	// Any of "pools", "l2advertisements", "services", "vips", "nodes", "members",
+	// "quarantine".
 	Kinds []string `protobuf:"bytes,1,rep,name=kinds,proto3" json:"kinds,omitempty"`
 	// Only the one of this name ("namespace/name" for services).
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -595,6 +596,7 @@ type GetResponse struct {
 	Vips             []*VipStatus           `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
 	Nodes            []*NodeStatus          `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Members          []*MemberStatus        `protobuf:"bytes,7,rep,name=members,proto3" json:"members,omitempty"`
+	Quarantine       []*QuarantineStatus    `protobuf:"bytes,17,rep,name=quarantine,proto3" json:"quarantine,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -678,6 +680,100 @@ func (x *GetResponse) GetMembers() []*MemberStatus {
 	return nil
 }
 
+func (x *GetResponse) GetQuarantine() []*QuarantineStatus {
+	if x != nil {
+		return x.Quarantine
+	}
+	return nil
+}
+
+// QuarantineStatus is an address that nobody gets, because a foreign station has it.
+type QuarantineStatus struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Pool    string                 `protobuf:"bytes,2,opt,name=pool,proto3" json:"pool,omitempty"`
+	// The foreign station, and the node that heard it.
+	Mac           []byte `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	SinceUnixNano int64  `protobuf:"varint,5,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
+	// When the wire is asked again.
+	UntilUnixNano int64 `protobuf:"varint,6,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuarantineStatus) Reset() {
+	*x = QuarantineStatus{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuarantineStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuarantineStatus) ProtoMessage() {}
+
+func (x *QuarantineStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuarantineStatus.ProtoReflect.Descriptor instead.
+func (*QuarantineStatus) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *QuarantineStatus) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *QuarantineStatus) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *QuarantineStatus) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *QuarantineStatus) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *QuarantineStatus) GetSinceUnixNano() int64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+func (x *QuarantineStatus) GetUntilUnixNano() int64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
 type PoolStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pool          *v1.Pool               `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -692,7 +788,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +800,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +813,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PoolStatus) GetPool() *v1.Pool {
@@ -769,7 +865,7 @@ type ServiceStatus struct {
 
 func (x *ServiceStatus) Reset() {
 	*x = ServiceStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +877,7 @@ func (x *ServiceStatus) String() string {
 func (*ServiceStatus) ProtoMessage() {}
 
 func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +890,7 @@ func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceStatus.ProtoReflect.Descriptor instead.
 func (*ServiceStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ServiceStatus) GetService() *v1.Service {
@@ -851,14 +947,20 @@ type VipStatus struct {
 	ConflictMac   []byte         `protobuf:"bytes,10,opt,name=conflict_mac,json=conflictMac,proto3" json:"conflict_mac,omitempty"`
 	OnControlLoss v1.ControlLoss `protobuf:"varint,11,opt,name=on_control_loss,json=onControlLoss,proto3,enum=quorumlb.log.v1.ControlLoss" json:"on_control_loss,omitempty"`
 	// Why each node may or may not own it.
-	Eligibility   []*NodeEligibility `protobuf:"bytes,12,rep,name=eligibility,proto3" json:"eligibility,omitempty"`
+	Eligibility []*NodeEligibility `protobuf:"bytes,12,rep,name=eligibility,proto3" json:"eligibility,omitempty"`
+	// In a soft move, the old owner that still answers the clients that know it,
+	// and until when at most.
+	Predecessor       string `protobuf:"bytes,27,opt,name=predecessor,proto3" json:"predecessor,omitempty"`
+	SoftUntilUnixNano int64  `protobuf:"varint,28,opt,name=soft_until_unix_nano,json=softUntilUnixNano,proto3" json:"soft_until_unix_nano,omitempty"`
+	// What is wrong about conflict_mac, in words; empty for a plain claim.
+	Conflict      string `protobuf:"bytes,29,opt,name=conflict,proto3" json:"conflict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VipStatus) Reset() {
 	*x = VipStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +972,7 @@ func (x *VipStatus) String() string {
 func (*VipStatus) ProtoMessage() {}
 
 func (x *VipStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +985,7 @@ func (x *VipStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipStatus.ProtoReflect.Descriptor instead.
 func (*VipStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VipStatus) GetAddress() string {
@@ -970,6 +1072,27 @@ func (x *VipStatus) GetEligibility() []*NodeEligibility {
 	return nil
 }
 
+func (x *VipStatus) GetPredecessor() string {
+	if x != nil {
+		return x.Predecessor
+	}
+	return ""
+}
+
+func (x *VipStatus) GetSoftUntilUnixNano() int64 {
+	if x != nil {
+		return x.SoftUntilUnixNano
+	}
+	return 0
+}
+
+func (x *VipStatus) GetConflict() string {
+	if x != nil {
+		return x.Conflict
+	}
+	return ""
+}
+
 type NodeAnnouncement struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -980,7 +1103,7 @@ type NodeAnnouncement struct {
 
 func (x *NodeAnnouncement) Reset() {
 	*x = NodeAnnouncement{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1115,7 @@ func (x *NodeAnnouncement) String() string {
 func (*NodeAnnouncement) ProtoMessage() {}
 
 func (x *NodeAnnouncement) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1128,7 @@ func (x *NodeAnnouncement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAnnouncement.ProtoReflect.Descriptor instead.
 func (*NodeAnnouncement) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeAnnouncement) GetNode() string {
@@ -1033,7 +1156,7 @@ type NodeEligibility struct {
 
 func (x *NodeEligibility) Reset() {
 	*x = NodeEligibility{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1168,7 @@ func (x *NodeEligibility) String() string {
 func (*NodeEligibility) ProtoMessage() {}
 
 func (x *NodeEligibility) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1181,7 @@ func (x *NodeEligibility) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeEligibility.ProtoReflect.Descriptor instead.
 func (*NodeEligibility) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NodeEligibility) GetNode() string {
@@ -1099,14 +1222,18 @@ type NodeStatus struct {
 	// Time since this member or any other heard it; negative: never.
 	UnheardNanos int64 `protobuf:"varint,12,opt,name=unheard_nanos,json=unheardNanos,proto3" json:"unheard_nanos,omitempty"`
 	// The newest revision that the node has in force.
-	Seen          uint64 `protobuf:"varint,13,opt,name=seen,proto3" json:"seen,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Seen uint64 `protobuf:"varint,13,opt,name=seen,proto3" json:"seen,omitempty"`
+	// Addresses that move away softly and whose old clients the node still answers,
+	// and until when at most.
+	Soft               uint32 `protobuf:"varint,27,opt,name=soft,proto3" json:"soft,omitempty"`
+	GraceUntilUnixNano int64  `protobuf:"varint,28,opt,name=grace_until_unix_nano,json=graceUntilUnixNano,proto3" json:"grace_until_unix_nano,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1245,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1258,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -1225,6 +1352,20 @@ func (x *NodeStatus) GetSeen() uint64 {
 	return 0
 }
 
+func (x *NodeStatus) GetSoft() uint32 {
+	if x != nil {
+		return x.Soft
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetGraceUntilUnixNano() int64 {
+	if x != nil {
+		return x.GraceUntilUnixNano
+	}
+	return 0
+}
+
 type MemberStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1244,7 +1385,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1397,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1410,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MemberStatus) GetId() string {
@@ -1351,7 +1492,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1504,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1517,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StatusRequest) GetStale() bool {
@@ -1414,7 +1555,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1567,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1580,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StatusResponse) GetClusterId() []byte {
@@ -1569,15 +1710,18 @@ func (x *StatusResponse) GetHistoryFrom() uint64 {
 }
 
 type DrainRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// A soft drain: the node goes on answering the clients that know it for so long
+	// at most. 0: it does not, and one that runs ends. At most 24 h.
+	GraceNanos    int64 `protobuf:"varint,17,opt,name=grace_nanos,json=graceNanos,proto3" json:"grace_nanos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1733,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1746,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DrainRequest) GetNode() string {
@@ -1612,18 +1756,27 @@ func (x *DrainRequest) GetNode() string {
 	return ""
 }
 
+func (x *DrainRequest) GetGraceNanos() int64 {
+	if x != nil {
+		return x.GraceNanos
+	}
+	return 0
+}
+
 type DrainResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Addresses that the node still owns.
-	Owned         uint32 `protobuf:"varint,2,opt,name=owned,proto3" json:"owned,omitempty"`
+	Owned uint32 `protobuf:"varint,2,opt,name=owned,proto3" json:"owned,omitempty"`
+	// Addresses whose old clients it still answers.
+	Soft          uint32 `protobuf:"varint,17,opt,name=soft,proto3" json:"soft,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1788,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1801,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DrainResponse) GetRevision() uint64 {
@@ -1665,6 +1818,13 @@ func (x *DrainResponse) GetOwned() uint32 {
 	return 0
 }
 
+func (x *DrainResponse) GetSoft() uint32 {
+	if x != nil {
+		return x.Soft
+	}
+	return 0
+}
+
 type UndrainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1674,7 +1834,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1846,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1859,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UndrainRequest) GetNode() string {
@@ -1718,7 +1878,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1890,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1903,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UndrainResponse) GetRevision() uint64 {
@@ -1764,7 +1924,7 @@ type MoveRequest struct {
 
 func (x *MoveRequest) Reset() {
 	*x = MoveRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1936,7 @@ func (x *MoveRequest) String() string {
 func (*MoveRequest) ProtoMessage() {}
 
 func (x *MoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +1949,7 @@ func (x *MoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
 func (*MoveRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MoveRequest) GetAddress() string {
@@ -1817,7 +1977,7 @@ type MoveResponse struct {
 
 func (x *MoveResponse) Reset() {
 	*x = MoveResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1989,7 @@ func (x *MoveResponse) String() string {
 func (*MoveResponse) ProtoMessage() {}
 
 func (x *MoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +2002,7 @@ func (x *MoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveResponse.ProtoReflect.Descriptor instead.
 func (*MoveResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MoveResponse) GetRevision() uint64 {
@@ -1875,7 +2035,7 @@ type ForgetNodeRequest struct {
 
 func (x *ForgetNodeRequest) Reset() {
 	*x = ForgetNodeRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2047,7 @@ func (x *ForgetNodeRequest) String() string {
 func (*ForgetNodeRequest) ProtoMessage() {}
 
 func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2060,7 @@ func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeRequest.ProtoReflect.Descriptor instead.
 func (*ForgetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ForgetNodeRequest) GetNode() string {
@@ -1919,7 +2079,7 @@ type ForgetNodeResponse struct {
 
 func (x *ForgetNodeResponse) Reset() {
 	*x = ForgetNodeResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +2091,7 @@ func (x *ForgetNodeResponse) String() string {
 func (*ForgetNodeResponse) ProtoMessage() {}
 
 func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2104,7 @@ func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeResponse.ProtoReflect.Descriptor instead.
 func (*ForgetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ForgetNodeResponse) GetRevision() uint64 {
@@ -1963,7 +2123,7 @@ type SetLeaseTimesRequest struct {
 
 func (x *SetLeaseTimesRequest) Reset() {
 	*x = SetLeaseTimesRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2135,7 @@ func (x *SetLeaseTimesRequest) String() string {
 func (*SetLeaseTimesRequest) ProtoMessage() {}
 
 func (x *SetLeaseTimesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2148,7 @@ func (x *SetLeaseTimesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeaseTimesRequest.ProtoReflect.Descriptor instead.
 func (*SetLeaseTimesRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetLeaseTimesRequest) GetTimes() *v1.LeaseTimes {
@@ -2007,7 +2167,7 @@ type SetLeaseTimesResponse struct {
 
 func (x *SetLeaseTimesResponse) Reset() {
 	*x = SetLeaseTimesResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2179,7 @@ func (x *SetLeaseTimesResponse) String() string {
 func (*SetLeaseTimesResponse) ProtoMessage() {}
 
 func (x *SetLeaseTimesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2192,7 @@ func (x *SetLeaseTimesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeaseTimesResponse.ProtoReflect.Descriptor instead.
 func (*SetLeaseTimesResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetLeaseTimesResponse) GetRevision() uint64 {
@@ -2051,7 +2211,7 @@ type SetRetentionRequest struct {
 
 func (x *SetRetentionRequest) Reset() {
 	*x = SetRetentionRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2223,7 @@ func (x *SetRetentionRequest) String() string {
 func (*SetRetentionRequest) ProtoMessage() {}
 
 func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2236,7 @@ func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionRequest.ProtoReflect.Descriptor instead.
 func (*SetRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetRetentionRequest) GetRetentionNanos() int64 {
@@ -2095,7 +2255,7 @@ type SetRetentionResponse struct {
 
 func (x *SetRetentionResponse) Reset() {
 	*x = SetRetentionResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2267,7 @@ func (x *SetRetentionResponse) String() string {
 func (*SetRetentionResponse) ProtoMessage() {}
 
 func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2280,7 @@ func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionResponse.ProtoReflect.Descriptor instead.
 func (*SetRetentionResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetRetentionResponse) GetRevision() uint64 {
@@ -2140,7 +2300,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2312,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2325,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ProbeRequest) GetAddress() string {
@@ -2191,7 +2351,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2363,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2376,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ProbeResponse) GetNodes() []*NodeProbe {
@@ -2237,7 +2397,7 @@ type NodeProbe struct {
 
 func (x *NodeProbe) Reset() {
 	*x = NodeProbe{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2409,7 @@ func (x *NodeProbe) String() string {
 func (*NodeProbe) ProtoMessage() {}
 
 func (x *NodeProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2422,7 @@ func (x *NodeProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProbe.ProtoReflect.Descriptor instead.
 func (*NodeProbe) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NodeProbe) GetNode() string {
@@ -2298,7 +2458,7 @@ type ProbeHit struct {
 
 func (x *ProbeHit) Reset() {
 	*x = ProbeHit{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2470,7 @@ func (x *ProbeHit) String() string {
 func (*ProbeHit) ProtoMessage() {}
 
 func (x *ProbeHit) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2483,7 @@ func (x *ProbeHit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeHit.ProtoReflect.Descriptor instead.
 func (*ProbeHit) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ProbeHit) GetMac() []byte {
@@ -2347,6 +2507,94 @@ func (x *ProbeHit) GetInterface() string {
 	return ""
 }
 
+type EndQuarantineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndQuarantineRequest) Reset() {
+	*x = EndQuarantineRequest{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndQuarantineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndQuarantineRequest) ProtoMessage() {}
+
+func (x *EndQuarantineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndQuarantineRequest.ProtoReflect.Descriptor instead.
+func (*EndQuarantineRequest) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *EndQuarantineRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type EndQuarantineResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndQuarantineResponse) Reset() {
+	*x = EndQuarantineResponse{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndQuarantineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndQuarantineResponse) ProtoMessage() {}
+
+func (x *EndQuarantineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndQuarantineResponse.ProtoReflect.Descriptor instead.
+func (*EndQuarantineResponse) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *EndQuarantineResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type EventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// From this revision; 0: from the oldest kept.
@@ -2366,7 +2614,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2626,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2639,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *EventsRequest) GetSinceRevision() uint64 {
@@ -2456,7 +2704,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2716,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2729,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EventsResponse) GetRevision() uint64 {
@@ -2534,7 +2782,7 @@ type SnapshotSaveRequest struct {
 
 func (x *SnapshotSaveRequest) Reset() {
 	*x = SnapshotSaveRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +2794,7 @@ func (x *SnapshotSaveRequest) String() string {
 func (*SnapshotSaveRequest) ProtoMessage() {}
 
 func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +2807,7 @@ func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSaveRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SnapshotSaveRequest) GetStale() bool {
@@ -2592,7 +2840,7 @@ type SnapshotSaveResponse struct {
 
 func (x *SnapshotSaveResponse) Reset() {
 	*x = SnapshotSaveResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2852,7 @@ func (x *SnapshotSaveResponse) String() string {
 func (*SnapshotSaveResponse) ProtoMessage() {}
 
 func (x *SnapshotSaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2865,7 @@ func (x *SnapshotSaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSaveResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SnapshotSaveResponse) GetChunk() []byte {
@@ -2638,7 +2886,7 @@ type SnapshotRestoreRequest struct {
 
 func (x *SnapshotRestoreRequest) Reset() {
 	*x = SnapshotRestoreRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2898,7 @@ func (x *SnapshotRestoreRequest) String() string {
 func (*SnapshotRestoreRequest) ProtoMessage() {}
 
 func (x *SnapshotRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2911,7 @@ func (x *SnapshotRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRestoreRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SnapshotRestoreRequest) GetChunk() []byte {
@@ -2692,7 +2940,7 @@ type SnapshotRestoreResponse struct {
 
 func (x *SnapshotRestoreResponse) Reset() {
 	*x = SnapshotRestoreResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +2952,7 @@ func (x *SnapshotRestoreResponse) String() string {
 func (*SnapshotRestoreResponse) ProtoMessage() {}
 
 func (x *SnapshotRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,7 +2965,7 @@ func (x *SnapshotRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRestoreResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SnapshotRestoreResponse) GetRevision() uint64 {
@@ -2758,7 +3006,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2770,7 +3018,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2783,7 +3031,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AddMemberRequest) GetId() string {
@@ -2808,7 +3056,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +3068,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +3081,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 type RemoveMemberRequest struct {
@@ -2845,7 +3093,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2857,7 +3105,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2870,7 +3118,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -2888,7 +3136,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +3148,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +3161,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 type TransferLeadershipRequest struct {
@@ -2926,7 +3174,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2938,7 +3186,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2951,7 +3199,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -2970,7 +3218,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3230,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3243,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TransferLeadershipResponse) GetLeader() string {
@@ -3013,7 +3261,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3273,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3286,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 type VersionResponse struct {
@@ -3052,7 +3300,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3312,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3325,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -3146,7 +3394,7 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\vat_revision\x18\x04 \x01(\x04R\n" +
 	"atRevision\x12 \n" +
 	"\fat_unix_nano\x18\x05 \x01(\x03R\n" +
-	"atUnixNano\"\x8d\x03\n" +
+	"atUnixNano\"\xd2\x03\n" +
 	"\vGetResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x123\n" +
 	"\x05pools\x18\x02 \x03(\v2\x1d.quorumlb.admin.v1.PoolStatusR\x05pools\x12M\n" +
@@ -3154,7 +3402,17 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\bservices\x18\x04 \x03(\v2 .quorumlb.admin.v1.ServiceStatusR\bservices\x120\n" +
 	"\x04vips\x18\x05 \x03(\v2\x1c.quorumlb.admin.v1.VipStatusR\x04vips\x123\n" +
 	"\x05nodes\x18\x06 \x03(\v2\x1d.quorumlb.admin.v1.NodeStatusR\x05nodes\x129\n" +
-	"\amembers\x18\a \x03(\v2\x1f.quorumlb.admin.v1.MemberStatusR\amembers\"\xcf\x01\n" +
+	"\amembers\x18\a \x03(\v2\x1f.quorumlb.admin.v1.MemberStatusR\amembers\x12C\n" +
+	"\n" +
+	"quarantine\x18\x11 \x03(\v2#.quorumlb.admin.v1.QuarantineStatusR\n" +
+	"quarantine\"\xb6\x01\n" +
+	"\x10QuarantineStatus\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12&\n" +
+	"\x0fsince_unix_nano\x18\x05 \x01(\x03R\rsinceUnixNano\x12&\n" +
+	"\x0funtil_unix_nano\x18\x06 \x01(\x03R\runtilUnixNano\"\xcf\x01\n" +
 	"\n" +
 	"PoolStatus\x12)\n" +
 	"\x04pool\x18\x01 \x01(\v2\x15.quorumlb.log.v1.PoolR\x04pool\x12#\n" +
@@ -3167,7 +3425,7 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x18\n" +
 	"\apending\x18\x03 \x01(\tR\apending\x12+\n" +
 	"\x11declared_revision\x18\x04 \x01(\x04R\x10declaredRevision\x12,\n" +
-	"\x12declared_unix_nano\x18\x05 \x01(\x03R\x10declaredUnixNano\"\xf6\x03\n" +
+	"\x12declared_unix_nano\x18\x05 \x01(\x03R\x10declaredUnixNano\"\xe5\x04\n" +
 	"\tVipStatus\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x1a\n" +
@@ -3181,14 +3439,17 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\fconflict_mac\x18\n" +
 	" \x01(\fR\vconflictMac\x12D\n" +
 	"\x0fon_control_loss\x18\v \x01(\x0e2\x1c.quorumlb.log.v1.ControlLossR\ronControlLoss\x12D\n" +
-	"\veligibility\x18\f \x03(\v2\".quorumlb.admin.v1.NodeEligibilityR\veligibility\"^\n" +
+	"\veligibility\x18\f \x03(\v2\".quorumlb.admin.v1.NodeEligibilityR\veligibility\x12 \n" +
+	"\vpredecessor\x18\x1b \x01(\tR\vpredecessor\x12/\n" +
+	"\x14soft_until_unix_nano\x18\x1c \x01(\x03R\x11softUntilUnixNano\x12\x1a\n" +
+	"\bconflict\x18\x1d \x01(\tR\bconflict\"^\n" +
 	"\x10NodeAnnouncement\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x126\n" +
 	"\x06status\x18\x02 \x01(\v2\x1e.quorumlb.speaker.v1.VipStatusR\x06status\"Y\n" +
 	"\x0fNodeEligibility\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\beligible\x18\x02 \x01(\bR\beligible\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xf5\x03\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xbc\x04\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
@@ -3204,7 +3465,9 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	" \x01(\x0e2\x1c.quorumlb.log.v1.DrainReasonR\vdrainReason\x12\x18\n" +
 	"\aversion\x18\v \x01(\tR\aversion\x12#\n" +
 	"\runheard_nanos\x18\f \x01(\x03R\funheardNanos\x12\x12\n" +
-	"\x04seen\x18\r \x01(\x04R\x04seen\x1a9\n" +
+	"\x04seen\x18\r \x01(\x04R\x04seen\x12\x12\n" +
+	"\x04soft\x18\x1b \x01(\rR\x04soft\x121\n" +
+	"\x15grace_until_unix_nano\x18\x1c \x01(\x03R\x12graceUntilUnixNano\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x02\n" +
@@ -3246,12 +3509,15 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\x10services_pending\x18\x0f \x01(\rR\x0fservicesPending\x12\x1a\n" +
 	"\bproblems\x18\x10 \x03(\tR\bproblems\x12'\n" +
 	"\x0fretention_nanos\x18\x11 \x01(\x03R\x0eretentionNanos\x12!\n" +
-	"\fhistory_from\x18\x12 \x01(\x04R\vhistoryFrom\"\"\n" +
+	"\fhistory_from\x18\x12 \x01(\x04R\vhistoryFrom\"C\n" +
 	"\fDrainRequest\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"A\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1f\n" +
+	"\vgrace_nanos\x18\x11 \x01(\x03R\n" +
+	"graceNanos\"U\n" +
 	"\rDrainResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05owned\x18\x02 \x01(\rR\x05owned\"$\n" +
+	"\x05owned\x18\x02 \x01(\rR\x05owned\x12\x12\n" +
+	"\x04soft\x18\x11 \x01(\rR\x04soft\"$\n" +
 	"\x0eUndrainRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"-\n" +
 	"\x0fUndrainResponse\x12\x1a\n" +
@@ -3287,7 +3553,11 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\bProbeHit\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\fR\x03mac\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
-	"\tinterface\x18\x03 \x01(\tR\tinterface\"\xd4\x01\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface\"0\n" +
+	"\x14EndQuarantineRequest\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"3\n" +
+	"\x15EndQuarantineResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\xd4\x01\n" +
 	"\rEventsRequest\x12%\n" +
 	"\x0esince_revision\x18\x01 \x01(\x04R\rsinceRevision\x12&\n" +
 	"\x0fsince_unix_nano\x18\x02 \x01(\x03R\rsinceUnixNano\x12\x16\n" +
@@ -3334,7 +3604,7 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1d\n" +
 	"\n" +
 	"go_version\x18\x02 \x01(\tR\tgoVersion\x12.\n" +
-	"\x13max_cluster_version\x18\x03 \x01(\rR\x11maxClusterVersion2\xaf\f\n" +
+	"\x13max_cluster_version\x18\x03 \x01(\rR\x11maxClusterVersion2\x93\r\n" +
 	"\fAdminService\x12J\n" +
 	"\x05Apply\x12\x1f.quorumlb.admin.v1.ApplyRequest\x1a .quorumlb.admin.v1.ApplyResponse\x12M\n" +
 	"\x06Delete\x12 .quorumlb.admin.v1.DeleteRequest\x1a!.quorumlb.admin.v1.DeleteResponse\x12D\n" +
@@ -3347,7 +3617,8 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"ForgetNode\x12$.quorumlb.admin.v1.ForgetNodeRequest\x1a%.quorumlb.admin.v1.ForgetNodeResponse\x12b\n" +
 	"\rSetLeaseTimes\x12'.quorumlb.admin.v1.SetLeaseTimesRequest\x1a(.quorumlb.admin.v1.SetLeaseTimesResponse\x12_\n" +
 	"\fSetRetention\x12&.quorumlb.admin.v1.SetRetentionRequest\x1a'.quorumlb.admin.v1.SetRetentionResponse\x12J\n" +
-	"\x05Probe\x12\x1f.quorumlb.admin.v1.ProbeRequest\x1a .quorumlb.admin.v1.ProbeResponse\x12O\n" +
+	"\x05Probe\x12\x1f.quorumlb.admin.v1.ProbeRequest\x1a .quorumlb.admin.v1.ProbeResponse\x12b\n" +
+	"\rEndQuarantine\x12'.quorumlb.admin.v1.EndQuarantineRequest\x1a(.quorumlb.admin.v1.EndQuarantineResponse\x12O\n" +
 	"\x06Events\x12 .quorumlb.admin.v1.EventsRequest\x1a!.quorumlb.admin.v1.EventsResponse0\x01\x12a\n" +
 	"\fSnapshotSave\x12&.quorumlb.admin.v1.SnapshotSaveRequest\x1a'.quorumlb.admin.v1.SnapshotSaveResponse0\x01\x12j\n" +
 	"\x0fSnapshotRestore\x12).quorumlb.admin.v1.SnapshotRestoreRequest\x1a*.quorumlb.admin.v1.SnapshotRestoreResponse(\x01\x12V\n" +
@@ -3368,7 +3639,7 @@ func file_quorumlb_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_quorumlb_admin_v1_admin_proto_rawDescData
 }
 
-var file_quorumlb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_quorumlb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_quorumlb_admin_v1_admin_proto_goTypes = []any{
 	(*Resource)(nil),                   // 0: quorumlb.admin.v1.Resource
 	(*ApplyRequest)(nil),               // 1: quorumlb.admin.v1.ApplyRequest
@@ -3379,127 +3650,133 @@ var file_quorumlb_admin_v1_admin_proto_goTypes = []any{
 	(*DeleteResponse)(nil),             // 6: quorumlb.admin.v1.DeleteResponse
 	(*GetRequest)(nil),                 // 7: quorumlb.admin.v1.GetRequest
 	(*GetResponse)(nil),                // 8: quorumlb.admin.v1.GetResponse
-	(*PoolStatus)(nil),                 // 9: quorumlb.admin.v1.PoolStatus
-	(*ServiceStatus)(nil),              // 10: quorumlb.admin.v1.ServiceStatus
-	(*VipStatus)(nil),                  // 11: quorumlb.admin.v1.VipStatus
-	(*NodeAnnouncement)(nil),           // 12: quorumlb.admin.v1.NodeAnnouncement
-	(*NodeEligibility)(nil),            // 13: quorumlb.admin.v1.NodeEligibility
-	(*NodeStatus)(nil),                 // 14: quorumlb.admin.v1.NodeStatus
-	(*MemberStatus)(nil),               // 15: quorumlb.admin.v1.MemberStatus
-	(*StatusRequest)(nil),              // 16: quorumlb.admin.v1.StatusRequest
-	(*StatusResponse)(nil),             // 17: quorumlb.admin.v1.StatusResponse
-	(*DrainRequest)(nil),               // 18: quorumlb.admin.v1.DrainRequest
-	(*DrainResponse)(nil),              // 19: quorumlb.admin.v1.DrainResponse
-	(*UndrainRequest)(nil),             // 20: quorumlb.admin.v1.UndrainRequest
-	(*UndrainResponse)(nil),            // 21: quorumlb.admin.v1.UndrainResponse
-	(*MoveRequest)(nil),                // 22: quorumlb.admin.v1.MoveRequest
-	(*MoveResponse)(nil),               // 23: quorumlb.admin.v1.MoveResponse
-	(*ForgetNodeRequest)(nil),          // 24: quorumlb.admin.v1.ForgetNodeRequest
-	(*ForgetNodeResponse)(nil),         // 25: quorumlb.admin.v1.ForgetNodeResponse
-	(*SetLeaseTimesRequest)(nil),       // 26: quorumlb.admin.v1.SetLeaseTimesRequest
-	(*SetLeaseTimesResponse)(nil),      // 27: quorumlb.admin.v1.SetLeaseTimesResponse
-	(*SetRetentionRequest)(nil),        // 28: quorumlb.admin.v1.SetRetentionRequest
-	(*SetRetentionResponse)(nil),       // 29: quorumlb.admin.v1.SetRetentionResponse
-	(*ProbeRequest)(nil),               // 30: quorumlb.admin.v1.ProbeRequest
-	(*ProbeResponse)(nil),              // 31: quorumlb.admin.v1.ProbeResponse
-	(*NodeProbe)(nil),                  // 32: quorumlb.admin.v1.NodeProbe
-	(*ProbeHit)(nil),                   // 33: quorumlb.admin.v1.ProbeHit
-	(*EventsRequest)(nil),              // 34: quorumlb.admin.v1.EventsRequest
-	(*EventsResponse)(nil),             // 35: quorumlb.admin.v1.EventsResponse
-	(*SnapshotSaveRequest)(nil),        // 36: quorumlb.admin.v1.SnapshotSaveRequest
-	(*SnapshotSaveResponse)(nil),       // 37: quorumlb.admin.v1.SnapshotSaveResponse
-	(*SnapshotRestoreRequest)(nil),     // 38: quorumlb.admin.v1.SnapshotRestoreRequest
-	(*SnapshotRestoreResponse)(nil),    // 39: quorumlb.admin.v1.SnapshotRestoreResponse
-	(*AddMemberRequest)(nil),           // 40: quorumlb.admin.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 41: quorumlb.admin.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 42: quorumlb.admin.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 43: quorumlb.admin.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 44: quorumlb.admin.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 45: quorumlb.admin.v1.TransferLeadershipResponse
-	(*VersionRequest)(nil),             // 46: quorumlb.admin.v1.VersionRequest
-	(*VersionResponse)(nil),            // 47: quorumlb.admin.v1.VersionResponse
-	nil,                                // 48: quorumlb.admin.v1.NodeStatus.LabelsEntry
-	(*v1.Pool)(nil),                    // 49: quorumlb.log.v1.Pool
-	(*v1.L2Advertisement)(nil),         // 50: quorumlb.log.v1.L2Advertisement
-	(*v1.Service)(nil),                 // 51: quorumlb.log.v1.Service
-	(v1.OwnerReason)(0),                // 52: quorumlb.log.v1.OwnerReason
-	(v1.ControlLoss)(0),                // 53: quorumlb.log.v1.ControlLoss
-	(*v11.VipStatus)(nil),              // 54: quorumlb.speaker.v1.VipStatus
-	(*v1.Link)(nil),                    // 55: quorumlb.log.v1.Link
-	(v1.DrainReason)(0),                // 56: quorumlb.log.v1.DrainReason
-	(*v1.LeaseTimes)(nil),              // 57: quorumlb.log.v1.LeaseTimes
-	(*v1.Event)(nil),                   // 58: quorumlb.log.v1.Event
+	(*QuarantineStatus)(nil),           // 9: quorumlb.admin.v1.QuarantineStatus
+	(*PoolStatus)(nil),                 // 10: quorumlb.admin.v1.PoolStatus
+	(*ServiceStatus)(nil),              // 11: quorumlb.admin.v1.ServiceStatus
+	(*VipStatus)(nil),                  // 12: quorumlb.admin.v1.VipStatus
+	(*NodeAnnouncement)(nil),           // 13: quorumlb.admin.v1.NodeAnnouncement
+	(*NodeEligibility)(nil),            // 14: quorumlb.admin.v1.NodeEligibility
+	(*NodeStatus)(nil),                 // 15: quorumlb.admin.v1.NodeStatus
+	(*MemberStatus)(nil),               // 16: quorumlb.admin.v1.MemberStatus
+	(*StatusRequest)(nil),              // 17: quorumlb.admin.v1.StatusRequest
+	(*StatusResponse)(nil),             // 18: quorumlb.admin.v1.StatusResponse
+	(*DrainRequest)(nil),               // 19: quorumlb.admin.v1.DrainRequest
+	(*DrainResponse)(nil),              // 20: quorumlb.admin.v1.DrainResponse
+	(*UndrainRequest)(nil),             // 21: quorumlb.admin.v1.UndrainRequest
+	(*UndrainResponse)(nil),            // 22: quorumlb.admin.v1.UndrainResponse
+	(*MoveRequest)(nil),                // 23: quorumlb.admin.v1.MoveRequest
+	(*MoveResponse)(nil),               // 24: quorumlb.admin.v1.MoveResponse
+	(*ForgetNodeRequest)(nil),          // 25: quorumlb.admin.v1.ForgetNodeRequest
+	(*ForgetNodeResponse)(nil),         // 26: quorumlb.admin.v1.ForgetNodeResponse
+	(*SetLeaseTimesRequest)(nil),       // 27: quorumlb.admin.v1.SetLeaseTimesRequest
+	(*SetLeaseTimesResponse)(nil),      // 28: quorumlb.admin.v1.SetLeaseTimesResponse
+	(*SetRetentionRequest)(nil),        // 29: quorumlb.admin.v1.SetRetentionRequest
+	(*SetRetentionResponse)(nil),       // 30: quorumlb.admin.v1.SetRetentionResponse
+	(*ProbeRequest)(nil),               // 31: quorumlb.admin.v1.ProbeRequest
+	(*ProbeResponse)(nil),              // 32: quorumlb.admin.v1.ProbeResponse
+	(*NodeProbe)(nil),                  // 33: quorumlb.admin.v1.NodeProbe
+	(*ProbeHit)(nil),                   // 34: quorumlb.admin.v1.ProbeHit
+	(*EndQuarantineRequest)(nil),       // 35: quorumlb.admin.v1.EndQuarantineRequest
+	(*EndQuarantineResponse)(nil),      // 36: quorumlb.admin.v1.EndQuarantineResponse
+	(*EventsRequest)(nil),              // 37: quorumlb.admin.v1.EventsRequest
+	(*EventsResponse)(nil),             // 38: quorumlb.admin.v1.EventsResponse
+	(*SnapshotSaveRequest)(nil),        // 39: quorumlb.admin.v1.SnapshotSaveRequest
+	(*SnapshotSaveResponse)(nil),       // 40: quorumlb.admin.v1.SnapshotSaveResponse
+	(*SnapshotRestoreRequest)(nil),     // 41: quorumlb.admin.v1.SnapshotRestoreRequest
+	(*SnapshotRestoreResponse)(nil),    // 42: quorumlb.admin.v1.SnapshotRestoreResponse
+	(*AddMemberRequest)(nil),           // 43: quorumlb.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 44: quorumlb.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 45: quorumlb.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 46: quorumlb.admin.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 47: quorumlb.admin.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 48: quorumlb.admin.v1.TransferLeadershipResponse
+	(*VersionRequest)(nil),             // 49: quorumlb.admin.v1.VersionRequest
+	(*VersionResponse)(nil),            // 50: quorumlb.admin.v1.VersionResponse
+	nil,                                // 51: quorumlb.admin.v1.NodeStatus.LabelsEntry
+	(*v1.Pool)(nil),                    // 52: quorumlb.log.v1.Pool
+	(*v1.L2Advertisement)(nil),         // 53: quorumlb.log.v1.L2Advertisement
+	(*v1.Service)(nil),                 // 54: quorumlb.log.v1.Service
+	(v1.OwnerReason)(0),                // 55: quorumlb.log.v1.OwnerReason
+	(v1.ControlLoss)(0),                // 56: quorumlb.log.v1.ControlLoss
+	(*v11.VipStatus)(nil),              // 57: quorumlb.speaker.v1.VipStatus
+	(*v1.Link)(nil),                    // 58: quorumlb.log.v1.Link
+	(v1.DrainReason)(0),                // 59: quorumlb.log.v1.DrainReason
+	(*v1.LeaseTimes)(nil),              // 60: quorumlb.log.v1.LeaseTimes
+	(*v1.Event)(nil),                   // 61: quorumlb.log.v1.Event
 }
 var file_quorumlb_admin_v1_admin_proto_depIdxs = []int32{
-	49, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
-	50, // 1: quorumlb.admin.v1.Resource.l2_advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	51, // 2: quorumlb.admin.v1.Resource.service:type_name -> quorumlb.log.v1.Service
+	52, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
+	53, // 1: quorumlb.admin.v1.Resource.l2_advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	54, // 2: quorumlb.admin.v1.Resource.service:type_name -> quorumlb.log.v1.Service
 	0,  // 3: quorumlb.admin.v1.ApplyRequest.resources:type_name -> quorumlb.admin.v1.Resource
 	3,  // 4: quorumlb.admin.v1.ApplyResponse.results:type_name -> quorumlb.admin.v1.ApplyResult
 	5,  // 5: quorumlb.admin.v1.DeleteRequest.names:type_name -> quorumlb.admin.v1.ResourceName
-	9,  // 6: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
-	50, // 7: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
-	10, // 8: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
-	11, // 9: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
-	14, // 10: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
-	15, // 11: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	49, // 12: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
-	51, // 13: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
-	52, // 14: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
-	12, // 15: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
-	53, // 16: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	13, // 17: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
-	54, // 18: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
-	48, // 19: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
-	55, // 20: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
-	56, // 21: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
-	57, // 22: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	15, // 23: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	57, // 24: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
-	32, // 25: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
-	33, // 26: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
-	58, // 27: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
-	1,  // 28: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
-	4,  // 29: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
-	7,  // 30: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
-	16, // 31: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
-	18, // 32: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
-	20, // 33: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
-	22, // 34: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
-	24, // 35: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
-	26, // 36: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
-	28, // 37: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
-	30, // 38: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
-	34, // 39: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
-	36, // 40: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
-	38, // 41: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
-	40, // 42: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
-	42, // 43: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
-	44, // 44: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
-	46, // 45: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
-	2,  // 46: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
-	6,  // 47: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
-	8,  // 48: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
-	17, // 49: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
-	19, // 50: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
-	21, // 51: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
-	23, // 52: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
-	25, // 53: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
-	27, // 54: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
-	29, // 55: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
-	31, // 56: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
-	35, // 57: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
-	37, // 58: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
-	39, // 59: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
-	41, // 60: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
-	43, // 61: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
-	45, // 62: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
-	47, // 63: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
-	46, // [46:64] is the sub-list for method output_type
-	28, // [28:46] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	10, // 6: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
+	53, // 7: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
+	11, // 8: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
+	12, // 9: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
+	15, // 10: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
+	16, // 11: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
+	9,  // 12: quorumlb.admin.v1.GetResponse.quarantine:type_name -> quorumlb.admin.v1.QuarantineStatus
+	52, // 13: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
+	54, // 14: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
+	55, // 15: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
+	13, // 16: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
+	56, // 17: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	14, // 18: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
+	57, // 19: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
+	51, // 20: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
+	58, // 21: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
+	59, // 22: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
+	60, // 23: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	16, // 24: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
+	60, // 25: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
+	33, // 26: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
+	34, // 27: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
+	61, // 28: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
+	1,  // 29: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
+	4,  // 30: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
+	7,  // 31: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
+	17, // 32: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
+	19, // 33: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
+	21, // 34: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
+	23, // 35: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
+	25, // 36: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
+	27, // 37: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
+	29, // 38: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
+	31, // 39: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
+	35, // 40: quorumlb.admin.v1.AdminService.EndQuarantine:input_type -> quorumlb.admin.v1.EndQuarantineRequest
+	37, // 41: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
+	39, // 42: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
+	41, // 43: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
+	43, // 44: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
+	45, // 45: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
+	47, // 46: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
+	49, // 47: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
+	2,  // 48: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
+	6,  // 49: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
+	8,  // 50: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
+	18, // 51: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
+	20, // 52: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
+	22, // 53: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
+	24, // 54: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
+	26, // 55: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
+	28, // 56: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
+	30, // 57: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
+	32, // 58: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
+	36, // 59: quorumlb.admin.v1.AdminService.EndQuarantine:output_type -> quorumlb.admin.v1.EndQuarantineResponse
+	38, // 60: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
+	40, // 61: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
+	42, // 62: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
+	44, // 63: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
+	46, // 64: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
+	48, // 65: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
+	50, // 66: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
+	48, // [48:67] is the sub-list for method output_type
+	29, // [29:48] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_admin_v1_admin_proto_init() }
@@ -3518,7 +3795,7 @@ func file_quorumlb_admin_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_admin_v1_admin_proto_rawDesc), len(file_quorumlb_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -153,6 +153,12 @@ const (
 	OwnerReason_OWNER_REASON_ADDRESS_DELETED OwnerReason = 9
 	OwnerReason_OWNER_REASON_IDEAL           OwnerReason = 10
 	OwnerReason_OWNER_REASON_NODE_AVAILABLE  OwnerReason = 11
+	// The grace time of a soft move is over.
+	OwnerReason_OWNER_REASON_GRACE_OVER OwnerReason = 16
+	// The old owner of a soft move has no connection left.
+	OwnerReason_OWNER_REASON_NO_CONNECTIONS OwnerReason = 17
+	// A foreign station has the address.
+	OwnerReason_OWNER_REASON_CONFLICT OwnerReason = 18
 )
 
 // Enum value maps for OwnerReason.
@@ -170,6 +176,9 @@ var (
 		9:  "OWNER_REASON_ADDRESS_DELETED",
 		10: "OWNER_REASON_IDEAL",
 		11: "OWNER_REASON_NODE_AVAILABLE",
+		16: "OWNER_REASON_GRACE_OVER",
+		17: "OWNER_REASON_NO_CONNECTIONS",
+		18: "OWNER_REASON_CONFLICT",
 	}
 	OwnerReason_value = map[string]int32{
 		"OWNER_REASON_UNSPECIFIED":     0,
@@ -184,6 +193,9 @@ var (
 		"OWNER_REASON_ADDRESS_DELETED": 9,
 		"OWNER_REASON_IDEAL":           10,
 		"OWNER_REASON_NODE_AVAILABLE":  11,
+		"OWNER_REASON_GRACE_OVER":      16,
+		"OWNER_REASON_NO_CONNECTIONS":  17,
+		"OWNER_REASON_CONFLICT":        18,
 	}
 )
 
@@ -212,6 +224,62 @@ func (x OwnerReason) Number() protoreflect.EnumNumber {
 // Deprecated: Use OwnerReason.Descriptor instead.
 func (OwnerReason) EnumDescriptor() ([]byte, []int) {
 	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{2}
+}
+
+type ConflictKind int32
+
+const (
+	// A station claims the address while it is in use here.
+	ConflictKind_CONFLICT_KIND_UNSPECIFIED ConflictKind = 0
+	// A foreign station answered before the first use.
+	ConflictKind_CONFLICT_KIND_FOREIGN ConflictKind = 1
+	// A router answered before the first use that answers for any address (proxy ARP).
+	ConflictKind_CONFLICT_KIND_PROXY ConflictKind = 2
+	// The kernel of one of the nodes answered before the first use.
+	ConflictKind_CONFLICT_KIND_KERNEL ConflictKind = 3
+)
+
+// Enum value maps for ConflictKind.
+var (
+	ConflictKind_name = map[int32]string{
+		0: "CONFLICT_KIND_UNSPECIFIED",
+		1: "CONFLICT_KIND_FOREIGN",
+		2: "CONFLICT_KIND_PROXY",
+		3: "CONFLICT_KIND_KERNEL",
+	}
+	ConflictKind_value = map[string]int32{
+		"CONFLICT_KIND_UNSPECIFIED": 0,
+		"CONFLICT_KIND_FOREIGN":     1,
+		"CONFLICT_KIND_PROXY":       2,
+		"CONFLICT_KIND_KERNEL":      3,
+	}
+)
+
+func (x ConflictKind) Enum() *ConflictKind {
+	p := new(ConflictKind)
+	*p = x
+	return p
+}
+
+func (x ConflictKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConflictKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_quorumlb_log_v1_log_proto_enumTypes[3].Descriptor()
+}
+
+func (ConflictKind) Type() protoreflect.EnumType {
+	return &file_quorumlb_log_v1_log_proto_enumTypes[3]
+}
+
+func (x ConflictKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConflictKind.Descriptor instead.
+func (ConflictKind) EnumDescriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{3}
 }
 
 // Batch is the content of one Raft log entry.
@@ -319,6 +387,8 @@ type Event struct {
 	//	*Event_AddressAllocated
 	//	*Event_AddressReleased
 	//	*Event_AllocationRefused
+	//	*Event_AddressQuarantined
+	//	*Event_QuarantineEnded
 	//	*Event_SessionOpened
 	//	*Event_SessionClosed
 	//	*Event_SessionExpired
@@ -332,6 +402,7 @@ type Event struct {
 	//	*Event_AnnounceRecovered
 	//	*Event_AddressConflictObserved
 	//	*Event_AddressConflictCleared
+	//	*Event_SoftMoveEnded
 	//	*Event_RestoreBegun
 	Fact          isEvent_Fact `protobuf_oneof:"fact"`
 	unknownFields protoimpl.UnknownFields
@@ -499,6 +570,24 @@ func (x *Event) GetAllocationRefused() *AllocationRefused {
 	return nil
 }
 
+func (x *Event) GetAddressQuarantined() *AddressQuarantined {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_AddressQuarantined); ok {
+			return x.AddressQuarantined
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetQuarantineEnded() *QuarantineEnded {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_QuarantineEnded); ok {
+			return x.QuarantineEnded
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetSessionOpened() *SessionOpened {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_SessionOpened); ok {
@@ -616,6 +705,15 @@ func (x *Event) GetAddressConflictCleared() *AddressConflictCleared {
 	return nil
 }
 
+func (x *Event) GetSoftMoveEnded() *SoftMoveEnded {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_SoftMoveEnded); ok {
+			return x.SoftMoveEnded
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetRestoreBegun() *RestoreBegun {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_RestoreBegun); ok {
@@ -681,6 +779,14 @@ type Event_AllocationRefused struct {
 	AllocationRefused *AllocationRefused `protobuf:"bytes,32,opt,name=allocation_refused,json=allocationRefused,proto3,oneof"`
 }
 
+type Event_AddressQuarantined struct {
+	AddressQuarantined *AddressQuarantined `protobuf:"bytes,33,opt,name=address_quarantined,json=addressQuarantined,proto3,oneof"`
+}
+
+type Event_QuarantineEnded struct {
+	QuarantineEnded *QuarantineEnded `protobuf:"bytes,36,opt,name=quarantine_ended,json=quarantineEnded,proto3,oneof"`
+}
+
 type Event_SessionOpened struct {
 	SessionOpened *SessionOpened `protobuf:"bytes,40,opt,name=session_opened,json=sessionOpened,proto3,oneof"`
 }
@@ -733,6 +839,10 @@ type Event_AddressConflictCleared struct {
 	AddressConflictCleared *AddressConflictCleared `protobuf:"bytes,55,opt,name=address_conflict_cleared,json=addressConflictCleared,proto3,oneof"`
 }
 
+type Event_SoftMoveEnded struct {
+	SoftMoveEnded *SoftMoveEnded `protobuf:"bytes,59,opt,name=soft_move_ended,json=softMoveEnded,proto3,oneof"`
+}
+
 type Event_RestoreBegun struct {
 	RestoreBegun *RestoreBegun `protobuf:"bytes,60,opt,name=restore_begun,json=restoreBegun,proto3,oneof"`
 }
@@ -763,6 +873,10 @@ func (*Event_AddressReleased) isEvent_Fact() {}
 
 func (*Event_AllocationRefused) isEvent_Fact() {}
 
+func (*Event_AddressQuarantined) isEvent_Fact() {}
+
+func (*Event_QuarantineEnded) isEvent_Fact() {}
+
 func (*Event_SessionOpened) isEvent_Fact() {}
 
 func (*Event_SessionClosed) isEvent_Fact() {}
@@ -788,6 +902,8 @@ func (*Event_AnnounceRecovered) isEvent_Fact() {}
 func (*Event_AddressConflictObserved) isEvent_Fact() {}
 
 func (*Event_AddressConflictCleared) isEvent_Fact() {}
+
+func (*Event_SoftMoveEnded) isEvent_Fact() {}
 
 func (*Event_RestoreBegun) isEvent_Fact() {}
 
@@ -1875,7 +1991,11 @@ type NodeDrained struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// "drain" by an administrator or "leave" by the speaker's own shutdown.
-	Reason        DrainReason `protobuf:"varint,2,opt,name=reason,proto3,enum=quorumlb.log.v1.DrainReason" json:"reason,omitempty"`
+	Reason DrainReason `protobuf:"varint,2,opt,name=reason,proto3,enum=quorumlb.log.v1.DrainReason" json:"reason,omitempty"`
+	// For how long the node goes on answering the clients that know it for
+	// addresses that move away; 0: not at all. It counts from this batch, also for
+	// addresses that are moving softly already.
+	GraceNanos    int64 `protobuf:"varint,3,opt,name=grace_nanos,json=graceNanos,proto3" json:"grace_nanos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1922,6 +2042,13 @@ func (x *NodeDrained) GetReason() DrainReason {
 		return x.Reason
 	}
 	return DrainReason_DRAIN_REASON_UNSPECIFIED
+}
+
+func (x *NodeDrained) GetGraceNanos() int64 {
+	if x != nil {
+		return x.GraceNanos
+	}
+	return 0
 }
 
 type NodeUndrained struct {
@@ -2019,8 +2146,12 @@ type OwnerReleased struct {
 	Address []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	// The epoch that ends.
-	Epoch         uint64      `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Reason        OwnerReason `protobuf:"varint,4,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	Epoch  uint64      `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Reason OwnerReason `protobuf:"varint,4,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	// A soft move: the node goes on answering questions that are sent to it alone,
+	// and nobody else's, until an OwnerAssigned without predecessor or a
+	// SoftMoveEnded.
+	Soft          bool `protobuf:"varint,5,opt,name=soft,proto3" json:"soft,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2083,14 +2214,28 @@ func (x *OwnerReleased) GetReason() OwnerReason {
 	return OwnerReason_OWNER_REASON_UNSPECIFIED
 }
 
+func (x *OwnerReleased) GetSoft() bool {
+	if x != nil {
+		return x.Soft
+	}
+	return false
+}
+
 // The node owns the address. The epoch is the revision of the batch. An owner
 // named in the state before loses it with this event (only after its session
 // has expired).
 type OwnerAssigned struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Reason        OwnerReason            `protobuf:"varint,3,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Reason  OwnerReason            `protobuf:"varint,3,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	// The node that goes on answering those who ask it alone, by the OwnerReleased
+	// before; the owner makes no unsolicited claim until SoftMoveEnded. Empty: nobody
+	// does.
+	Predecessor string `protobuf:"bytes,4,opt,name=predecessor,proto3" json:"predecessor,omitempty"`
+	// Nobody has owned the address since it was allocated: the owner asks the wire
+	// whether a foreign station has it.
+	FirstUse      bool `protobuf:"varint,5,opt,name=first_use,json=firstUse,proto3" json:"first_use,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2146,6 +2291,83 @@ func (x *OwnerAssigned) GetReason() OwnerReason {
 	return OwnerReason_OWNER_REASON_UNSPECIFIED
 }
 
+func (x *OwnerAssigned) GetPredecessor() string {
+	if x != nil {
+		return x.Predecessor
+	}
+	return ""
+}
+
+func (x *OwnerAssigned) GetFirstUse() bool {
+	if x != nil {
+		return x.FirstUse
+	}
+	return false
+}
+
+// The predecessor of a soft move must stop answering altogether, and the owner
+// claims the address from all who do not know it yet.
+type SoftMoveEnded struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// The predecessor.
+	Node          string      `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Reason        OwnerReason `protobuf:"varint,3,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SoftMoveEnded) Reset() {
+	*x = SoftMoveEnded{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SoftMoveEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SoftMoveEnded) ProtoMessage() {}
+
+func (x *SoftMoveEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SoftMoveEnded.ProtoReflect.Descriptor instead.
+func (*SoftMoveEnded) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SoftMoveEnded) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *SoftMoveEnded) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SoftMoveEnded) GetReason() OwnerReason {
+	if x != nil {
+		return x.Reason
+	}
+	return OwnerReason_OWNER_REASON_UNSPECIFIED
+}
+
 // A speaker could not announce an address that it owns.
 type AnnounceFailed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2159,7 +2381,7 @@ type AnnounceFailed struct {
 
 func (x *AnnounceFailed) Reset() {
 	*x = AnnounceFailed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2393,7 @@ func (x *AnnounceFailed) String() string {
 func (*AnnounceFailed) ProtoMessage() {}
 
 func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[26]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2406,7 @@ func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceFailed.ProtoReflect.Descriptor instead.
 func (*AnnounceFailed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AnnounceFailed) GetAddress() []byte {
@@ -2225,7 +2447,7 @@ type AnnounceRecovered struct {
 
 func (x *AnnounceRecovered) Reset() {
 	*x = AnnounceRecovered{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2459,7 @@ func (x *AnnounceRecovered) String() string {
 func (*AnnounceRecovered) ProtoMessage() {}
 
 func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[27]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2472,7 @@ func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRecovered.ProtoReflect.Descriptor instead.
 func (*AnnounceRecovered) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AnnounceRecovered) GetAddress() []byte {
@@ -2267,19 +2489,23 @@ func (x *AnnounceRecovered) GetNode() string {
 	return ""
 }
 
-// Another station claims the address.
+// Another station claims the address, or answered when the owner asked before
+// the first use.
 type AddressConflictObserved struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Mac           []byte                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Mac     []byte                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	Kind    ConflictKind           `protobuf:"varint,4,opt,name=kind,proto3,enum=quorumlb.log.v1.ConflictKind" json:"kind,omitempty"`
+	// The node that mac belongs to, with CONFLICT_KIND_KERNEL.
+	Holder        string `protobuf:"bytes,5,opt,name=holder,proto3" json:"holder,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AddressConflictObserved) Reset() {
 	*x = AddressConflictObserved{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2517,7 @@ func (x *AddressConflictObserved) String() string {
 func (*AddressConflictObserved) ProtoMessage() {}
 
 func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[28]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2530,7 @@ func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictObserved.ProtoReflect.Descriptor instead.
 func (*AddressConflictObserved) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AddressConflictObserved) GetAddress() []byte {
@@ -2328,6 +2554,137 @@ func (x *AddressConflictObserved) GetMac() []byte {
 	return nil
 }
 
+func (x *AddressConflictObserved) GetKind() ConflictKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ConflictKind_CONFLICT_KIND_UNSPECIFIED
+}
+
+func (x *AddressConflictObserved) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+// A foreign station has the address, which is free here: nobody gets it who does
+// not ask for it. In use for a service it is never in quarantine.
+type AddressQuarantined struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// The foreign station, and the node that heard it.
+	Mac  []byte `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`
+	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// When the wire is asked again.
+	UntilUnixNano int64 `protobuf:"varint,4,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddressQuarantined) Reset() {
+	*x = AddressQuarantined{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddressQuarantined) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddressQuarantined) ProtoMessage() {}
+
+func (x *AddressQuarantined) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddressQuarantined.ProtoReflect.Descriptor instead.
+func (*AddressQuarantined) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AddressQuarantined) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *AddressQuarantined) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *AddressQuarantined) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AddressQuarantined) GetUntilUnixNano() int64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
+// Nobody answers for the address any more, or an administrator says so.
+type QuarantineEnded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuarantineEnded) Reset() {
+	*x = QuarantineEnded{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuarantineEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuarantineEnded) ProtoMessage() {}
+
+func (x *QuarantineEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuarantineEnded.ProtoReflect.Descriptor instead.
+func (*QuarantineEnded) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *QuarantineEnded) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
 type AddressConflictCleared struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -2337,7 +2694,7 @@ type AddressConflictCleared struct {
 
 func (x *AddressConflictCleared) Reset() {
 	*x = AddressConflictCleared{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2706,7 @@ func (x *AddressConflictCleared) String() string {
 func (*AddressConflictCleared) ProtoMessage() {}
 
 func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[29]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2719,7 @@ func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictCleared.ProtoReflect.Descriptor instead.
 func (*AddressConflictCleared) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AddressConflictCleared) GetAddress() []byte {
@@ -2384,7 +2741,7 @@ type RestoreBegun struct {
 
 func (x *RestoreBegun) Reset() {
 	*x = RestoreBegun{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2753,7 @@ func (x *RestoreBegun) String() string {
 func (*RestoreBegun) ProtoMessage() {}
 
 func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[30]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2766,7 @@ func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegun.ProtoReflect.Descriptor instead.
 func (*RestoreBegun) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RestoreBegun) GetFromRevision() uint64 {
@@ -2436,7 +2793,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04prev\x18\x02 \x01(\fR\x04prev\x12$\n" +
 	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06actors\x18\x04 \x03(\tR\x06actors\x12.\n" +
-	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xff\x10\n" +
+	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\xf0\x12\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\rR\x05actor\x12J\n" +
 	"\x0fcluster_founded\x18\n" +
@@ -2452,7 +2809,9 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x0fservice_deleted\x18\x19 \x01(\v2\x1f.quorumlb.log.v1.ServiceDeletedH\x00R\x0eserviceDeleted\x12P\n" +
 	"\x11address_allocated\x18\x1e \x01(\v2!.quorumlb.log.v1.AddressAllocatedH\x00R\x10addressAllocated\x12M\n" +
 	"\x10address_released\x18\x1f \x01(\v2 .quorumlb.log.v1.AddressReleasedH\x00R\x0faddressReleased\x12S\n" +
-	"\x12allocation_refused\x18  \x01(\v2\".quorumlb.log.v1.AllocationRefusedH\x00R\x11allocationRefused\x12G\n" +
+	"\x12allocation_refused\x18  \x01(\v2\".quorumlb.log.v1.AllocationRefusedH\x00R\x11allocationRefused\x12V\n" +
+	"\x13address_quarantined\x18! \x01(\v2#.quorumlb.log.v1.AddressQuarantinedH\x00R\x12addressQuarantined\x12M\n" +
+	"\x10quarantine_ended\x18$ \x01(\v2 .quorumlb.log.v1.QuarantineEndedH\x00R\x0fquarantineEnded\x12G\n" +
 	"\x0esession_opened\x18( \x01(\v2\x1e.quorumlb.log.v1.SessionOpenedH\x00R\rsessionOpened\x12G\n" +
 	"\x0esession_closed\x18) \x01(\v2\x1e.quorumlb.log.v1.SessionClosedH\x00R\rsessionClosed\x12J\n" +
 	"\x0fsession_expired\x18* \x01(\v2\x1f.quorumlb.log.v1.SessionExpiredH\x00R\x0esessionExpired\x12Q\n" +
@@ -2465,7 +2824,8 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x0fannounce_failed\x184 \x01(\v2\x1f.quorumlb.log.v1.AnnounceFailedH\x00R\x0eannounceFailed\x12S\n" +
 	"\x12announce_recovered\x185 \x01(\v2\".quorumlb.log.v1.AnnounceRecoveredH\x00R\x11announceRecovered\x12f\n" +
 	"\x19address_conflict_observed\x186 \x01(\v2(.quorumlb.log.v1.AddressConflictObservedH\x00R\x17addressConflictObserved\x12c\n" +
-	"\x18address_conflict_cleared\x187 \x01(\v2'.quorumlb.log.v1.AddressConflictClearedH\x00R\x16addressConflictCleared\x12D\n" +
+	"\x18address_conflict_cleared\x187 \x01(\v2'.quorumlb.log.v1.AddressConflictClearedH\x00R\x16addressConflictCleared\x12H\n" +
+	"\x0fsoft_move_ended\x18; \x01(\v2\x1e.quorumlb.log.v1.SoftMoveEndedH\x00R\rsoftMoveEnded\x12D\n" +
 	"\rrestore_begun\x18< \x01(\v2\x1d.quorumlb.log.v1.RestoreBegunH\x00R\frestoreBegunB\x06\n" +
 	"\x04fact\"X\n" +
 	"\x0eClusterFounded\x12\x1d\n" +
@@ -2539,20 +2899,29 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\bprefixes\x18\x04 \x03(\tR\bprefixes\"S\n" +
 	"\x10NodeLinksChanged\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12+\n" +
-	"\x05links\x18\x02 \x03(\v2\x15.quorumlb.log.v1.LinkR\x05links\"W\n" +
+	"\x05links\x18\x02 \x03(\v2\x15.quorumlb.log.v1.LinkR\x05links\"x\n" +
 	"\vNodeDrained\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x124\n" +
-	"\x06reason\x18\x02 \x01(\x0e2\x1c.quorumlb.log.v1.DrainReasonR\x06reason\"#\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1c.quorumlb.log.v1.DrainReasonR\x06reason\x12\x1f\n" +
+	"\vgrace_nanos\x18\x03 \x01(\x03R\n" +
+	"graceNanos\"#\n" +
 	"\rNodeUndrained\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"#\n" +
 	"\rNodeForgotten\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"\x89\x01\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\x9d\x01\n" +
 	"\rOwnerReleased\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x124\n" +
-	"\x06reason\x18\x04 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\"s\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\x12\x12\n" +
+	"\x04soft\x18\x05 \x01(\bR\x04soft\"\xb2\x01\n" +
 	"\rOwnerAssigned\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x124\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\x12 \n" +
+	"\vpredecessor\x18\x04 \x01(\tR\vpredecessor\x12\x1b\n" +
+	"\tfirst_use\x18\x05 \x01(\bR\bfirstUse\"s\n" +
+	"\rSoftMoveEnded\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x124\n" +
 	"\x06reason\x18\x03 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\"l\n" +
@@ -2563,11 +2932,20 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"A\n" +
 	"\x11AnnounceRecovered\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"Y\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\xa4\x01\n" +
 	"\x17AddressConflictObserved\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x10\n" +
-	"\x03mac\x18\x03 \x01(\fR\x03mac\"2\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\x121\n" +
+	"\x04kind\x18\x04 \x01(\x0e2\x1d.quorumlb.log.v1.ConflictKindR\x04kind\x12\x16\n" +
+	"\x06holder\x18\x05 \x01(\tR\x06holder\"|\n" +
+	"\x12AddressQuarantined\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x10\n" +
+	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12&\n" +
+	"\x0funtil_unix_nano\x18\x04 \x01(\x03R\runtilUnixNano\"+\n" +
+	"\x0fQuarantineEnded\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\"2\n" +
 	"\x16AddressConflictCleared\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\"[\n" +
 	"\fRestoreBegun\x12#\n" +
@@ -2583,7 +2961,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +
-	"\x12DRAIN_REASON_LEAVE\x10\x02*\xe8\x02\n" +
+	"\x12DRAIN_REASON_LEAVE\x10\x02*\xc1\x03\n" +
 	"\vOwnerReason\x12\x1c\n" +
 	"\x18OWNER_REASON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18OWNER_REASON_NEW_ADDRESS\x10\x01\x12\x1e\n" +
@@ -2597,7 +2975,15 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x1cOWNER_REASON_ADDRESS_DELETED\x10\t\x12\x16\n" +
 	"\x12OWNER_REASON_IDEAL\x10\n" +
 	"\x12\x1f\n" +
-	"\x1bOWNER_REASON_NODE_AVAILABLE\x10\vB:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
+	"\x1bOWNER_REASON_NODE_AVAILABLE\x10\v\x12\x1b\n" +
+	"\x17OWNER_REASON_GRACE_OVER\x10\x10\x12\x1f\n" +
+	"\x1bOWNER_REASON_NO_CONNECTIONS\x10\x11\x12\x19\n" +
+	"\x15OWNER_REASON_CONFLICT\x10\x12*{\n" +
+	"\fConflictKind\x12\x1d\n" +
+	"\x19CONFLICT_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15CONFLICT_KIND_FOREIGN\x10\x01\x12\x17\n" +
+	"\x13CONFLICT_KIND_PROXY\x10\x02\x12\x18\n" +
+	"\x14CONFLICT_KIND_KERNEL\x10\x03B:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
 
 var (
 	file_quorumlb_log_v1_log_proto_rawDescOnce sync.Once
@@ -2611,93 +2997,102 @@ func file_quorumlb_log_v1_log_proto_rawDescGZIP() []byte {
 	return file_quorumlb_log_v1_log_proto_rawDescData
 }
 
-var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(AllocationReason)(0),           // 0: quorumlb.log.v1.AllocationReason
 	(DrainReason)(0),                // 1: quorumlb.log.v1.DrainReason
 	(OwnerReason)(0),                // 2: quorumlb.log.v1.OwnerReason
-	(*Batch)(nil),                   // 3: quorumlb.log.v1.Batch
-	(*Event)(nil),                   // 4: quorumlb.log.v1.Event
-	(*ClusterFounded)(nil),          // 5: quorumlb.log.v1.ClusterFounded
-	(*ClusterVersionRaised)(nil),    // 6: quorumlb.log.v1.ClusterVersionRaised
-	(*LeaseTimes)(nil),              // 7: quorumlb.log.v1.LeaseTimes
-	(*LeaseTimesSet)(nil),           // 8: quorumlb.log.v1.LeaseTimesSet
-	(*RetentionSet)(nil),            // 9: quorumlb.log.v1.RetentionSet
-	(*PoolDefined)(nil),             // 10: quorumlb.log.v1.PoolDefined
-	(*PoolDeleted)(nil),             // 11: quorumlb.log.v1.PoolDeleted
-	(*AdvertisementDefined)(nil),    // 12: quorumlb.log.v1.AdvertisementDefined
-	(*AdvertisementDeleted)(nil),    // 13: quorumlb.log.v1.AdvertisementDeleted
-	(*ServiceDeclared)(nil),         // 14: quorumlb.log.v1.ServiceDeclared
-	(*ServiceDeleted)(nil),          // 15: quorumlb.log.v1.ServiceDeleted
-	(*AddressAllocated)(nil),        // 16: quorumlb.log.v1.AddressAllocated
-	(*AddressReleased)(nil),         // 17: quorumlb.log.v1.AddressReleased
-	(*AllocationRefused)(nil),       // 18: quorumlb.log.v1.AllocationRefused
-	(*SessionOpened)(nil),           // 19: quorumlb.log.v1.SessionOpened
-	(*SessionClosed)(nil),           // 20: quorumlb.log.v1.SessionClosed
-	(*SessionExpired)(nil),          // 21: quorumlb.log.v1.SessionExpired
-	(*Link)(nil),                    // 22: quorumlb.log.v1.Link
-	(*NodeLinksChanged)(nil),        // 23: quorumlb.log.v1.NodeLinksChanged
-	(*NodeDrained)(nil),             // 24: quorumlb.log.v1.NodeDrained
-	(*NodeUndrained)(nil),           // 25: quorumlb.log.v1.NodeUndrained
-	(*NodeForgotten)(nil),           // 26: quorumlb.log.v1.NodeForgotten
-	(*OwnerReleased)(nil),           // 27: quorumlb.log.v1.OwnerReleased
-	(*OwnerAssigned)(nil),           // 28: quorumlb.log.v1.OwnerAssigned
-	(*AnnounceFailed)(nil),          // 29: quorumlb.log.v1.AnnounceFailed
-	(*AnnounceRecovered)(nil),       // 30: quorumlb.log.v1.AnnounceRecovered
-	(*AddressConflictObserved)(nil), // 31: quorumlb.log.v1.AddressConflictObserved
-	(*AddressConflictCleared)(nil),  // 32: quorumlb.log.v1.AddressConflictCleared
-	(*RestoreBegun)(nil),            // 33: quorumlb.log.v1.RestoreBegun
-	nil,                             // 34: quorumlb.log.v1.SessionOpened.LabelsEntry
-	(*Pool)(nil),                    // 35: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),         // 36: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),                 // 37: quorumlb.log.v1.Service
+	(ConflictKind)(0),               // 3: quorumlb.log.v1.ConflictKind
+	(*Batch)(nil),                   // 4: quorumlb.log.v1.Batch
+	(*Event)(nil),                   // 5: quorumlb.log.v1.Event
+	(*ClusterFounded)(nil),          // 6: quorumlb.log.v1.ClusterFounded
+	(*ClusterVersionRaised)(nil),    // 7: quorumlb.log.v1.ClusterVersionRaised
+	(*LeaseTimes)(nil),              // 8: quorumlb.log.v1.LeaseTimes
+	(*LeaseTimesSet)(nil),           // 9: quorumlb.log.v1.LeaseTimesSet
+	(*RetentionSet)(nil),            // 10: quorumlb.log.v1.RetentionSet
+	(*PoolDefined)(nil),             // 11: quorumlb.log.v1.PoolDefined
+	(*PoolDeleted)(nil),             // 12: quorumlb.log.v1.PoolDeleted
+	(*AdvertisementDefined)(nil),    // 13: quorumlb.log.v1.AdvertisementDefined
+	(*AdvertisementDeleted)(nil),    // 14: quorumlb.log.v1.AdvertisementDeleted
+	(*ServiceDeclared)(nil),         // 15: quorumlb.log.v1.ServiceDeclared
+	(*ServiceDeleted)(nil),          // 16: quorumlb.log.v1.ServiceDeleted
+	(*AddressAllocated)(nil),        // 17: quorumlb.log.v1.AddressAllocated
+	(*AddressReleased)(nil),         // 18: quorumlb.log.v1.AddressReleased
+	(*AllocationRefused)(nil),       // 19: quorumlb.log.v1.AllocationRefused
+	(*SessionOpened)(nil),           // 20: quorumlb.log.v1.SessionOpened
+	(*SessionClosed)(nil),           // 21: quorumlb.log.v1.SessionClosed
+	(*SessionExpired)(nil),          // 22: quorumlb.log.v1.SessionExpired
+	(*Link)(nil),                    // 23: quorumlb.log.v1.Link
+	(*NodeLinksChanged)(nil),        // 24: quorumlb.log.v1.NodeLinksChanged
+	(*NodeDrained)(nil),             // 25: quorumlb.log.v1.NodeDrained
+	(*NodeUndrained)(nil),           // 26: quorumlb.log.v1.NodeUndrained
+	(*NodeForgotten)(nil),           // 27: quorumlb.log.v1.NodeForgotten
+	(*OwnerReleased)(nil),           // 28: quorumlb.log.v1.OwnerReleased
+	(*OwnerAssigned)(nil),           // 29: quorumlb.log.v1.OwnerAssigned
+	(*SoftMoveEnded)(nil),           // 30: quorumlb.log.v1.SoftMoveEnded
+	(*AnnounceFailed)(nil),          // 31: quorumlb.log.v1.AnnounceFailed
+	(*AnnounceRecovered)(nil),       // 32: quorumlb.log.v1.AnnounceRecovered
+	(*AddressConflictObserved)(nil), // 33: quorumlb.log.v1.AddressConflictObserved
+	(*AddressQuarantined)(nil),      // 34: quorumlb.log.v1.AddressQuarantined
+	(*QuarantineEnded)(nil),         // 35: quorumlb.log.v1.QuarantineEnded
+	(*AddressConflictCleared)(nil),  // 36: quorumlb.log.v1.AddressConflictCleared
+	(*RestoreBegun)(nil),            // 37: quorumlb.log.v1.RestoreBegun
+	nil,                             // 38: quorumlb.log.v1.SessionOpened.LabelsEntry
+	(*Pool)(nil),                    // 39: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),         // 40: quorumlb.log.v1.L2Advertisement
+	(*Service)(nil),                 // 41: quorumlb.log.v1.Service
 }
 var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
-	4,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
-	5,  // 1: quorumlb.log.v1.Event.cluster_founded:type_name -> quorumlb.log.v1.ClusterFounded
-	6,  // 2: quorumlb.log.v1.Event.cluster_version_raised:type_name -> quorumlb.log.v1.ClusterVersionRaised
-	8,  // 3: quorumlb.log.v1.Event.lease_times_set:type_name -> quorumlb.log.v1.LeaseTimesSet
-	9,  // 4: quorumlb.log.v1.Event.retention_set:type_name -> quorumlb.log.v1.RetentionSet
-	10, // 5: quorumlb.log.v1.Event.pool_defined:type_name -> quorumlb.log.v1.PoolDefined
-	11, // 6: quorumlb.log.v1.Event.pool_deleted:type_name -> quorumlb.log.v1.PoolDeleted
-	12, // 7: quorumlb.log.v1.Event.advertisement_defined:type_name -> quorumlb.log.v1.AdvertisementDefined
-	13, // 8: quorumlb.log.v1.Event.advertisement_deleted:type_name -> quorumlb.log.v1.AdvertisementDeleted
-	14, // 9: quorumlb.log.v1.Event.service_declared:type_name -> quorumlb.log.v1.ServiceDeclared
-	15, // 10: quorumlb.log.v1.Event.service_deleted:type_name -> quorumlb.log.v1.ServiceDeleted
-	16, // 11: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
-	17, // 12: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
-	18, // 13: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
-	19, // 14: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
-	20, // 15: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
-	21, // 16: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
-	23, // 17: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
-	24, // 18: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
-	25, // 19: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
-	26, // 20: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
-	27, // 21: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
-	28, // 22: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
-	29, // 23: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
-	30, // 24: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
-	31, // 25: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
-	32, // 26: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
-	33, // 27: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
-	7,  // 28: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
-	35, // 29: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
-	36, // 30: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	37, // 31: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
-	0,  // 32: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
-	34, // 33: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
-	22, // 34: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
-	22, // 35: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
-	1,  // 36: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
-	2,  // 37: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
-	2,  // 38: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	5,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
+	6,  // 1: quorumlb.log.v1.Event.cluster_founded:type_name -> quorumlb.log.v1.ClusterFounded
+	7,  // 2: quorumlb.log.v1.Event.cluster_version_raised:type_name -> quorumlb.log.v1.ClusterVersionRaised
+	9,  // 3: quorumlb.log.v1.Event.lease_times_set:type_name -> quorumlb.log.v1.LeaseTimesSet
+	10, // 4: quorumlb.log.v1.Event.retention_set:type_name -> quorumlb.log.v1.RetentionSet
+	11, // 5: quorumlb.log.v1.Event.pool_defined:type_name -> quorumlb.log.v1.PoolDefined
+	12, // 6: quorumlb.log.v1.Event.pool_deleted:type_name -> quorumlb.log.v1.PoolDeleted
+	13, // 7: quorumlb.log.v1.Event.advertisement_defined:type_name -> quorumlb.log.v1.AdvertisementDefined
+	14, // 8: quorumlb.log.v1.Event.advertisement_deleted:type_name -> quorumlb.log.v1.AdvertisementDeleted
+	15, // 9: quorumlb.log.v1.Event.service_declared:type_name -> quorumlb.log.v1.ServiceDeclared
+	16, // 10: quorumlb.log.v1.Event.service_deleted:type_name -> quorumlb.log.v1.ServiceDeleted
+	17, // 11: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
+	18, // 12: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
+	19, // 13: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
+	34, // 14: quorumlb.log.v1.Event.address_quarantined:type_name -> quorumlb.log.v1.AddressQuarantined
+	35, // 15: quorumlb.log.v1.Event.quarantine_ended:type_name -> quorumlb.log.v1.QuarantineEnded
+	20, // 16: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
+	21, // 17: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
+	22, // 18: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
+	24, // 19: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
+	25, // 20: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
+	26, // 21: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
+	27, // 22: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
+	28, // 23: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
+	29, // 24: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
+	31, // 25: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
+	32, // 26: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
+	33, // 27: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
+	36, // 28: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
+	30, // 29: quorumlb.log.v1.Event.soft_move_ended:type_name -> quorumlb.log.v1.SoftMoveEnded
+	37, // 30: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
+	8,  // 31: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
+	39, // 32: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
+	40, // 33: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	41, // 34: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
+	0,  // 35: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
+	38, // 36: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
+	23, // 37: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
+	23, // 38: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
+	1,  // 39: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
+	2,  // 40: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
+	2,  // 41: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
+	2,  // 42: quorumlb.log.v1.SoftMoveEnded.reason:type_name -> quorumlb.log.v1.OwnerReason
+	3,  // 43: quorumlb.log.v1.AddressConflictObserved.kind:type_name -> quorumlb.log.v1.ConflictKind
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_log_proto_init() }
@@ -2720,6 +3115,8 @@ func file_quorumlb_log_v1_log_proto_init() {
 		(*Event_AddressAllocated)(nil),
 		(*Event_AddressReleased)(nil),
 		(*Event_AllocationRefused)(nil),
+		(*Event_AddressQuarantined)(nil),
+		(*Event_QuarantineEnded)(nil),
 		(*Event_SessionOpened)(nil),
 		(*Event_SessionClosed)(nil),
 		(*Event_SessionExpired)(nil),
@@ -2733,6 +3130,7 @@ func file_quorumlb_log_v1_log_proto_init() {
 		(*Event_AnnounceRecovered)(nil),
 		(*Event_AddressConflictObserved)(nil),
 		(*Event_AddressConflictCleared)(nil),
+		(*Event_SoftMoveEnded)(nil),
 		(*Event_RestoreBegun)(nil),
 	}
 	type x struct{}
@@ -2740,8 +3138,8 @@ func file_quorumlb_log_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_log_proto_rawDesc), len(file_quorumlb_log_v1_log_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   32,
+			NumEnums:      4,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

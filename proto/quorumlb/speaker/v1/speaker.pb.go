@@ -83,6 +83,66 @@ func (HeartbeatRefusal) EnumDescriptor() ([]byte, []int) {
 	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{0}
 }
 
+type FirstUse int32
+
+const (
+	// Not asked.
+	FirstUse_FIRST_USE_UNSPECIFIED FirstUse = 0
+	// Nobody else answers for the address.
+	FirstUse_FIRST_USE_CLEAR FirstUse = 1
+	// A foreign station does.
+	FirstUse_FIRST_USE_FOREIGN FirstUse = 2
+	// A router does that answers for any address.
+	FirstUse_FIRST_USE_PROXY FirstUse = 3
+	// The kernel of another node does.
+	FirstUse_FIRST_USE_KERNEL FirstUse = 4
+)
+
+// Enum value maps for FirstUse.
+var (
+	FirstUse_name = map[int32]string{
+		0: "FIRST_USE_UNSPECIFIED",
+		1: "FIRST_USE_CLEAR",
+		2: "FIRST_USE_FOREIGN",
+		3: "FIRST_USE_PROXY",
+		4: "FIRST_USE_KERNEL",
+	}
+	FirstUse_value = map[string]int32{
+		"FIRST_USE_UNSPECIFIED": 0,
+		"FIRST_USE_CLEAR":       1,
+		"FIRST_USE_FOREIGN":     2,
+		"FIRST_USE_PROXY":       3,
+		"FIRST_USE_KERNEL":      4,
+	}
+)
+
+func (x FirstUse) Enum() *FirstUse {
+	p := new(FirstUse)
+	*p = x
+	return p
+}
+
+func (x FirstUse) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FirstUse) Descriptor() protoreflect.EnumDescriptor {
+	return file_quorumlb_speaker_v1_speaker_proto_enumTypes[1].Descriptor()
+}
+
+func (FirstUse) Type() protoreflect.EnumType {
+	return &file_quorumlb_speaker_v1_speaker_proto_enumTypes[1]
+}
+
+func (x FirstUse) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FirstUse.Descriptor instead.
+func (FirstUse) EnumDescriptor() ([]byte, []int) {
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{1}
+}
+
 type Announced int32
 
 const (
@@ -99,18 +159,21 @@ const (
 	Announced_ANNOUNCED_YIELDED Announced = 5
 	// Not announced; see reason.
 	Announced_ANNOUNCED_FAILED Announced = 6
+	// No longer the owner; answers only those who ask this node alone (soft move).
+	Announced_ANNOUNCED_SOFT Announced = 20
 )
 
 // Enum value maps for Announced.
 var (
 	Announced_name = map[int32]string{
-		0: "ANNOUNCED_UNSPECIFIED",
-		1: "ANNOUNCED_UNPROVEN",
-		2: "ANNOUNCED_PROVEN",
-		3: "ANNOUNCED_UNCONFIRMED",
-		4: "ANNOUNCED_RELEASED",
-		5: "ANNOUNCED_YIELDED",
-		6: "ANNOUNCED_FAILED",
+		0:  "ANNOUNCED_UNSPECIFIED",
+		1:  "ANNOUNCED_UNPROVEN",
+		2:  "ANNOUNCED_PROVEN",
+		3:  "ANNOUNCED_UNCONFIRMED",
+		4:  "ANNOUNCED_RELEASED",
+		5:  "ANNOUNCED_YIELDED",
+		6:  "ANNOUNCED_FAILED",
+		20: "ANNOUNCED_SOFT",
 	}
 	Announced_value = map[string]int32{
 		"ANNOUNCED_UNSPECIFIED": 0,
@@ -120,6 +183,7 @@ var (
 		"ANNOUNCED_RELEASED":    4,
 		"ANNOUNCED_YIELDED":     5,
 		"ANNOUNCED_FAILED":      6,
+		"ANNOUNCED_SOFT":        20,
 	}
 )
 
@@ -134,11 +198,11 @@ func (x Announced) String() string {
 }
 
 func (Announced) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_speaker_v1_speaker_proto_enumTypes[1].Descriptor()
+	return file_quorumlb_speaker_v1_speaker_proto_enumTypes[2].Descriptor()
 }
 
 func (Announced) Type() protoreflect.EnumType {
-	return &file_quorumlb_speaker_v1_speaker_proto_enumTypes[1]
+	return &file_quorumlb_speaker_v1_speaker_proto_enumTypes[2]
 }
 
 func (x Announced) Number() protoreflect.EnumNumber {
@@ -147,7 +211,7 @@ func (x Announced) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Announced.Descriptor instead.
 func (Announced) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{1}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{2}
 }
 
 type OpenSessionRequest struct {
@@ -651,7 +715,11 @@ type View struct {
 	// Addresses to deliver locally (Delivery HOST), owner or not, sorted.
 	HostAddresses [][]byte `protobuf:"bytes,5,rep,name=host_addresses,json=hostAddresses,proto3" json:"host_addresses,omitempty"`
 	// Link-layer addresses of the other nodes' speakers.
-	Nodes         []*NodeMacs `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes []*NodeMacs `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Addresses that are moving away softly: the node owns them no more and answers
+	// only those who ask it alone, while it is confirmed. Sorted; the epoch is that
+	// which the node had.
+	SoftVips      []*Vip `protobuf:"bytes,20,rep,name=soft_vips,json=softVips,proto3" json:"soft_vips,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -728,6 +796,13 @@ func (x *View) GetNodes() []*NodeMacs {
 	return nil
 }
 
+func (x *View) GetSoftVips() []*Vip {
+	if x != nil {
+		return x.SoftVips
+	}
+	return nil
+}
+
 type ViewDelta struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Vips              []*Vip                 `protobuf:"bytes,1,rep,name=vips,proto3" json:"vips,omitempty"`
@@ -744,6 +819,8 @@ type ViewDelta struct {
 	ChangedNodes []*NodeMacs `protobuf:"bytes,8,rep,name=changed_nodes,json=changedNodes,proto3" json:"changed_nodes,omitempty"`
 	// Nodes that are no more.
 	GoneNodes     []string `protobuf:"bytes,9,rep,name=gone_nodes,json=goneNodes,proto3" json:"gone_nodes,omitempty"`
+	SoftVips      []*Vip   `protobuf:"bytes,20,rep,name=soft_vips,json=softVips,proto3" json:"soft_vips,omitempty"`
+	GoneSoftVips  [][]byte `protobuf:"bytes,21,rep,name=gone_soft_vips,json=goneSoftVips,proto3" json:"gone_soft_vips,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -837,6 +914,20 @@ func (x *ViewDelta) GetChangedNodes() []*NodeMacs {
 func (x *ViewDelta) GetGoneNodes() []string {
 	if x != nil {
 		return x.GoneNodes
+	}
+	return nil
+}
+
+func (x *ViewDelta) GetSoftVips() []*Vip {
+	if x != nil {
+		return x.SoftVips
+	}
+	return nil
+}
+
+func (x *ViewDelta) GetGoneSoftVips() [][]byte {
+	if x != nil {
+		return x.GoneSoftVips
 	}
 	return nil
 }
@@ -944,10 +1035,17 @@ type Vip struct {
 	Epoch         uint64         `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	OnControlLoss v1.ControlLoss `protobuf:"varint,3,opt,name=on_control_loss,json=onControlLoss,proto3,enum=quorumlb.log.v1.ControlLoss" json:"on_control_loss,omitempty"`
 	// Names of the links to announce on; empty: all.
-	Interfaces    []string       `protobuf:"bytes,4,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
-	Reason        v1.OwnerReason `protobuf:"varint,5,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Interfaces []string       `protobuf:"bytes,4,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Reason     v1.OwnerReason `protobuf:"varint,5,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	// The node that goes on answering its old clients, in a soft move: answer, but
+	// say nothing unasked. Empty when none does.
+	Predecessor string `protobuf:"bytes,20,opt,name=predecessor,proto3" json:"predecessor,omitempty"`
+	// Nobody has owned the address before: ask whether a foreign station has it.
+	FirstUse bool `protobuf:"varint,21,opt,name=first_use,json=firstUse,proto3" json:"first_use,omitempty"`
+	// Somebody answered when that was asked: ask again, also after a restart.
+	FirstUseConflict bool `protobuf:"varint,22,opt,name=first_use_conflict,json=firstUseConflict,proto3" json:"first_use_conflict,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Vip) Reset() {
@@ -1013,6 +1111,27 @@ func (x *Vip) GetReason() v1.OwnerReason {
 		return x.Reason
 	}
 	return v1.OwnerReason(0)
+}
+
+func (x *Vip) GetPredecessor() string {
+	if x != nil {
+		return x.Predecessor
+	}
+	return ""
+}
+
+func (x *Vip) GetFirstUse() bool {
+	if x != nil {
+		return x.FirstUse
+	}
+	return false
+}
+
+func (x *Vip) GetFirstUseConflict() bool {
+	if x != nil {
+		return x.FirstUseConflict
+	}
+	return false
 }
 
 type AttachRequest struct {
@@ -1213,8 +1332,15 @@ type VipStatus struct {
 	// Who answered to the owner's MAC after the takeover.
 	ProvenBy [][]byte `protobuf:"bytes,6,rep,name=proven_by,json=provenBy,proto3" json:"proven_by,omitempty"`
 	// Another station that claims the address, and since when it was silent.
-	ForeignMac    []byte `protobuf:"bytes,7,opt,name=foreign_mac,json=foreignMac,proto3" json:"foreign_mac,omitempty"`
-	ForeignNode   string `protobuf:"bytes,8,opt,name=foreign_node,json=foreignNode,proto3" json:"foreign_node,omitempty"`
+	ForeignMac  []byte `protobuf:"bytes,7,opt,name=foreign_mac,json=foreignMac,proto3" json:"foreign_mac,omitempty"`
+	ForeignNode string `protobuf:"bytes,8,opt,name=foreign_node,json=foreignNode,proto3" json:"foreign_node,omitempty"`
+	// What came of the question before the first use, and who answered.
+	FirstUse     FirstUse `protobuf:"varint,20,opt,name=first_use,json=firstUse,proto3,enum=quorumlb.speaker.v1.FirstUse" json:"first_use,omitempty"`
+	FirstUseMac  []byte   `protobuf:"bytes,21,opt,name=first_use_mac,json=firstUseMac,proto3" json:"first_use_mac,omitempty"`
+	FirstUseNode string   `protobuf:"bytes,22,opt,name=first_use_node,json=firstUseNode,proto3" json:"first_use_node,omitempty"`
+	// With ANNOUNCED_SOFT: connections of clients to the address that this node's
+	// kernel tracks. Absent when it does not tell.
+	Connections   *uint32 `protobuf:"varint,23,opt,name=connections,proto3,oneof" json:"connections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1303,6 +1429,34 @@ func (x *VipStatus) GetForeignNode() string {
 		return x.ForeignNode
 	}
 	return ""
+}
+
+func (x *VipStatus) GetFirstUse() FirstUse {
+	if x != nil {
+		return x.FirstUse
+	}
+	return FirstUse_FIRST_USE_UNSPECIFIED
+}
+
+func (x *VipStatus) GetFirstUseMac() []byte {
+	if x != nil {
+		return x.FirstUseMac
+	}
+	return nil
+}
+
+func (x *VipStatus) GetFirstUseNode() string {
+	if x != nil {
+		return x.FirstUseNode
+	}
+	return ""
+}
+
+func (x *VipStatus) GetConnections() uint32 {
+	if x != nil && x.Connections != nil {
+		return *x.Connections
+	}
+	return 0
 }
 
 type AttachResponse struct {
@@ -1753,7 +1907,7 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12/\n" +
 	"\x04view\x18\x02 \x01(\v2\x19.quorumlb.speaker.v1.ViewH\x00R\x04view\x126\n" +
 	"\x05delta\x18\x03 \x01(\v2\x1e.quorumlb.speaker.v1.ViewDeltaH\x00R\x05deltaB\b\n" +
-	"\x06change\"\x87\x02\n" +
+	"\x06change\"\xbe\x02\n" +
 	"\x04View\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\fR\tclusterId\x12<\n" +
@@ -1762,7 +1916,8 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\adrained\x18\x03 \x01(\bR\adrained\x12,\n" +
 	"\x04vips\x18\x04 \x03(\v2\x18.quorumlb.speaker.v1.VipR\x04vips\x12%\n" +
 	"\x0ehost_addresses\x18\x05 \x03(\fR\rhostAddresses\x123\n" +
-	"\x05nodes\x18\x06 \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\x05nodes\"\xb2\x03\n" +
+	"\x05nodes\x18\x06 \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\x05nodes\x125\n" +
+	"\tsoft_vips\x18\x14 \x03(\v2\x18.quorumlb.speaker.v1.VipR\bsoftVips\"\x8f\x04\n" +
 	"\tViewDelta\x12,\n" +
 	"\x04vips\x18\x01 \x03(\v2\x18.quorumlb.speaker.v1.VipR\x04vips\x12\x1b\n" +
 	"\tgone_vips\x18\x02 \x03(\fR\bgoneVips\x12%\n" +
@@ -1774,14 +1929,16 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\adrained\x18\a \x01(\bH\x00R\adrained\x88\x01\x01\x12B\n" +
 	"\rchanged_nodes\x18\b \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\fchangedNodes\x12\x1d\n" +
 	"\n" +
-	"gone_nodes\x18\t \x03(\tR\tgoneNodesB\n" +
+	"gone_nodes\x18\t \x03(\tR\tgoneNodes\x125\n" +
+	"\tsoft_vips\x18\x14 \x03(\v2\x18.quorumlb.speaker.v1.VipR\bsoftVips\x12$\n" +
+	"\x0egone_soft_vips\x18\x15 \x03(\fR\fgoneSoftVipsB\n" +
 	"\n" +
 	"\b_drained\"C\n" +
 	"\fNodeMacsList\x123\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\x05nodes\"2\n" +
 	"\bNodeMacs\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
-	"\x04macs\x18\x02 \x03(\fR\x04macs\"\xd1\x01\n" +
+	"\x04macs\x18\x02 \x03(\fR\x04macs\"\xbe\x02\n" +
 	"\x03Vip\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12D\n" +
@@ -1789,7 +1946,10 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\n" +
 	"interfaces\x18\x04 \x03(\tR\n" +
 	"interfaces\x124\n" +
-	"\x06reason\x18\x05 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\"\x94\x02\n" +
+	"\x06reason\x18\x05 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\x12 \n" +
+	"\vpredecessor\x18\x14 \x01(\tR\vpredecessor\x12\x1b\n" +
+	"\tfirst_use\x18\x15 \x01(\bR\bfirstUse\x12,\n" +
+	"\x12first_use_conflict\x18\x16 \x01(\bR\x10firstUseConflict\"\x94\x02\n" +
 	"\rAttachRequest\x126\n" +
 	"\x05hello\x18\x01 \x01(\v2 .quorumlb.speaker.v1.AttachHelloR\x05hello\x122\n" +
 	"\x04vips\x18\x02 \x03(\v2\x1e.quorumlb.speaker.v1.VipStatusR\x04vips\x12\x1b\n" +
@@ -1801,7 +1961,7 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\"7\n" +
 	"\bLinkList\x12+\n" +
-	"\x05links\x18\x01 \x03(\v2\x15.quorumlb.log.v1.LinkR\x05links\"\x92\x02\n" +
+	"\x05links\x18\x01 \x03(\v2\x15.quorumlb.log.v1.LinkR\x05links\"\xcf\x03\n" +
 	"\tVipStatus\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12<\n" +
@@ -1813,7 +1973,12 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\tproven_by\x18\x06 \x03(\fR\bprovenBy\x12\x1f\n" +
 	"\vforeign_mac\x18\a \x01(\fR\n" +
 	"foreignMac\x12!\n" +
-	"\fforeign_node\x18\b \x01(\tR\vforeignNode\"\x80\x01\n" +
+	"\fforeign_node\x18\b \x01(\tR\vforeignNode\x12:\n" +
+	"\tfirst_use\x18\x14 \x01(\x0e2\x1d.quorumlb.speaker.v1.FirstUseR\bfirstUse\x12\"\n" +
+	"\rfirst_use_mac\x18\x15 \x01(\fR\vfirstUseMac\x12$\n" +
+	"\x0efirst_use_node\x18\x16 \x01(\tR\ffirstUseNode\x12%\n" +
+	"\vconnections\x18\x17 \x01(\rH\x00R\vconnections\x88\x01\x01B\x0e\n" +
+	"\f_connections\"\x80\x01\n" +
 	"\x0eAttachResponse\x12<\n" +
 	"\amembers\x18\x01 \x03(\v2\".quorumlb.speaker.v1.MemberAddressR\amembers\x120\n" +
 	"\x05probe\x18\x02 \x01(\v2\x1a.quorumlb.speaker.v1.ProbeR\x05probe\"9\n" +
@@ -1844,7 +2009,13 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\x1cHEARTBEAT_REFUSAL_NO_SESSION\x10\x01\x12\x1c\n" +
 	"\x18HEARTBEAT_REFUSAL_BEHIND\x10\x02\x12\x1e\n" +
 	"\x1aHEARTBEAT_REFUSAL_REPLACED\x10\x03\x12!\n" +
-	"\x1dHEARTBEAT_REFUSAL_PREDECESSOR\x10\x04*\xb4\x01\n" +
+	"\x1dHEARTBEAT_REFUSAL_PREDECESSOR\x10\x04*|\n" +
+	"\bFirstUse\x12\x19\n" +
+	"\x15FIRST_USE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fFIRST_USE_CLEAR\x10\x01\x12\x15\n" +
+	"\x11FIRST_USE_FOREIGN\x10\x02\x12\x13\n" +
+	"\x0fFIRST_USE_PROXY\x10\x03\x12\x14\n" +
+	"\x10FIRST_USE_KERNEL\x10\x04*\xc8\x01\n" +
 	"\tAnnounced\x12\x19\n" +
 	"\x15ANNOUNCED_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ANNOUNCED_UNPROVEN\x10\x01\x12\x14\n" +
@@ -1852,7 +2023,8 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\x15ANNOUNCED_UNCONFIRMED\x10\x03\x12\x16\n" +
 	"\x12ANNOUNCED_RELEASED\x10\x04\x12\x15\n" +
 	"\x11ANNOUNCED_YIELDED\x10\x05\x12\x14\n" +
-	"\x10ANNOUNCED_FAILED\x10\x062\xcb\x03\n" +
+	"\x10ANNOUNCED_FAILED\x10\x06\x12\x12\n" +
+	"\x0eANNOUNCED_SOFT\x10\x142\xcb\x03\n" +
 	"\x0eSpeakerService\x12`\n" +
 	"\vOpenSession\x12'.quorumlb.speaker.v1.OpenSessionRequest\x1a(.quorumlb.speaker.v1.OpenSessionResponse\x12^\n" +
 	"\tHeartbeat\x12%.quorumlb.speaker.v1.HeartbeatRequest\x1a&.quorumlb.speaker.v1.HeartbeatResponse(\x010\x01\x12P\n" +
@@ -1872,80 +2044,84 @@ func file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP() []byte {
 	return file_quorumlb_speaker_v1_speaker_proto_rawDescData
 }
 
-var file_quorumlb_speaker_v1_speaker_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_quorumlb_speaker_v1_speaker_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_quorumlb_speaker_v1_speaker_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_quorumlb_speaker_v1_speaker_proto_goTypes = []any{
 	(HeartbeatRefusal)(0),       // 0: quorumlb.speaker.v1.HeartbeatRefusal
-	(Announced)(0),              // 1: quorumlb.speaker.v1.Announced
-	(*OpenSessionRequest)(nil),  // 2: quorumlb.speaker.v1.OpenSessionRequest
-	(*OpenSessionResponse)(nil), // 3: quorumlb.speaker.v1.OpenSessionResponse
-	(*HeartbeatRequest)(nil),    // 4: quorumlb.speaker.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),   // 5: quorumlb.speaker.v1.HeartbeatResponse
-	(*WatchRequest)(nil),        // 6: quorumlb.speaker.v1.WatchRequest
-	(*WatchResponse)(nil),       // 7: quorumlb.speaker.v1.WatchResponse
-	(*View)(nil),                // 8: quorumlb.speaker.v1.View
-	(*ViewDelta)(nil),           // 9: quorumlb.speaker.v1.ViewDelta
-	(*NodeMacsList)(nil),        // 10: quorumlb.speaker.v1.NodeMacsList
-	(*NodeMacs)(nil),            // 11: quorumlb.speaker.v1.NodeMacs
-	(*Vip)(nil),                 // 12: quorumlb.speaker.v1.Vip
-	(*AttachRequest)(nil),       // 13: quorumlb.speaker.v1.AttachRequest
-	(*AttachHello)(nil),         // 14: quorumlb.speaker.v1.AttachHello
-	(*LinkList)(nil),            // 15: quorumlb.speaker.v1.LinkList
-	(*VipStatus)(nil),           // 16: quorumlb.speaker.v1.VipStatus
-	(*AttachResponse)(nil),      // 17: quorumlb.speaker.v1.AttachResponse
-	(*MemberAddress)(nil),       // 18: quorumlb.speaker.v1.MemberAddress
-	(*Probe)(nil),               // 19: quorumlb.speaker.v1.Probe
-	(*ProbeAnswer)(nil),         // 20: quorumlb.speaker.v1.ProbeAnswer
-	(*ProbeHit)(nil),            // 21: quorumlb.speaker.v1.ProbeHit
-	(*LeaveRequest)(nil),        // 22: quorumlb.speaker.v1.LeaveRequest
-	(*LeaveResponse)(nil),       // 23: quorumlb.speaker.v1.LeaveResponse
-	nil,                         // 24: quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
-	(*v1.Link)(nil),             // 25: quorumlb.log.v1.Link
-	(*v1.LeaseTimes)(nil),       // 26: quorumlb.log.v1.LeaseTimes
-	(v1.ControlLoss)(0),         // 27: quorumlb.log.v1.ControlLoss
-	(v1.OwnerReason)(0),         // 28: quorumlb.log.v1.OwnerReason
+	(FirstUse)(0),               // 1: quorumlb.speaker.v1.FirstUse
+	(Announced)(0),              // 2: quorumlb.speaker.v1.Announced
+	(*OpenSessionRequest)(nil),  // 3: quorumlb.speaker.v1.OpenSessionRequest
+	(*OpenSessionResponse)(nil), // 4: quorumlb.speaker.v1.OpenSessionResponse
+	(*HeartbeatRequest)(nil),    // 5: quorumlb.speaker.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),   // 6: quorumlb.speaker.v1.HeartbeatResponse
+	(*WatchRequest)(nil),        // 7: quorumlb.speaker.v1.WatchRequest
+	(*WatchResponse)(nil),       // 8: quorumlb.speaker.v1.WatchResponse
+	(*View)(nil),                // 9: quorumlb.speaker.v1.View
+	(*ViewDelta)(nil),           // 10: quorumlb.speaker.v1.ViewDelta
+	(*NodeMacsList)(nil),        // 11: quorumlb.speaker.v1.NodeMacsList
+	(*NodeMacs)(nil),            // 12: quorumlb.speaker.v1.NodeMacs
+	(*Vip)(nil),                 // 13: quorumlb.speaker.v1.Vip
+	(*AttachRequest)(nil),       // 14: quorumlb.speaker.v1.AttachRequest
+	(*AttachHello)(nil),         // 15: quorumlb.speaker.v1.AttachHello
+	(*LinkList)(nil),            // 16: quorumlb.speaker.v1.LinkList
+	(*VipStatus)(nil),           // 17: quorumlb.speaker.v1.VipStatus
+	(*AttachResponse)(nil),      // 18: quorumlb.speaker.v1.AttachResponse
+	(*MemberAddress)(nil),       // 19: quorumlb.speaker.v1.MemberAddress
+	(*Probe)(nil),               // 20: quorumlb.speaker.v1.Probe
+	(*ProbeAnswer)(nil),         // 21: quorumlb.speaker.v1.ProbeAnswer
+	(*ProbeHit)(nil),            // 22: quorumlb.speaker.v1.ProbeHit
+	(*LeaveRequest)(nil),        // 23: quorumlb.speaker.v1.LeaveRequest
+	(*LeaveResponse)(nil),       // 24: quorumlb.speaker.v1.LeaveResponse
+	nil,                         // 25: quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
+	(*v1.Link)(nil),             // 26: quorumlb.log.v1.Link
+	(*v1.LeaseTimes)(nil),       // 27: quorumlb.log.v1.LeaseTimes
+	(v1.ControlLoss)(0),         // 28: quorumlb.log.v1.ControlLoss
+	(v1.OwnerReason)(0),         // 29: quorumlb.log.v1.OwnerReason
 }
 var file_quorumlb_speaker_v1_speaker_proto_depIdxs = []int32{
-	24, // 0: quorumlb.speaker.v1.OpenSessionRequest.labels:type_name -> quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
-	25, // 1: quorumlb.speaker.v1.OpenSessionRequest.links:type_name -> quorumlb.log.v1.Link
-	26, // 2: quorumlb.speaker.v1.OpenSessionResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	25, // 0: quorumlb.speaker.v1.OpenSessionRequest.labels:type_name -> quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
+	26, // 1: quorumlb.speaker.v1.OpenSessionRequest.links:type_name -> quorumlb.log.v1.Link
+	27, // 2: quorumlb.speaker.v1.OpenSessionResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
 	0,  // 3: quorumlb.speaker.v1.HeartbeatResponse.refusal:type_name -> quorumlb.speaker.v1.HeartbeatRefusal
-	8,  // 4: quorumlb.speaker.v1.WatchResponse.view:type_name -> quorumlb.speaker.v1.View
-	9,  // 5: quorumlb.speaker.v1.WatchResponse.delta:type_name -> quorumlb.speaker.v1.ViewDelta
-	26, // 6: quorumlb.speaker.v1.View.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	12, // 7: quorumlb.speaker.v1.View.vips:type_name -> quorumlb.speaker.v1.Vip
-	11, // 8: quorumlb.speaker.v1.View.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
-	12, // 9: quorumlb.speaker.v1.ViewDelta.vips:type_name -> quorumlb.speaker.v1.Vip
-	26, // 10: quorumlb.speaker.v1.ViewDelta.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	10, // 11: quorumlb.speaker.v1.ViewDelta.nodes:type_name -> quorumlb.speaker.v1.NodeMacsList
-	11, // 12: quorumlb.speaker.v1.ViewDelta.changed_nodes:type_name -> quorumlb.speaker.v1.NodeMacs
-	11, // 13: quorumlb.speaker.v1.NodeMacsList.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
-	27, // 14: quorumlb.speaker.v1.Vip.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	28, // 15: quorumlb.speaker.v1.Vip.reason:type_name -> quorumlb.log.v1.OwnerReason
-	14, // 16: quorumlb.speaker.v1.AttachRequest.hello:type_name -> quorumlb.speaker.v1.AttachHello
-	16, // 17: quorumlb.speaker.v1.AttachRequest.vips:type_name -> quorumlb.speaker.v1.VipStatus
-	15, // 18: quorumlb.speaker.v1.AttachRequest.links:type_name -> quorumlb.speaker.v1.LinkList
-	20, // 19: quorumlb.speaker.v1.AttachRequest.probe_answers:type_name -> quorumlb.speaker.v1.ProbeAnswer
-	25, // 20: quorumlb.speaker.v1.LinkList.links:type_name -> quorumlb.log.v1.Link
-	1,  // 21: quorumlb.speaker.v1.VipStatus.announced:type_name -> quorumlb.speaker.v1.Announced
-	18, // 22: quorumlb.speaker.v1.AttachResponse.members:type_name -> quorumlb.speaker.v1.MemberAddress
-	19, // 23: quorumlb.speaker.v1.AttachResponse.probe:type_name -> quorumlb.speaker.v1.Probe
-	21, // 24: quorumlb.speaker.v1.ProbeAnswer.hits:type_name -> quorumlb.speaker.v1.ProbeHit
-	2,  // 25: quorumlb.speaker.v1.SpeakerService.OpenSession:input_type -> quorumlb.speaker.v1.OpenSessionRequest
-	4,  // 26: quorumlb.speaker.v1.SpeakerService.Heartbeat:input_type -> quorumlb.speaker.v1.HeartbeatRequest
-	6,  // 27: quorumlb.speaker.v1.SpeakerService.Watch:input_type -> quorumlb.speaker.v1.WatchRequest
-	13, // 28: quorumlb.speaker.v1.SpeakerService.Attach:input_type -> quorumlb.speaker.v1.AttachRequest
-	22, // 29: quorumlb.speaker.v1.SpeakerService.Leave:input_type -> quorumlb.speaker.v1.LeaveRequest
-	3,  // 30: quorumlb.speaker.v1.SpeakerService.OpenSession:output_type -> quorumlb.speaker.v1.OpenSessionResponse
-	5,  // 31: quorumlb.speaker.v1.SpeakerService.Heartbeat:output_type -> quorumlb.speaker.v1.HeartbeatResponse
-	7,  // 32: quorumlb.speaker.v1.SpeakerService.Watch:output_type -> quorumlb.speaker.v1.WatchResponse
-	17, // 33: quorumlb.speaker.v1.SpeakerService.Attach:output_type -> quorumlb.speaker.v1.AttachResponse
-	23, // 34: quorumlb.speaker.v1.SpeakerService.Leave:output_type -> quorumlb.speaker.v1.LeaveResponse
-	30, // [30:35] is the sub-list for method output_type
-	25, // [25:30] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	9,  // 4: quorumlb.speaker.v1.WatchResponse.view:type_name -> quorumlb.speaker.v1.View
+	10, // 5: quorumlb.speaker.v1.WatchResponse.delta:type_name -> quorumlb.speaker.v1.ViewDelta
+	27, // 6: quorumlb.speaker.v1.View.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	13, // 7: quorumlb.speaker.v1.View.vips:type_name -> quorumlb.speaker.v1.Vip
+	12, // 8: quorumlb.speaker.v1.View.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	13, // 9: quorumlb.speaker.v1.View.soft_vips:type_name -> quorumlb.speaker.v1.Vip
+	13, // 10: quorumlb.speaker.v1.ViewDelta.vips:type_name -> quorumlb.speaker.v1.Vip
+	27, // 11: quorumlb.speaker.v1.ViewDelta.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	11, // 12: quorumlb.speaker.v1.ViewDelta.nodes:type_name -> quorumlb.speaker.v1.NodeMacsList
+	12, // 13: quorumlb.speaker.v1.ViewDelta.changed_nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	13, // 14: quorumlb.speaker.v1.ViewDelta.soft_vips:type_name -> quorumlb.speaker.v1.Vip
+	12, // 15: quorumlb.speaker.v1.NodeMacsList.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	28, // 16: quorumlb.speaker.v1.Vip.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	29, // 17: quorumlb.speaker.v1.Vip.reason:type_name -> quorumlb.log.v1.OwnerReason
+	15, // 18: quorumlb.speaker.v1.AttachRequest.hello:type_name -> quorumlb.speaker.v1.AttachHello
+	17, // 19: quorumlb.speaker.v1.AttachRequest.vips:type_name -> quorumlb.speaker.v1.VipStatus
+	16, // 20: quorumlb.speaker.v1.AttachRequest.links:type_name -> quorumlb.speaker.v1.LinkList
+	21, // 21: quorumlb.speaker.v1.AttachRequest.probe_answers:type_name -> quorumlb.speaker.v1.ProbeAnswer
+	26, // 22: quorumlb.speaker.v1.LinkList.links:type_name -> quorumlb.log.v1.Link
+	2,  // 23: quorumlb.speaker.v1.VipStatus.announced:type_name -> quorumlb.speaker.v1.Announced
+	1,  // 24: quorumlb.speaker.v1.VipStatus.first_use:type_name -> quorumlb.speaker.v1.FirstUse
+	19, // 25: quorumlb.speaker.v1.AttachResponse.members:type_name -> quorumlb.speaker.v1.MemberAddress
+	20, // 26: quorumlb.speaker.v1.AttachResponse.probe:type_name -> quorumlb.speaker.v1.Probe
+	22, // 27: quorumlb.speaker.v1.ProbeAnswer.hits:type_name -> quorumlb.speaker.v1.ProbeHit
+	3,  // 28: quorumlb.speaker.v1.SpeakerService.OpenSession:input_type -> quorumlb.speaker.v1.OpenSessionRequest
+	5,  // 29: quorumlb.speaker.v1.SpeakerService.Heartbeat:input_type -> quorumlb.speaker.v1.HeartbeatRequest
+	7,  // 30: quorumlb.speaker.v1.SpeakerService.Watch:input_type -> quorumlb.speaker.v1.WatchRequest
+	14, // 31: quorumlb.speaker.v1.SpeakerService.Attach:input_type -> quorumlb.speaker.v1.AttachRequest
+	23, // 32: quorumlb.speaker.v1.SpeakerService.Leave:input_type -> quorumlb.speaker.v1.LeaveRequest
+	4,  // 33: quorumlb.speaker.v1.SpeakerService.OpenSession:output_type -> quorumlb.speaker.v1.OpenSessionResponse
+	6,  // 34: quorumlb.speaker.v1.SpeakerService.Heartbeat:output_type -> quorumlb.speaker.v1.HeartbeatResponse
+	8,  // 35: quorumlb.speaker.v1.SpeakerService.Watch:output_type -> quorumlb.speaker.v1.WatchResponse
+	18, // 36: quorumlb.speaker.v1.SpeakerService.Attach:output_type -> quorumlb.speaker.v1.AttachResponse
+	24, // 37: quorumlb.speaker.v1.SpeakerService.Leave:output_type -> quorumlb.speaker.v1.LeaveResponse
+	33, // [33:38] is the sub-list for method output_type
+	28, // [28:33] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_speaker_v1_speaker_proto_init() }
@@ -1958,12 +2134,13 @@ func file_quorumlb_speaker_v1_speaker_proto_init() {
 		(*WatchResponse_Delta)(nil),
 	}
 	file_quorumlb_speaker_v1_speaker_proto_msgTypes[7].OneofWrappers = []any{}
+	file_quorumlb_speaker_v1_speaker_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_speaker_v1_speaker_proto_rawDesc), len(file_quorumlb_speaker_v1_speaker_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
