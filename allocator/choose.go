@@ -211,14 +211,17 @@ func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
 		return Choice{Addr: free.Addr, Pool: pool, Reason: logv1.AllocationReason_ALLOCATION_REASON_REUSED}, WhyInvalid
 	}
 	use := c.s.PoolUse(pool)
-	used, size := use.Used4, use.Size4
+	used, size, quarantined := use.Used4, use.Size4, use.Quarantined4
 	if !v4 {
-		used, size = use.Used6, use.Size6
+		used, size, quarantined = use.Used6, use.Size6, use.Quarantined6
 	}
-	if used < size {
-		return Choice{}, Kept
+	switch {
+	case used >= size:
+		return Choice{}, Full
+	case used+quarantined >= size:
+		return Choice{}, Quarantined
 	}
-	return Choice{}, Full
+	return Choice{}, Kept
 }
 
 // again finds an address of the family that is kept for the service or its

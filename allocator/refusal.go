@@ -44,6 +44,8 @@ const (
 	Full
 	// Kept: all free addresses of the family are kept for services that had them.
 	Kept
+	// Quarantined: foreign stations have all addresses of the family that are free.
+	Quarantined
 )
 
 var whyTexts = [...]string{
@@ -62,6 +64,7 @@ var whyTexts = [...]string{
 	NoFamily:        "has none",
 	Full:            "full",
 	Kept:            "full but for addresses kept for deleted services",
+	Quarantined:     "full but for addresses in quarantine, which foreign stations have",
 }
 
 // String explains the reason to an operator.

@@ -86,6 +86,7 @@ func newWork(d *Decider, head *fsm.State) *work {
 	for _, name := range slices.Sorted(maps.Keys(head.Nodes)) {
 		if head.Nodes[name].SessionState != fsm.SessionOpen {
 			w.pushOwned(&w.dead, head, name)
+			w.pushSoft(&w.dead, head, name)
 		}
 	}
 	w.pushOwned(&w.dirty, head, "")
@@ -94,6 +95,13 @@ func newWork(d *Decider, head *fsm.State) *work {
 
 func (w *work) pushOwned(q *addrQueue, s *fsm.State, node string) {
 	for rec := range s.OwnedBy(node) {
+		q.push(rec.Addr)
+	}
+}
+
+// pushSoft queues the addresses that move away from a node softly.
+func (w *work) pushSoft(q *addrQueue, s *fsm.State, node string) {
+	for rec := range s.SoftAt(node) {
 		q.push(rec.Addr)
 	}
 }
@@ -174,6 +182,8 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 		w.retry = true
 		w.pushBytes(f.AddressReleased.GetAddress())
 		w.services = append(w.services, fsm.KeyOf(f.AddressReleased.GetNamespace(), f.AddressReleased.GetName()))
+	case *logv1.Event_QuarantineEnded:
+		w.retry = true
 	case *logv1.Event_OwnerReleased:
 		w.pushBytes(f.OwnerReleased.GetAddress())
 	case *logv1.Event_AnnounceFailed:
@@ -232,9 +242,11 @@ func (w *work) settleNodes(s *fsm.State) {
 		w.askNext = true
 		if node.SessionState != fsm.SessionOpen {
 			w.pushOwned(&w.dead, s, name)
+			w.pushSoft(&w.dead, s, name)
 			continue
 		}
 		w.pushOwned(&w.dirty, s, name)
+		w.pushSoft(&w.dirty, s, name)
 		if node.Drained == logv1.DrainReason_DRAIN_REASON_UNSPECIFIED {
 			w.pushSet(w.idle)
 			w.pushSet(w.ideal)
@@ -247,7 +259,7 @@ func (w *work) settleNodes(s *fsm.State) {
 // it may own.
 func sameForOwners(a, b *fsm.Node) bool {
 	return a.Session == b.Session && a.SessionState == b.SessionState && a.Drained == b.Drained &&
-		maps.Equal(a.Labels, b.Labels) &&
+		a.GraceUntil == b.GraceUntil && maps.Equal(a.Labels, b.Labels) &&
 		slices.EqualFunc(a.Links, b.Links, func(x, y *logv1.Link) bool { return x == y || proto.Equal(x, y) })
 }
 
