@@ -168,6 +168,12 @@ func OwnerReason(r logv1.OwnerReason) string {
 		return "returned to its ideal node"
 	case logv1.OwnerReason_OWNER_REASON_NODE_AVAILABLE:
 		return "a node became available"
+	case logv1.OwnerReason_OWNER_REASON_GRACE_OVER:
+		return "grace time is over"
+	case logv1.OwnerReason_OWNER_REASON_NO_CONNECTIONS:
+		return "no connection is left"
+	case logv1.OwnerReason_OWNER_REASON_CONFLICT:
+		return "a foreign station has it"
 	}
 	return fmt.Sprintf("reason %d of a newer version", r)
 }
