@@ -122,9 +122,12 @@ func TestFirstUse(t *testing.T) {
 			if c := claimsOf(s, taken, start); len(c) > 0 {
 				t.Errorf("a node claimed it: %v", c[0])
 			}
-			if c := claimsOf(s, netip.MustParseAddr(v.GetAddress()), start); len(c) == 0 {
-				t.Errorf("nobody claims %s", v.GetAddress())
-			}
+			ok(t, lab.Poll(ctx, 5*time.Second, func(context.Context) error {
+				if len(claimsOf(s, netip.MustParseAddr(v.GetAddress()), start)) == 0 {
+					return fmt.Errorf("nobody claims %s", v.GetAddress())
+				}
+				return nil
+			}))
 			// Whoever asks for it gets it, and a warning.
 			_, err = s.Apply(ctx, serviceIn(pool+"-asked", pool, taken.String()))
 			ok(t, err)
