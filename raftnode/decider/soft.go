@@ -12,9 +12,12 @@ import (
 // they know it, and the new one answers everybody else without a claim.
 // DESIGN.md says why two nodes may answer, and when it ends.
 
-// softly tells whether an address leaves its living owner in a soft move.
+// softly tells whether an address leaves its living owner in a soft move. One that
+// the owner's process has inherited does not: what that process reports says nothing
+// of the one before it, which may still run, cut off, and answer until it hears a claim.
 func (o *owners) softly(rec *fsm.Address, why logv1.OwnerReason) bool {
-	return why == logv1.OwnerReason_OWNER_REASON_DRAIN && o.s.Nodes[rec.Owner].GraceUntil > o.now
+	owner := o.s.Nodes[rec.Owner]
+	return why == logv1.OwnerReason_OWNER_REASON_DRAIN && owner.GraceUntil > o.now && owner.Session < rec.Epoch
 }
 
 // settleSoft ends the soft move of an address when it is over, and returns the
@@ -53,10 +56,12 @@ func (o *owners) softOver(rec *fsm.Address) (logv1.OwnerReason, bool) {
 
 // predecessor names the old owner that may go on answering while another owns the
 // address; empty when none may. The new owner makes no claim then, so the old one
-// must have said itself that it has stopped answering everybody: that its time
-// has run out is not enough, for with Hold it answers until it hears a claim.
+// must have said itself, the very process that had it, that it has stopped answering
+// everybody: that its time has run out is not enough, for with Hold it answers until
+// it hears a claim.
 func (o *owners) predecessor(rec *fsm.Address) string {
-	if rec.SoftNode != "" && rec.SoftNode == rec.Prior && o.d.leases.HasSeen(rec.Prior, rec.PriorSession, rec.PriorAt) {
+	if rec.SoftNode != "" && rec.SoftNode == rec.Prior && o.s.Nodes[rec.SoftNode].Session == rec.PriorSession &&
+		o.d.leases.HasSeen(rec.Prior, rec.PriorSession, rec.PriorAt) {
 		return rec.SoftNode
 	}
 	return ""

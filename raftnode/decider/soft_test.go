@@ -141,6 +141,33 @@ func TestSoftMoveNeedsAnOldOwnerThatHasSeenIt(t *testing.T) {
 	})
 }
 
+// A process says nothing of the one before it, which may still run.
+func TestInheritedAddressMovesPlainly(t *testing.T) {
+	for name, c := range map[string]struct {
+		given, meanwhile func(h *harness)
+		released         string
+	}{
+		"inherited before":  {func(h *harness) { h.must(openSession("n1", 2)) }, func(*harness) {}, "OwnerReleased 10.0.0.1 n1 DRAIN"},
+		"and in the middle": {func(*harness) {}, func(h *harness) { h.must(openSession("n1", 2)) }, "OwnerReleased 10.0.0.1 n1 DRAIN softly"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				oneVip(h)
+				c.given(h)
+				h.then(h.when(func() { h.must(&Drain{Node: "n1", Grace: softGrace, Actor: "admin:test"}) }), "NodeDrained n1", c.released)
+				c.meanwhile(h)
+				h.then(h.when(func() {
+					h.leases.set(func(l *fakeLeases) { l.over["n1"] = true })
+					h.d.Wake()
+				}), "OwnerAssigned 10.0.0.1 n2 DRAIN")
+				if n := h.softOn("n1"); n != 0 {
+					t.Errorf("%d addresses move softly", n)
+				}
+			})
+		})
+	}
+}
+
 func TestOldOwnerDiesInTheMiddleOfASoftMove(t *testing.T) {
 	inBubble(t, func(h *harness) {
 		oneVip(h)
