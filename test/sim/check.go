@@ -135,12 +135,19 @@ func (c *checker) look() {
 	}
 }
 
-// quiet finds a machine that answers everybody beside an owner that claims nothing:
-// under Hold nothing would silence it. mu is held.
+// quiet finds a machine that had the address just before an owner that claims
+// nothing, and that still answers everybody: under Hold nothing would silence it.
+// Those before were silenced by the claims of whoever had it between. mu is held.
 func (c *checker) quiet(s *speaker, addr netip.Addr, vip session.Vip) {
+	c.histMu.Lock()
+	defer c.histMu.Unlock()
+	if vip.Epoch >= uint64(len(c.history)) {
+		return
+	}
+	before := c.history[vip.Epoch].owners[addr].softEpoch
 	for _, o := range c.w.speakers {
 		old, has := o.vips[addr]
-		if !has || !o.alive() || o.p.mach == s.p.mach || o.p.stalled() > 0 || old.Epoch >= vip.Epoch {
+		if !has || !o.alive() || o.p.mach == s.p.mach || o.p.stalled() > 0 || old.Epoch != before {
 			continue
 		}
 		if old.OnControlLoss != logv1.ControlLoss_CONTROL_LOSS_RELEASE || o.claims(old, o.p.Now()) {
