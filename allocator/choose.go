@@ -270,17 +270,19 @@ func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
 		return Choice{Addr: free.Addr, Pool: pool, Reason: logv1.AllocationReason_ALLOCATION_REASON_REUSED}, WhyInvalid
 	}
 	use := c.s.PoolUse(pool)
-	used, size := use.Used4, use.Size4
+	used, size, quarantined := use.Used4, use.Size4, use.Quarantined4
 	if !v4 {
-		used, size = use.Used6, use.Size6
+		used, size, quarantined = use.Used6, use.Size6, use.Quarantined6
 	}
 	switch {
-	case used < size && c.s.PoolKept(pool) > 0:
+	case used >= size:
+		return Choice{}, Full
+	case used+quarantined >= size:
+		return Choice{}, Foreign
+	case c.s.PoolKept(pool) > 0:
 		return Choice{}, Kept
-	case used < size:
-		return Choice{}, Reserved
 	}
-	return Choice{}, Full
+	return Choice{}, Reserved
 }
 
 // again finds an address of the family that is kept for the service or its

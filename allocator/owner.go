@@ -186,6 +186,18 @@ func (c *Chooser) Eligible(addr netip.Addr, node string, now int64) Reason {
 	return OK
 }
 
+// Forbids tells whether a rule of the operator's keeps the address from a node,
+// whatever becomes of the node: it must not answer for it then even in a soft move.
+func (c *Chooser) Forbids(addr netip.Addr, node string) bool {
+	rec, n := c.s.Addresses[addr], c.s.Nodes[node]
+	if rec == nil || n == nil {
+		return true
+	}
+	_, excluded := n.Labels[LabelExclude]
+	_, admitted := c.Policy(addr).On(n.Labels)
+	return excluded || !admitted || !admits(c.selectors(rec), n)
+}
+
 // selectors are those of the services that have the address and select nodes. An
 // address has them once for all nodes, and most have none.
 func (c *Chooser) selectors(rec *fsm.Address) (all [][]*logv1.LabelSelector) {

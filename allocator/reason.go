@@ -64,7 +64,7 @@ var reasonTexts = [...]string{
 	ServiceNodeSelector: "node is not selected by the service",
 	LinkDown:            "no interface to announce on is up",
 	AnnounceFailed:      "announcing failed there; it is tried again later",
-	ServiceUnselected:         "no L2Advertisement of the pool selects every service that has the address",
+	ServiceUnselected:   "no L2Advertisement of the pool selects every service that has the address",
 	NoEndpoint:          "no endpoint of the service is there (externalTrafficPolicy Local)",
 	OnlyTerminating:     "all endpoints there are terminating, and another node has a ready one",
 	Unhealthy:           "the service's health check fails there",

@@ -54,6 +54,8 @@ const (
 	Quota
 	// Quarantined: another service gave the address asked for up lately.
 	Quarantined
+	// Foreign: foreign stations have all addresses of the family that are free.
+	Foreign
 )
 
 var whyTexts = [...]string{
@@ -76,6 +78,7 @@ var whyTexts = [...]string{
 	Reserved:        "reserved",
 	Quota:           "the namespace has as many as it may",
 	Quarantined:     "in quarantine after another service gave it up",
+	Foreign:         "full but for addresses in quarantine, which foreign stations have",
 }
 
 // String explains the reason to an operator.

@@ -76,7 +76,7 @@ func (c *chooser) reservedAgainst(a netip.Addr) bool {
 // quarantined tells whether another service gave the address up lately.
 func (c *chooser) quarantined(a netip.Addr) bool {
 	free := c.s.Free[a]
-	if free == nil || free.QuarantinedUntil <= c.now || free.Key == c.key {
+	if free == nil || free.RestsUntil <= c.now || free.Key == c.key {
 		return false
 	}
 	return c.spec.GetSharingKey() == "" || free.SharingKey != c.spec.GetSharingKey()

@@ -107,6 +107,8 @@ type PoolUse struct {
 	Used4, Used6 uint64
 	// Size is what the pool may hand out, at most 2^63-1.
 	Size4, Size6 uint64
+	// Quarantined are free, but a foreign station has them.
+	Quarantined4, Quarantined6 uint64
 }
 
 // PoolUse counts the addresses of a pool; zero for an unknown one.
@@ -116,7 +118,10 @@ func (s *State) PoolUse(name string) PoolUse {
 		return PoolUse{}
 	}
 	v4, v6 := &p.families[0], &p.families[1]
-	return PoolUse{Used4: uint64(v4.used), Used6: uint64(v6.used), Size4: v4.size, Size6: v6.size}
+	return PoolUse{
+		Used4: uint64(v4.used), Used6: uint64(v6.used), Size4: v4.size, Size6: v6.size,
+		Quarantined4: uint64(v4.quarantined), Quarantined6: uint64(v6.quarantined),
+	}
 }
 
 // PoolHas tells whether the pool has a range of the family.

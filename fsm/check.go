@@ -77,5 +77,8 @@ func (s *State) checkAddress(a netip.Addr, rec *Address) error {
 	if rec.Owner != "" && s.Nodes[rec.Owner] == nil {
 		return corruptf("%s is owned by unknown node %s", a, rec.Owner)
 	}
+	if rec.SoftNode != "" && (s.Nodes[rec.SoftNode] == nil || rec.SoftNode == rec.Owner) {
+		return corruptf("%s moves softly away from %s, which is unknown or owns it", a, rec.SoftNode)
+	}
 	return nil
 }

@@ -42,8 +42,12 @@ func (s *State) Dump(w io.Writer) error {
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(s.Free), netip.Addr.Compare) {
 		f := s.Free[k]
-		fmt.Fprintf(b, "free %s pool=%q at=%d key=%s keptUntil=%d quarantinedUntil=%d sharing=%q prior=%s\n",
-			f.Addr, f.Pool, f.FreedAt, f.Key, f.KeptUntil, f.QuarantinedUntil, f.SharingKey, priorText(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch))
+		fmt.Fprintf(b, "free %s pool=%q at=%d key=%s keptUntil=%d restsUntil=%d sharing=%q prior=%s",
+			f.Addr, f.Pool, f.FreedAt, f.Key, f.KeptUntil, f.RestsUntil, f.SharingKey, priorText(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch))
+		if f.Quarantined() {
+			fmt.Fprintf(b, " quarantine=%x@%s:%d-%d", f.Conflict, f.ConflictNode, f.QuarantineSince, f.QuarantineUntil)
+		}
+		fmt.Fprintln(b)
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Nodes)) {
 		s.Nodes[k].dump(b)
@@ -93,6 +97,15 @@ func (a *Address) dump(w io.Writer) {
 	if a.Flaps != 0 {
 		fmt.Fprintf(w, " flaps=%d@%d", a.Flaps, a.FlapTime)
 	}
+	if a.ConflictKind != 0 {
+		fmt.Fprintf(w, " conflictKind=%d:%q", a.ConflictKind, a.ConflictHolder)
+	}
+	if a.FirstUse {
+		fmt.Fprint(w, " firstUse")
+	}
+	if a.SoftNode != "" {
+		fmt.Fprintf(w, " soft=%s/%d", a.SoftNode, a.SoftEpoch)
+	}
 	fmt.Fprintln(w)
 }
 
@@ -101,9 +114,9 @@ func (n *Node) dump(w io.Writer) {
 	for _, l := range n.Links {
 		links = append(links, fmt.Sprintf("%s/%x/%t/%v", l.GetName(), l.GetMac(), l.GetUp(), l.GetPrefixes()))
 	}
-	fmt.Fprintf(w, "node %s session=%d state=%d ended=%d process=%x incarnation=%d macs=%x priorMACs=%x labels=%s links=%v version=%q drained=%d taken=%d owned=%d\n",
+	fmt.Fprintf(w, "node %s session=%d state=%d ended=%d process=%x incarnation=%d macs=%x priorMACs=%x labels=%s links=%v version=%q drained=%d grace=%d taken=%d owned=%d\n",
 		n.Name, n.Session, n.SessionState, n.EndedAt, n.Process, n.Incarnation, n.MACs, n.PriorMACs,
-		labelText(n.Labels), links, n.Version, n.Drained, n.TakenAt, n.Owned)
+		labelText(n.Labels), links, n.Version, n.Drained, n.GraceUntil, n.TakenAt, n.Owned)
 }
 
 func priorText(node string, at, session, epoch uint64) string {

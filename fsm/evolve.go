@@ -63,6 +63,8 @@ var handlers = [...]handler{
 	30: on("AddressAllocated", (*logv1.Event).GetAddressAllocated, (*folding).addressAllocated),
 	31: on("AddressReleased", (*logv1.Event).GetAddressReleased, (*folding).addressReleased),
 	32: on("AllocationRefused", (*logv1.Event).GetAllocationRefused, (*folding).allocationRefused),
+	33: on("AddressQuarantined", (*logv1.Event).GetAddressQuarantined, (*folding).addressQuarantined),
+	36: on("QuarantineEnded", (*logv1.Event).GetQuarantineEnded, (*folding).quarantineEnded),
 	40: on("SessionOpened", (*logv1.Event).GetSessionOpened, (*folding).sessionOpened),
 	41: on("SessionClosed", (*logv1.Event).GetSessionClosed, (*folding).sessionClosed),
 	42: on("SessionExpired", (*logv1.Event).GetSessionExpired, (*folding).sessionExpired),
@@ -80,6 +82,7 @@ var handlers = [...]handler{
 	55: on("AddressConflictCleared", (*logv1.Event).GetAddressConflictCleared, (*folding).conflictCleared),
 	56: on("RebalanceStarted", (*logv1.Event).GetRebalanceStarted, (*folding).rebalanceStarted),
 	57: on("RebalanceEnded", (*logv1.Event).GetRebalanceEnded, (*folding).rebalanceEnded),
+	59: on("SoftMoveEnded", (*logv1.Event).GetSoftMoveEnded, (*folding).softMoveEnded),
 	60: on("RestoreBegun", (*logv1.Event).GetRestoreBegun, (*folding).restoreBegun),
 }
 

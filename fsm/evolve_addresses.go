@@ -69,6 +69,11 @@ func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllo
 	free := f.s.Free[a]
 	if free != nil {
 		rec.Prior, rec.PriorAt, rec.PriorSession, rec.PriorEpoch = free.Prior, free.PriorAt, free.PriorSession, free.PriorEpoch
+		if free.Quarantined() {
+			// Asked for all the same: whoever has it is no news.
+			rec.Conflict, rec.ConflictNode, rec.ConflictKind = free.Conflict, free.ConflictNode, logv1.ConflictKind_CONFLICT_KIND_FOREIGN
+			x.quarantine.Delete(keyOf(a))
+		}
 		x.forget(free)
 		delete(f.s.Free, a)
 	} else {
@@ -84,6 +89,9 @@ func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllo
 		fi := p.family(a)
 		fi.used++
 		p.addNamespace(key.Namespace, 1)
+		if free != nil && free.Quarantined() {
+			fi.quarantined--
+		}
 		if free != nil {
 			fi.queue.Delete(queued{free.FreedAt, keyOf(a)})
 			if free.KeptUntil > f.s.Time {
@@ -133,9 +141,18 @@ func (f *folding) addressReleased(e *logv1.AddressReleased) error {
 func (f *folding) freeAddress(rec *Address, svc *Service, e *logv1.AddressReleased) {
 	x := &f.s.idx
 	keptUntil := e.GetKeptUntilUnixNano()
+	if rec.SoftNode != "" {
+		// Its old owner is released altogether, as of now.
+		c := f.editAddress(rec)
+		f.endSoft(c)
+		if c.Prior == rec.SoftNode {
+			c.PriorAt = f.revision
+		}
+		rec = c
+	}
 	free := &Free{
 		Addr: rec.Addr, Pool: rec.Pool, FreedAt: f.revision,
-		Key: svc.Key, KeptUntil: keptUntil, SharingKey: svc.sharingKey(), QuarantinedUntil: e.GetQuarantinedUntilUnixNano(),
+		Key: svc.Key, KeptUntil: keptUntil, SharingKey: svc.sharingKey(), RestsUntil: e.GetQuarantinedUntilUnixNano(),
 		Prior: rec.Prior, PriorAt: rec.PriorAt, PriorSession: rec.PriorSession, PriorEpoch: rec.PriorEpoch,
 	}
 	delete(f.s.Addresses, rec.Addr)

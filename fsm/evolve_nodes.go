@@ -87,6 +87,11 @@ func (f *folding) nodeDrained(e *logv1.NodeDrained) error {
 	if c.Drained != logv1.DrainReason_DRAIN_REASON_ADMIN {
 		c.Drained = e.GetReason()
 	}
+	// A speaker that shuts down ends an administrator's grace time as well.
+	c.GraceUntil = 0
+	if e.GetGraceNanos() > 0 {
+		c.GraceUntil = f.s.Time + e.GetGraceNanos()
+	}
 	return nil
 }
 
@@ -109,6 +114,9 @@ func (f *folding) nodeForgotten(e *logv1.NodeForgotten) error {
 	}
 	if n.Owned > 0 {
 		return corruptf("node %s forgotten while it owns %d addresses", n.Name, n.Owned)
+	}
+	if soft := f.s.SoftCount(n.Name); soft > 0 {
+		return corruptf("node %s forgotten while %d addresses move away softly", n.Name, soft)
 	}
 	delete(f.s.Nodes, n.Name)
 	f.forgetHealth(n.Name)

@@ -19,9 +19,13 @@ func (f *folding) ownerReleased(e *logv1.OwnerReleased) error {
 			rec.Addr, e.GetNode(), e.GetEpoch(), rec.Owner, rec.Epoch)
 	}
 	c := f.editAddress(rec)
+	f.endSoft(c)
 	f.takeFromOwner(c)
 	f.s.idx.ownerSet("").Set(keyOf(c.Addr))
-	c.Owner, c.Epoch, c.OwnerTime, c.OwnerWhy = "", 0, f.s.Time, e.GetReason()
+	if e.GetSoft() {
+		f.beginSoft(c, rec.Owner, rec.Epoch)
+	}
+	c.Owner, c.Epoch, c.OwnerTime, c.OwnerWhy, c.FirstUse = "", 0, f.s.Time, e.GetReason(), false
 	return nil
 }
 
@@ -59,15 +63,23 @@ func (f *folding) ownerAssigned(e *logv1.OwnerAssigned) error {
 	if rec.Owner != "" && f.s.Nodes[rec.Owner].SessionState == SessionOpen {
 		return corruptf("%s assigned to %s while %s owns it with an open session", rec.Addr, n.Name, rec.Owner)
 	}
+	if p := e.GetPredecessor(); p != "" && (p != rec.SoftNode || p == n.Name || rec.Owner != "") {
+		return corruptf("%s assigned to %s with predecessor %s, but %q moves softly and %q owns it",
+			rec.Addr, n.Name, p, rec.SoftNode, rec.Owner)
+	}
 	c := f.editAddress(rec)
 	f.countFlap(c, n.Name, e.GetReason())
+	if e.GetPredecessor() == "" {
+		f.endSoft(c)
+	}
 	if rec.Owner != "" {
 		f.takeFromOwner(c)
 	} else {
 		f.s.idx.dropOwner("", keyOf(c.Addr))
 	}
 	c.Owner, c.Epoch, c.OwnerTime, c.OwnerWhy = n.Name, f.revision, f.s.Time, e.GetReason()
-	f.editNode(n).Owned++
+	c.FirstUse = e.GetFirstUse()
+	f.editNode(f.s.Nodes[n.Name]).Owned++
 	f.s.idx.ownerSet(n.Name).Set(keyOf(c.Addr))
 	f.countOwned(c.Addr, n.Name, 1)
 	return nil
@@ -118,6 +130,7 @@ func (f *folding) conflictObserved(e *logv1.AddressConflictObserved) error {
 	}
 	c := f.editAddress(rec)
 	c.Conflict, c.ConflictNode = MAC(e.GetMac()), e.GetNode()
+	c.ConflictKind, c.ConflictHolder = e.GetKind(), e.GetHolder()
 	return nil
 }
 
@@ -127,6 +140,6 @@ func (f *folding) conflictCleared(e *logv1.AddressConflictCleared) error {
 		return err
 	}
 	c := f.editAddress(rec)
-	c.Conflict, c.ConflictNode = MAC{}, ""
+	c.Conflict, c.ConflictNode, c.ConflictKind, c.ConflictHolder = MAC{}, "", 0, ""
 	return nil
 }

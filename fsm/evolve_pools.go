@@ -120,6 +120,7 @@ func (f *folding) rehome(a netip.Addr, pool string) error {
 	case pool == "" && free.Prior == "":
 		f.s.idx.forget(free)
 		f.s.idx.touched.Delete(keyOf(a))
+		f.s.idx.quarantine.Delete(keyOf(a))
 		delete(f.s.Free, a)
 	case free.Pool != pool:
 		c := *free
@@ -137,6 +138,9 @@ func (f *folding) takenInPool(pool string) {
 		return
 	}
 	for node := range p.owned { // order-free: the changes are sorted
+		f.taken(node)
+	}
+	for node := range p.soft { // order-free: the changes are sorted
 		f.taken(node)
 	}
 }

@@ -133,6 +133,15 @@ func TestImpossibleEvents(t *testing.T) {
 		{"not in use", []*logv1.Event{fsmtest.Conflict(ip2, "n1", fsm.MAC{})}},
 		{"not in use", []*logv1.Event{fsmtest.ConflictCleared(ip2)}},
 		{"MAC of 1 bytes", []*logv1.Event{conflict}},
+		{"not free after use", []*logv1.Event{fsmtest.Quarantined(ip1, "n1", fsm.MAC{1}, 1)}},
+		{"not free after use", []*logv1.Event{fsmtest.Quarantined(ip2, "n1", fsm.MAC{1}, 1)}},
+		{"in none", []*logv1.Event{fsmtest.QuarantineEnded(ip1)}},
+		{`"" moves softly`, []*logv1.Event{fsmtest.SoftMoveEnded(ip1, "n1")}},
+		{`"" moves softly`, []*logv1.Event{fsmtest.OwnerReleased(ip1, "n1", 5), fsmtest.OwnerAssignedSoftly(ip1, "n2", "n1")}},
+		{`"n1" moves softly`, []*logv1.Event{fsmtest.OwnerReleasedSoftly(ip1, "n1", 5), fsmtest.OwnerAssignedSoftly(ip1, "n2", "n2")}},
+		{`"n1" moves softly`, []*logv1.Event{fsmtest.OwnerReleasedSoftly(ip1, "n1", 5), fsmtest.OwnerAssignedSoftly(ip1, "n1", "n1")}},
+		{`"n1" moves softly`, []*logv1.Event{fsmtest.OwnerReleasedSoftly(ip1, "n1", 5), fsmtest.SoftMoveEnded(ip1, "n2")}},
+		{"1 addresses move away softly", []*logv1.Event{fsmtest.OwnerReleasedSoftly(ip1, "n1", 5), fsmtest.Expired("n1", 3), fsmtest.Forgotten("n1")}},
 	} {
 		l := small(t)
 		err := l.Refuse(c.events...)

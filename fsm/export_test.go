@@ -31,7 +31,9 @@ func (s *State) CheckIndexes() error {
 		same("reserved", have.reserved, want.reserved),
 		same("reservationEnds", have.reservationEnds, want.reservationEnds),
 		same("ranges", have.ranges, want.ranges),
+		same("quarantine", have.quarantine, want.quarantine),
 		sameKeys("owners", have.owners, want.owners),
+		sameKeys("soft", have.soft, want.soft),
 		sameKeys("pools", have.pools, want.pools),
 	} {
 		if err != nil {
@@ -55,6 +57,11 @@ func (s *State) CheckIndexes() error {
 			return err
 		}
 	}
+	for node, t := range want.soft {
+		if err := same("soft "+node, have.soft[node], t); err != nil {
+			return err
+		}
+	}
 	for name, p := range want.pools {
 		if err := samePool(have.pools[name], p); err != nil {
 			return fmt.Errorf("pool %s: %w", name, err)
@@ -69,6 +76,9 @@ func samePool(have, want *poolIndex) error {
 	}
 	if !maps.Equal(have.namespaces, want.namespaces) {
 		return fmt.Errorf("namespaces: %v, rebuilt %v", have.namespaces, want.namespaces)
+	}
+	if !maps.Equal(have.soft, want.soft) {
+		return fmt.Errorf("soft: %v, rebuilt %v", have.soft, want.soft)
 	}
 	for i := range have.families {
 		h, w := have.families[i], want.families[i]

@@ -135,7 +135,16 @@ func recordRelease(t *testing.T, dir string) {
 	w.Apply(fsmtest.Expired("n9", w.S.Nodes["n9"].Session), lost, fsmtest.Opened("n9", 5, nil))
 	w.Apply(fsmtest.RebalanceStarted(30), fsmtest.Endpoints(shop, []string{"n8"}, "n9"),
 		fsmtest.HealthChanged(shop, "n8", true, "200 OK"), fsmtest.HealthChanged(shop, "n9", false, "connection refused"))
-	w.Apply(fsmtest.OwnerReleased(a4, "n8", w.S.Addresses[a4].Epoch), fsmtest.AnnounceFailed(a4, "n8", "no carrier"),
+	drained := fsmtest.Drained("n8", logv1.DrainReason_DRAIN_REASON_ADMIN)
+	drained.GetNodeDrained().GraceNanos = 3e11
+	kernel := fsmtest.Conflict(a4, "n9", fsm.MAC{2, 1, 1, 1, 1, 2})
+	kernel.GetAddressConflictObserved().Kind = logv1.ConflictKind_CONFLICT_KIND_KERNEL
+	kernel.GetAddressConflictObserved().Holder = "n8"
+	first := fsmtest.OwnerAssignedSoftly(a4, "n9", "n8")
+	first.GetOwnerAssigned().FirstUse = true
+	w.Apply(drained, fsmtest.OwnerReleasedSoftly(a4, "n8", w.S.Addresses[a4].Epoch), first, kernel,
+		fsmtest.Quarantined(spare, "n9", fsm.MAC{2, 1, 1, 1, 1, 3}, w.Now+600e9))
+	w.Apply(fsmtest.AnnounceFailed(a4, "n8", "no carrier"),
 		fsmtest.Conflict(a6, "n9", fsm.MAC{2, 1, 1, 1, 1, 1}), fsmtest.Drained("n9", logv1.DrainReason_DRAIN_REASON_ADMIN))
 	var log []byte
 	for _, raw := range w.Raw {

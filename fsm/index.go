@@ -22,6 +22,10 @@ type indexes struct {
 	touched *btree.BTreeG[addrKey]
 	// owners holds the addresses in use by owner; "" for those without one.
 	owners map[string]*btree.BTreeG[addrKey]
+	// soft holds the addresses that move softly by their former owner.
+	soft map[string]*btree.BTreeG[addrKey]
+	// quarantine holds the free addresses that a foreign station has.
+	quarantine *btree.BTreeG[addrKey]
 	// sharing holds the addresses in use by the sharing keys of their services.
 	sharing *btree.BTreeG[textAddr]
 	// kept holds the free addresses whose KeptUntil lies after State.Time; the
@@ -152,6 +156,8 @@ func newIndexes() indexes {
 		reservationEnds: newTree(lessTextTime),
 		reservedFor:     map[ServiceKey][]string{},
 		pools:           map[string]*poolIndex{},
+		soft:            map[string]*btree.BTreeG[addrKey]{},
+		quarantine:      newTree(addrKey.less),
 	}
 }
 
@@ -179,9 +185,14 @@ func (x *indexes) clone() indexes {
 		reservationEnds: x.reservationEnds.Copy(),
 		reservedFor:     maps.Clone(x.reservedFor),
 		overlapping:     slices.Clone(x.overlapping),
+		soft:            make(map[string]*btree.BTreeG[addrKey], len(x.soft)),
+		quarantine:      x.quarantine.Copy(),
 	}
 	for node, t := range x.owners { // order-free: fills a map
 		c.owners[node] = t.Copy()
+	}
+	for node, t := range x.soft { // order-free: fills a map
+		c.soft[node] = t.Copy()
 	}
 	for name, p := range x.pools { // order-free: fills a map
 		c.pools[name] = p.clone()
@@ -196,12 +207,18 @@ func (s *State) rebuild() {
 	for a, rec := range s.Addresses { // order-free: fills ordered trees
 		x.touched.Set(keyOf(a))
 		x.ownerSet(rec.Owner).Set(keyOf(a))
+		if rec.SoftNode != "" {
+			x.setSoft(rec.SoftNode, keyOf(a))
+		}
 		for _, key := range rec.Services {
 			x.share(s.Services[key].Spec.GetSharingKey(), a)
 		}
 	}
 	for a, free := range s.Free { // order-free: fills ordered trees
 		x.touched.Set(keyOf(a))
+		if free.Quarantined() {
+			x.quarantine.Set(keyOf(a))
+		}
 		x.remember(s, free)
 	}
 	for _, svc := range s.Services { // order-free: fills ordered trees

@@ -14,8 +14,9 @@ import (
 type poolIndex struct {
 	name     string
 	families [2]familyIndex // IPv4, IPv6
-	// owned counts the addresses in the pool by their owner.
-	owned map[string]int
+	// owned counts the addresses in the pool by their owner, soft those that move
+	// softly by their former one.
+	owned, soft map[string]int
 	// namespaces counts the addresses in use by the namespaces that have them.
 	namespaces map[string]int
 }
@@ -41,6 +42,8 @@ type familyIndex struct {
 	size uint64
 	// kept counts the free addresses that are kept for somebody.
 	kept int
+	// quarantined counts the free addresses that a foreign station has.
+	quarantined int
 }
 
 type queued struct {
@@ -59,7 +62,7 @@ func (p *poolIndex) family(a netip.Addr) *familyIndex { return &p.families[fam(a
 
 func (p *poolIndex) clone() *poolIndex {
 	c := *p
-	c.owned = maps.Clone(p.owned)
+	c.owned, c.soft = maps.Clone(p.owned), maps.Clone(p.soft)
 	c.namespaces = maps.Clone(p.namespaces)
 	for i := range c.families {
 		c.families[i].queue = p.families[i].queue.Copy()
@@ -124,7 +127,7 @@ func (s *State) touched(a netip.Addr) bool {
 // addPool enters a pool that is new or has new ranges.
 func (x *indexes) addPool(s *State, pool *Pool) {
 	name := pool.Spec.GetName()
-	p := &poolIndex{name: name, owned: map[string]int{}, namespaces: map[string]int{}}
+	p := &poolIndex{name: name, owned: map[string]int{}, soft: map[string]int{}, namespaces: map[string]int{}}
 	for i := range p.families {
 		p.families[i] = familyIndex{avoidBuggy: pool.Spec.GetAvoidBuggyIps(), queue: newTree(lessQueued)}
 	}
@@ -156,6 +159,7 @@ func (p *poolIndex) enter(s *State, a netip.Addr) {
 	if rec := s.Addresses[a]; rec != nil {
 		f.used++
 		p.addOwned(rec.Owner, 1)
+		p.addSoft(rec.SoftNode, 1)
 		for i, key := range rec.Services {
 			if !hasNamespace(rec.Services[:i], key.Namespace) {
 				p.addNamespace(key.Namespace, 1)
@@ -163,16 +167,21 @@ func (p *poolIndex) enter(s *State, a netip.Addr) {
 		}
 		return
 	}
-	if free := s.Free[a]; free.KeptUntil <= s.Time {
+	free := s.Free[a]
+	if free.Quarantined() {
+		f.quarantined++
+	}
+	if free.KeptUntil <= s.Time {
 		f.enqueue(&s.idx, free)
 	} else {
 		f.kept++
 	}
 }
 
-// enqueue enters a free address that is kept for nobody.
+// enqueue enters a free address that is kept for nobody, unless it is reserved or a
+// foreign station has it.
 func (f *familyIndex) enqueue(x *indexes, free *Free) {
-	if !f.skips(free.Addr) && !x.isReserved(free.Addr) {
+	if !f.skips(free.Addr) && !x.isReserved(free.Addr) && !free.Quarantined() {
 		f.queue.Set(queued{free.FreedAt, keyOf(free.Addr)})
 	}
 }

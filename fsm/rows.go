@@ -188,6 +188,11 @@ func encodeAddress(e *encoder, a *Address) {
 	e.uint(a.PolicyAt)
 	e.uint(uint64(a.Flaps))
 	e.int(a.FlapTime)
+	e.uint(uint64(a.ConflictKind))
+	e.str(a.ConflictHolder)
+	e.bool(a.FirstUse)
+	e.str(a.SoftNode)
+	e.uint(a.SoftEpoch)
 }
 
 func (e *encoder) prior(node string, at, session, epoch uint64) {
@@ -219,6 +224,11 @@ func decodeAddress(d *decoder) (netip.Addr, *Address) {
 	a.ConflictNode = d.name()
 	a.PolicyAt = d.uint()
 	a.Flaps, a.FlapTime = d.uint32(), d.int()
+	a.ConflictKind = decodeEnum[logv1.ConflictKind](d, logv1.ConflictKind_name)
+	a.ConflictHolder = d.name()
+	a.FirstUse = d.bool()
+	a.SoftNode = d.name()
+	a.SoftEpoch = d.uint()
 	return a.Addr, a
 }
 
@@ -229,8 +239,12 @@ func encodeFree(e *encoder, f *Free) {
 	e.key(f.Key)
 	e.int(f.KeptUntil)
 	e.str(f.SharingKey)
-	e.int(f.QuarantinedUntil)
+	e.int(f.RestsUntil)
 	e.prior(f.Prior, f.PriorAt, f.PriorSession, f.PriorEpoch)
+	e.mac(f.Conflict)
+	e.str(f.ConflictNode)
+	e.int(f.QuarantineSince)
+	e.int(f.QuarantineUntil)
 }
 
 func decodeFree(d *decoder) (netip.Addr, *Free) {
@@ -242,13 +256,15 @@ func decodeFree(d *decoder) (netip.Addr, *Free) {
 		KeptUntil:  d.int(),
 		SharingKey: d.name(),
 
-		QuarantinedUntil: d.int(),
+		RestsUntil: d.int(),
 
 		Prior:        d.name(),
 		PriorAt:      d.uint(),
 		PriorSession: d.uint(),
 		PriorEpoch:   d.uint(),
 	}
+	f.Conflict, f.ConflictNode = d.mac(), d.name()
+	f.QuarantineSince, f.QuarantineUntil = d.int(), d.int()
 	return f.Addr, f
 }
 
@@ -265,6 +281,7 @@ func encodeNode(e *encoder, n *Node) {
 	encodeList(e, n.Links, (*encoder).link)
 	e.str(n.Version)
 	e.uint(uint64(n.Drained))
+	e.int(n.GraceUntil)
 	e.uint(n.TakenAt)
 	e.uint(uint64(n.Owned))
 }
@@ -291,6 +308,7 @@ func decodeNode(d *decoder) (string, *Node) {
 	n.Links = decodeList(d, (*decoder).link)
 	n.Version = d.name()
 	n.Drained = decodeEnum[logv1.DrainReason](d, logv1.DrainReason_name)
+	n.GraceUntil = d.int()
 	n.TakenAt = d.uint()
 	n.Owned = int(d.uint())
 	return n.Name, n

@@ -184,6 +184,11 @@ func TestSnapshotOfAnImpossibleState(t *testing.T) {
 			n.SessionState = fsm.SessionNone
 			s.Nodes["n1"] = &n
 		},
+		"moves softly away from its owner": func(s *fsm.State) {
+			a := *s.Addresses[ip1]
+			a.SoftNode = a.Owner
+			s.Addresses[ip1] = &a
+		},
 		"used by nobody": func(s *fsm.State) {
 			a := *s.Addresses[ip1]
 			a.Services = nil

@@ -177,9 +177,20 @@ type Address struct {
 	PriorEpoch   uint64
 	// Failures counts the nodes and tries that could not announce it, by node.
 	Failures map[string]Failure
-	// Conflict is the MAC of a foreign claimant; zero for none.
-	Conflict     MAC
-	ConflictNode string
+	// Conflict is the MAC of another station that has the address, seen by
+	// ConflictNode; zero for none. ConflictKind tells how that was found, and
+	// ConflictHolder is the node whose kernel it is.
+	Conflict       MAC
+	ConflictNode   string
+	ConflictKind   logv1.ConflictKind
+	ConflictHolder string
+	// FirstUse: nobody owned the address before its owner, who asks the wire for
+	// foreign stations.
+	FirstUse bool
+	// SoftNode is a former owner that goes on answering those who ask it alone;
+	// empty for none. SoftEpoch is the epoch that it had.
+	SoftNode  string
+	SoftEpoch uint64
 	// PolicyAt is the newest revision after which other advertisements may be for
 	// the address, because its services changed; see State.PolicyAt.
 	PolicyAt uint64
@@ -209,14 +220,23 @@ type Free struct {
 	Key        ServiceKey
 	KeptUntil  int64
 	SharingKey string
-	// QuarantinedUntil: no other service may have it before, not even on request.
-	QuarantinedUntil int64
+	// RestsUntil: no other service may have it before, not even on request.
+	RestsUntil int64
 	// Prior* as in Address: an address that is allocated again waits for its old owner.
 	Prior        string
 	PriorAt      uint64
 	PriorSession uint64
 	PriorEpoch   uint64
+	// Conflict is the MAC of a foreign station that has the address, seen by
+	// ConflictNode, while the address is in quarantine: since QuarantineSince, and
+	// until the wire is asked again at QuarantineUntil. Both are 0 when it is not.
+	Conflict                         MAC
+	ConflictNode                     string
+	QuarantineSince, QuarantineUntil int64
 }
+
+// Quarantined tells whether a foreign station has the address.
+func (f *Free) Quarantined() bool { return f.QuarantineUntil != 0 }
 
 // SessionState tells what became of a node's newest session.
 type SessionState uint8
@@ -247,6 +267,9 @@ type Node struct {
 	Links     []*logv1.Link
 	Version   string
 	Drained   logv1.DrainReason // zero: not drained
+	// GraceUntil is until when the node may go on answering the clients that know it
+	// for addresses that a soft drain moves away; 0: not at all.
+	GraceUntil int64
 	// TakenAt is the newest revision that took an address from this node or
 	// narrowed what it may do with one; it is not acked before it has seen it.
 	TakenAt uint64

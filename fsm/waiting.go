@@ -76,7 +76,8 @@ func lessTextWait(a, b textWait) bool {
 func (r Refusal) Frees() bool {
 	switch r.Reason {
 	case logv1.RefusalReason_REFUSAL_REASON_FULL, logv1.RefusalReason_REFUSAL_REASON_KEPT,
-		logv1.RefusalReason_REFUSAL_REASON_RESERVED, logv1.RefusalReason_REFUSAL_REASON_QUOTA:
+		logv1.RefusalReason_REFUSAL_REASON_RESERVED, logv1.RefusalReason_REFUSAL_REASON_QUOTA,
+		logv1.RefusalReason_REFUSAL_REASON_FOREIGN:
 		return r.Pool != ""
 	}
 	return false

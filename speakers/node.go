@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 	"github.com/quorumlb/quorumlb/speakers/health"
@@ -25,7 +27,9 @@ type node struct {
 	host   *host.Host
 	memory *memory
 	health *health.Runner
-	log    *slog.Logger
+	// tracked counts connections to addresses that move away softly.
+	tracked *tracker
+	log     *slog.Logger
 	// linked is closed when the links are known for the first time.
 	linked chan struct{}
 
@@ -145,9 +149,19 @@ func (n *node) announce(view session.View, vips []session.Vip) {
 		if err := undelivered[v.Addr]; err != nil {
 			vip.Hindered = fmt.Sprintf("cannot be delivered locally: %v", err)
 		}
+		vip.Predecessor = v.Predecessor
+		// A process that was started since asks only what was in doubt before.
+		vip.Check = v.FirstUse && v.Epoch >= view.Session || v.FirstUseConflict
 		out.Vips = append(out.Vips, vip)
 	}
+	for _, v := range view.Soft {
+		// What still reaches the node is delivered: that does not depend on owning it.
+		out.Vips = append(out.Vips, layer2.Vip{
+			Addr: v.Addr, Epoch: v.Epoch, Mode: layer2.Release, Interfaces: v.Interfaces, Soft: true,
+		})
+	}
 	n.layer2.Apply(out)
+	n.tracked.changed(len(view.Soft) > 0)
 }
 
 // Confirm passes a confirmation on; see session.Node.
@@ -163,6 +177,15 @@ var announced = map[layer2.State]speakerv1.Announced{
 	layer2.Released: speakerv1.Announced_ANNOUNCED_RELEASED,
 	layer2.Silenced: speakerv1.Announced_ANNOUNCED_YIELDED,
 	layer2.Failed:   speakerv1.Announced_ANNOUNCED_FAILED,
+	layer2.Softly:   speakerv1.Announced_ANNOUNCED_SOFT,
+}
+
+// firstUses are what layer 2 finds before the first use, in the words of the contract.
+var firstUses = map[layer2.Finding]speakerv1.FirstUse{
+	layer2.Clear:   speakerv1.FirstUse_FIRST_USE_CLEAR,
+	layer2.Foreign: speakerv1.FirstUse_FIRST_USE_FOREIGN,
+	layer2.Proxy:   speakerv1.FirstUse_FIRST_USE_PROXY,
+	layer2.Kernel:  speakerv1.FirstUse_FIRST_USE_KERNEL,
 }
 
 // Statuses tells what the node really does; see session.Node.
@@ -179,6 +202,13 @@ func (n *node) Statuses(since uint64) ([]*speakerv1.VipStatus, []netip.Addr, uin
 		}
 		if s.Foreign != (system.MAC{}) {
 			m.ForeignMac = s.Foreign[:]
+		}
+		m.FirstUse, m.FirstUseNode = firstUses[s.Check.Finding], s.Check.Node
+		if s.Check.MAC != (system.MAC{}) {
+			m.FirstUseMac = s.Check.MAC[:]
+		}
+		if s.State == layer2.Softly && s.Connections >= 0 {
+			m.Connections = proto.Uint32(uint32(s.Connections))
 		}
 		out = append(out, m)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/quorumlb/quorumlb/speakers/layer2"
 	"github.com/quorumlb/quorumlb/speakers/links"
 	"github.com/quorumlb/quorumlb/speakers/session"
+	"github.com/quorumlb/quorumlb/speakers/system"
 )
 
 // hostFile is the name of the record of what was added to the loopback device.
@@ -57,6 +58,7 @@ func New(cfg Config) (*Speaker, error) {
 		return nil, err
 	}
 	s.node = newNode(s.layer2, cfg.Log)
+	s.node.tracked = newTracker(system.OpenConntrack(), s.layer2, cfg.Log)
 	s.node.memory = newMemory(filepath.Join(cfg.StateDir, memoryFile), s.node.announcing, cfg.Log)
 	if s.host, err = host.New(s.kernel, filepath.Join(cfg.StateDir, hostFile), bootID, s.node.again, cfg.Log); err != nil {
 		return nil, err
@@ -71,7 +73,7 @@ func New(cfg Config) (*Speaker, error) {
 		return nil, err
 	}
 	monitor := links.NewMonitor(links.OpenSystem, selector, s.node.setLinks, cfg.Log)
-	s.tasks = task.NewGroup("speaker", monitor, s.layer2, s.host, s.node.health, task.Func("memory", s.node.memory.Run), task.FuncReady("session", s.runSession, s.session.Ready))
+	s.tasks = task.NewGroup("speaker", monitor, s.layer2, s.host, s.node.health, task.Func("memory", s.node.memory.Run), task.Func("conntrack", s.node.tracked.Run), task.FuncReady("session", s.runSession, s.session.Ready))
 	if cfg.Registry != nil {
 		for _, c := range []prometheus.Collector{s.layer2, s.session} {
 			if err := cfg.Registry.Register(c); err != nil {

@@ -148,6 +148,39 @@ func OwnerAssigned(addr netip.Addr, node string) *logv1.Event {
 		Address: fsm.FromAddr(addr), Node: node, Reason: logv1.OwnerReason_OWNER_REASON_NEW_ADDRESS}}}
 }
 
+// OwnerReleasedSoftly takes an address from its owner, which goes on answering
+// those who ask it alone.
+func OwnerReleasedSoftly(addr netip.Addr, node string, epoch uint64) *logv1.Event {
+	ev := OwnerReleased(addr, node, epoch)
+	ev.GetOwnerReleased().Soft = true
+	return ev
+}
+
+// OwnerAssignedSoftly gives an address to a node while its predecessor goes on
+// answering those who ask it alone.
+func OwnerAssignedSoftly(addr netip.Addr, node, predecessor string) *logv1.Event {
+	ev := OwnerAssigned(addr, node)
+	ev.GetOwnerAssigned().Predecessor = predecessor
+	return ev
+}
+
+// SoftMoveEnded ends a soft move.
+func SoftMoveEnded(addr netip.Addr, node string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_SoftMoveEnded{SoftMoveEnded: &logv1.SoftMoveEnded{
+		Address: fsm.FromAddr(addr), Node: node, Reason: logv1.OwnerReason_OWNER_REASON_GRACE_OVER}}}
+}
+
+// Quarantined says that a foreign station has a free address.
+func Quarantined(addr netip.Addr, node string, mac fsm.MAC, until int64) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_AddressQuarantined{AddressQuarantined: &logv1.AddressQuarantined{
+		Address: fsm.FromAddr(addr), Node: node, Mac: mac[:], UntilUnixNano: until}}}
+}
+
+// QuarantineEnded says that it has it no more.
+func QuarantineEnded(addr netip.Addr) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_QuarantineEnded{QuarantineEnded: &logv1.QuarantineEnded{Address: fsm.FromAddr(addr)}}}
+}
+
 // AnnounceFailed says that a node could not announce an address.
 func AnnounceFailed(addr netip.Addr, node, reason string) *logv1.Event {
 	return &logv1.Event{Fact: &logv1.Event_AnnounceFailed{AnnounceFailed: &logv1.AnnounceFailed{

@@ -283,12 +283,18 @@ func (w *Walk) node() []*logv1.Event {
 			return []*logv1.Event{Closed(name, n.Session)}
 		}
 	case 5:
-		return []*logv1.Event{Drained(name, logv1.DrainReason(1+w.pick(2)))}
+		ev := Drained(name, logv1.DrainReason(1+w.pick(2)))
+		ev.GetNodeDrained().GraceNanos = int64(w.pick(3)) * int64(time.Minute)
+		return []*logv1.Event{ev}
 	case 6:
 		return []*logv1.Event{Undrained(name), Links(name, "eth0", "!eth1")}
 	case 7:
 		if !open && n.Owned == 0 {
-			return []*logv1.Event{Forgotten(name)}
+			var events []*logv1.Event
+			for rec := range w.S.SoftAt(name) {
+				events = append(events, SoftMoveEnded(rec.Addr, name))
+			}
+			return append(events, Forgotten(name))
 		}
 	}
 	return nil
@@ -303,10 +309,18 @@ func (w *Walk) own() []*logv1.Event {
 	rec := w.S.Addresses[a]
 	var events []*logv1.Event
 	if rec.Owner != "" && (w.S.Nodes[rec.Owner].SessionState == fsm.SessionOpen || w.pick(2) == 0) {
+		if w.pick(3) == 0 {
+			return append(events, OwnerReleasedSoftly(a, rec.Owner, rec.Epoch))
+		}
 		events = append(events, OwnerReleased(a, rec.Owner, rec.Epoch))
 		if w.pick(2) == 0 {
 			return events
 		}
+	} else if rec.SoftNode != "" && w.pick(2) == 0 {
+		if rec.Owner == "" && rec.SoftNode != name {
+			return append(events, OwnerAssignedSoftly(a, name, rec.SoftNode))
+		}
+		return append(events, SoftMoveEnded(a, rec.SoftNode))
 	}
 	return append(events, OwnerAssigned(a, name))
 }
@@ -316,6 +330,12 @@ func (w *Walk) report() []*logv1.Event {
 	name, ok2 := any1(w.pick, w.S.Nodes, cmp.Compare[string])
 	if !ok || !ok2 {
 		return nil
+	}
+	if free, ok := any1(w.pick, w.S.Free, netip.Addr.Compare); ok && w.pick(3) == 0 {
+		if w.S.Free[free].Quarantined() && w.pick(2) == 0 {
+			return []*logv1.Event{QuarantineEnded(free)}
+		}
+		return []*logv1.Event{Quarantined(free, name, fsm.MAC{2, 1, 1, 1, 2, byte(w.pick(3))}, w.S.Time+1+int64(w.pick(100)))}
 	}
 	switch w.pick(4) {
 	case 0:

@@ -62,11 +62,17 @@ func (c *AnnounceRecovered) decide(t *tx) (answer, error) {
 	return nil, nil
 }
 
-// ConflictObserved reports a foreign station that claims an address.
+// ConflictObserved reports another station that has an address. One that is found
+// before the first use puts an address that nobody asked for in quarantine, and
+// its services get others.
 type ConflictObserved struct {
 	Node    string
 	Address netip.Addr
 	MAC     fsm.MAC
+	// Kind tells how it was found; Holder is the node whose kernel it is, with
+	// CONFLICT_KIND_KERNEL.
+	Kind   logv1.ConflictKind
+	Holder string
 }
 
 func (c *ConflictObserved) kind() string  { return "ConflictObserved" }
@@ -80,12 +86,16 @@ func (c *ConflictObserved) decide(t *tx) (answer, error) {
 		return nil, f.err()
 	}
 	rec := t.s.Addresses[c.Address]
-	if rec == nil || rec.Conflict == c.MAC && rec.ConflictNode == c.Node {
+	if rec == nil || rec.Conflict == c.MAC && rec.ConflictNode == c.Node && rec.ConflictKind == c.Kind && rec.ConflictHolder == c.Holder {
+		return nil, nil
+	}
+	if c.quarantines(t.s, rec) {
+		t.quarantine(rec, c.Node, c.MAC)
 		return nil, nil
 	}
 	t.emit(&logv1.Event{Fact: &logv1.Event_AddressConflictObserved{
 		AddressConflictObserved: &logv1.AddressConflictObserved{
-			Address: fsm.FromAddr(c.Address), Node: c.Node, Mac: bytes.Clone(c.MAC[:]),
+			Address: fsm.FromAddr(c.Address), Node: c.Node, Mac: bytes.Clone(c.MAC[:]), Kind: c.Kind, Holder: c.Holder,
 		},
 	}})
 	return nil, nil

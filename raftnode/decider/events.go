@@ -1,6 +1,7 @@
 package decider
 
 import (
+	"bytes"
 	"net/netip"
 
 	"github.com/quorumlb/quorumlb/fsm"
@@ -15,9 +16,16 @@ func ownerReleased(rec *fsm.Address, why logv1.OwnerReason) *logv1.Event {
 	}}}
 }
 
-func ownerAssigned(addr netip.Addr, node string, why logv1.OwnerReason) *logv1.Event {
-	return &logv1.Event{Fact: &logv1.Event_OwnerAssigned{OwnerAssigned: &logv1.OwnerAssigned{
-		Address: fsm.FromAddr(addr), Node: node, Reason: why,
+// softMoveEnded says that the old owner of a soft move must stop altogether.
+func softMoveEnded(rec *fsm.Address, why logv1.OwnerReason) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_SoftMoveEnded{SoftMoveEnded: &logv1.SoftMoveEnded{
+		Address: fsm.FromAddr(rec.Addr), Node: rec.SoftNode, Reason: why,
+	}}}
+}
+
+func addressQuarantined(addr netip.Addr, node string, mac fsm.MAC, until int64) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_AddressQuarantined{AddressQuarantined: &logv1.AddressQuarantined{
+		Address: fsm.FromAddr(addr), Node: node, Mac: bytes.Clone(mac[:]), UntilUnixNano: until,
 	}}}
 }
 

@@ -34,6 +34,8 @@ type fakeLeases struct {
 	// has passed; silent nodes that are not heard; back those that were heard again
 	// after an expiry was proposed.
 	over, fence, silent, back map[string]bool
+	// unseen are nodes whose waits end although they have not seen what they lost.
+	unseen, seen map[string]bool
 	// waited are the releases that were allowed to end.
 	waited   map[Release]bool
 	changing time.Duration // answer of LeaseChange
@@ -47,8 +49,9 @@ type fakeLeases struct {
 
 func newFakeLeases(clock bubbleClock) *fakeLeases {
 	return &fakeLeases{
-		clock: clock,
-		over:  map[string]bool{}, fence: map[string]bool{}, silent: map[string]bool{}, back: map[string]bool{},
+		clock:  clock,
+		unseen: map[string]bool{}, seen: map[string]bool{},
+		over: map[string]bool{}, fence: map[string]bool{}, silent: map[string]bool{}, back: map[string]bool{},
 		waited: map[Release]bool{}, sawAt: map[Release]time.Duration{}, endsAt: map[string]time.Duration{},
 	}
 }
@@ -91,6 +94,13 @@ func (l *fakeLeases) ReleaseWait(r Release) (bool, time.Duration) {
 		l.waited[r] = true
 	}
 	return over, again
+}
+
+// HasSeen: who has seen it has no wait before it either.
+func (l *fakeLeases) HasSeen(node string, _, _ uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen[node] || l.over[node] && !l.unseen[node] || l.auto > 0
 }
 
 func (l *fakeLeases) FencePassed(node string) (bool, time.Duration) {
@@ -349,9 +359,26 @@ func eventText(ev *logv1.Event) string {
 	why := func(r logv1.OwnerReason) string { return strings.TrimPrefix(r.String(), "OWNER_REASON_") }
 	switch f := ev.GetFact().(type) {
 	case *logv1.Event_OwnerReleased:
-		return fmt.Sprintf("%s %s %s %s", name, addr(f.OwnerReleased.GetAddress()), f.OwnerReleased.GetNode(), why(f.OwnerReleased.GetReason()))
+		softly := ""
+		if f.OwnerReleased.GetSoft() {
+			softly = " softly"
+		}
+		return fmt.Sprintf("%s %s %s %s%s", name, addr(f.OwnerReleased.GetAddress()), f.OwnerReleased.GetNode(), why(f.OwnerReleased.GetReason()), softly)
 	case *logv1.Event_OwnerAssigned:
-		return fmt.Sprintf("%s %s %s %s", name, addr(f.OwnerAssigned.GetAddress()), f.OwnerAssigned.GetNode(), why(f.OwnerAssigned.GetReason()))
+		after := ""
+		if p := f.OwnerAssigned.GetPredecessor(); p != "" {
+			after = " beside " + p
+		}
+		return fmt.Sprintf("%s %s %s %s%s", name, addr(f.OwnerAssigned.GetAddress()), f.OwnerAssigned.GetNode(), why(f.OwnerAssigned.GetReason()), after)
+	case *logv1.Event_SoftMoveEnded:
+		return fmt.Sprintf("%s %s %s %s", name, addr(f.SoftMoveEnded.GetAddress()), f.SoftMoveEnded.GetNode(), why(f.SoftMoveEnded.GetReason()))
+	case *logv1.Event_AddressQuarantined:
+		return name + " " + addr(f.AddressQuarantined.GetAddress()) + " " + f.AddressQuarantined.GetNode()
+	case *logv1.Event_QuarantineEnded:
+		return name + " " + addr(f.QuarantineEnded.GetAddress())
+	case *logv1.Event_AddressConflictObserved:
+		return name + " " + addr(f.AddressConflictObserved.GetAddress()) + " " +
+			strings.TrimPrefix(f.AddressConflictObserved.GetKind().String(), "CONFLICT_KIND_")
 	case *logv1.Event_AddressAllocated:
 		return fmt.Sprintf("%s %s %s %s", name, addr(f.AddressAllocated.GetAddress()), f.AddressAllocated.GetName(),
 			strings.TrimPrefix(f.AddressAllocated.GetReason().String(), "ALLOCATION_REASON_"))

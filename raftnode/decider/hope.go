@@ -57,11 +57,16 @@ func (h *hope) noteDefined(pool string) {
 
 // noteReleased takes down that a service gave up an address.
 func (h *hope) noteReleased(s *fsm.State, addr netip.Addr, key fsm.ServiceKey) {
+	h.noteFree(s, addr)
+	h.noteShares(s, key)
+}
+
+// noteFree takes down that an address has fallen free.
+func (h *hope) noteFree(s *fsm.State, addr netip.Addr) {
 	markIn(&h.addresses, addr)
 	if pool := s.PoolOf(addr); pool != "" {
 		markIn(&h.pools, pool)
 	}
-	h.noteShares(s, key)
 }
 
 // noteChanged takes down that a service that has an address is declared anew: its

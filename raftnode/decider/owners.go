@@ -124,6 +124,7 @@ func (o *owners) look(addr netip.Addr) {
 	} else {
 		delete(o.w.ideal, addr)
 	}
+	rec = o.settleSoft(rec)
 	switch owner := o.s.Nodes[rec.Owner]; {
 	case rec.Owner == "":
 		o.assign(rec)
@@ -140,7 +141,9 @@ func (o *owners) mayStay(rec *fsm.Address) {
 	why, move := o.shouldMove(rec)
 	if move {
 		delete(o.w.idle, rec.Addr)
-		o.emit(ownerReleased(rec, why))
+		ev := ownerReleased(rec, why)
+		ev.GetOwnerReleased().Soft = o.softly(rec, why)
+		o.emit(ev)
 		return // the event makes it dirty: assign comes next
 	}
 	if r := o.choose().Eligible(rec.Addr, rec.Owner, o.now); r != allocator.OK {
@@ -207,7 +210,7 @@ func (o *owners) succeed(rec *fsm.Address, owner *fsm.Node) {
 	if owner.SessionState == fsm.SessionClosed {
 		why = logv1.OwnerReason_OWNER_REASON_LEAVE
 	}
-	o.give(rec, owner.Name, why)
+	o.give(rec, owner.Name, &logv1.OwnerAssigned{Reason: why})
 }
 
 // assign gives an address without owner to the best node, once the one that
@@ -226,19 +229,19 @@ func (o *owners) assign(rec *fsm.Address) {
 			exclude = rec.Prior
 		}
 	}
-	why := rec.OwnerWhy
-	if why == logv1.OwnerReason_OWNER_REASON_UNSPECIFIED {
-		why = logv1.OwnerReason_OWNER_REASON_NEW_ADDRESS
+	as := &logv1.OwnerAssigned{Reason: rec.OwnerWhy, Predecessor: o.predecessor(rec)}
+	if as.Reason == logv1.OwnerReason_OWNER_REASON_UNSPECIFIED {
+		as.Reason, as.FirstUse = logv1.OwnerReason_OWNER_REASON_NEW_ADDRESS, o.firstUse(rec)
 	}
 	if _, waited := o.w.idle[rec.Addr]; waited {
-		why = logv1.OwnerReason_OWNER_REASON_NODE_AVAILABLE
+		as.Reason = logv1.OwnerReason_OWNER_REASON_NODE_AVAILABLE
 	}
-	o.give(rec, exclude, why)
+	o.give(rec, exclude, as)
 }
 
-// give assigns the address to where Move wants it, or to the allocator's choice;
-// when nobody is eligible it waits for a node.
-func (o *owners) give(rec *fsm.Address, exclude string, why logv1.OwnerReason) {
+// give assigns the address, as the rest of the event says, to where Move wants
+// it, or to the allocator's choice; when nobody is eligible it waits for a node.
+func (o *owners) give(rec *fsm.Address, exclude string, as *logv1.OwnerAssigned) {
 	c := o.choose()
 	to, ok := o.d.targets.get(rec.Addr)
 	if ok && c.Eligible(rec.Addr, to, o.now) != allocator.OK {
@@ -259,7 +262,11 @@ func (o *owners) give(rec *fsm.Address, exclude string, why logv1.OwnerReason) {
 	}
 	o.mayDoBetter(rec.Addr, to)
 	addr := rec.Addr
-	o.emit(ownerAssigned(addr, to, why))
+	if as.Predecessor == to {
+		as.Predecessor = "" // undrained: it returns
+	}
+	as.Address, as.Node = fsm.FromAddr(addr), to
+	o.emit(&logv1.Event{Fact: &logv1.Event_OwnerAssigned{OwnerAssigned: as}})
 	o.d.targets.drop(addr)
 }
 

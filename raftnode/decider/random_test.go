@@ -83,6 +83,13 @@ func randomRun(t *testing.T, seed uint64) {
 	h.must(&SetRetention{Retention: time.Hour + time.Duration(seed), Actor: "admin:test"})
 	h.checkHead()
 	h.nothingMissed()
+	h.log.Read(func(s *fsm.State) {
+		for name, n := range s.Nodes {
+			if soft := s.SoftCount(name); soft > 0 && (n.SessionState != fsm.SessionOpen || n.GraceUntil <= s.Time) {
+				t.Errorf("%d addresses still move softly away from %s, whose session is %d and grace time over", soft, name, n.SessionState)
+			}
+		}
+	})
 	h.stop()
 	for _, c := range clients {
 		c.check(t)
@@ -227,16 +234,24 @@ func (c *randomClient) declare(i int) {
 func (c *randomClient) command() Command {
 	node := fmt.Sprintf("n%d", c.rng.IntN(4))
 	addr := netip.AddrFrom4([4]byte{10, 0, byte(c.rng.IntN(2)), byte(c.rng.IntN(16))})
-	var session, epoch uint64
+	var session, epoch, softEpoch uint64
 	c.h.log.Read(func(s *fsm.State) {
 		if n := s.Nodes[node]; n != nil {
 			session = n.Session
 		}
 		if rec := s.Addresses[addr]; rec != nil {
-			epoch = rec.Epoch
+			epoch, softEpoch = rec.Epoch, rec.SoftEpoch
 		}
 	})
-	switch c.rng.IntN(25) {
+	switch c.rng.IntN(30) {
+	case 25:
+		return &Drain{Node: node, Grace: time.Duration(c.rng.IntN(200)) * time.Millisecond, Actor: "admin:test"}
+	case 26:
+		return &SoftIdle{Node: node, Address: addr, Epoch: softEpoch}
+	case 27, 28:
+		return &ConflictObserved{Node: node, Address: addr, MAC: fsm.MAC{0x52, byte(c.rng.IntN(2))}, Kind: logv1.ConflictKind(c.rng.IntN(4))}
+	case 29:
+		return &EndQuarantine{Address: addr, Actor: "admin:test"}
 	case 0, 1:
 		return openSession(node, byte(1+c.rng.IntN(3)))
 	case 2, 3:
@@ -365,7 +380,7 @@ func reverts(b *logv1.Batch) bool {
 func checkHistory(t *testing.T, h *harness) {
 	s := fsm.New()
 	for _, b := range h.log.batches {
-		touched := map[netip.Addr]string{}
+		touched, ended := map[netip.Addr]string{}, map[netip.Addr]bool{}
 		for _, ev := range b.GetEvents() {
 			switch ev.GetPoolDefined().GetPool().GetName() {
 			case "bad", "inside", "r":
@@ -376,6 +391,17 @@ func checkHistory(t *testing.T, h *harness) {
 			}
 			if strings.HasSuffix(ev.GetServiceDeclared().GetService().GetName(), "-dry") {
 				t.Errorf("revision %d holds an event of a dry run: %v", b.GetRevision(), ev)
+			}
+			if f := ev.GetAddressAllocated(); f != nil && !reverts(b) {
+				a, _ := fsm.ToAddr(f.GetAddress())
+				free := s.Free[a]
+				if free != nil && free.Quarantined() && !ended[a] && f.GetReason() != logv1.AllocationReason_ALLOCATION_REASON_REQUESTED {
+					t.Errorf("revision %d: %s is given to %s out of quarantine", b.GetRevision(), a, f.GetName())
+				}
+			}
+			if f := ev.GetQuarantineEnded(); f != nil {
+				a, _ := fsm.ToAddr(f.GetAddress())
+				ended[a] = true
 			}
 			if f := ev.GetOwnerReleased(); f != nil {
 				a, _ := fsm.ToAddr(f.GetAddress())

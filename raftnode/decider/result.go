@@ -23,6 +23,8 @@ type Result struct {
 	Session *SessionResult
 	// Owned answers Drain and Leave: addresses that the node still owns.
 	Owned int
+	// Soft answers them too: addresses whose old clients the node still answers.
+	Soft int
 	// From and To answer Move: the owner until now and the one to be.
 	From, To string
 	// Moves answers Rebalance, PerMinute with the pace; 0: nothing is to move.

@@ -64,6 +64,9 @@ type Leases interface {
 	// ReleaseWait tells whether the wait for an old owner is over, and if not, at
 	// which boot time it is worth asking again without a Wake.
 	ReleaseWait(r Release) (over bool, again time.Duration)
+	// HasSeen tells whether the node has reported, in the session or a later one that
+	// counts already, that the revision is in force there.
+	HasSeen(node string, session, revision uint64) bool
 	// FencePassed tells whether the fence time of the node has passed, so that no
 	// process of it, as it was, is confirmed any more; again is as above.
 	FencePassed(node string) (passed bool, again time.Duration)

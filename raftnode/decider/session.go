@@ -139,11 +139,15 @@ func (c *Leave) decide(t *tx) (answer, error) {
 		switch {
 		case c.Done && node.Owned > 0:
 			return nil, &PreconditionError{Reason: fmt.Sprintf("node %q still owns %d addresses", c.Node, node.Owned)}
+		case c.Done && t.s.SoftCount(c.Node) > 0:
+			return nil, &PreconditionError{Reason: fmt.Sprintf(
+				"node %q still answers old clients of %d addresses", c.Node, t.s.SoftCount(c.Node))}
 		case c.Done:
 			t.emit(&logv1.Event{Fact: &logv1.Event_SessionClosed{
 				SessionClosed: &logv1.SessionClosed{Node: c.Node, Session: c.Session},
 			}})
-		case node.Drained == logv1.DrainReason_DRAIN_REASON_UNSPECIFIED:
+		case node.Drained == logv1.DrainReason_DRAIN_REASON_UNSPECIFIED, node.GraceUntil > t.now:
+			// It shuts down whether clients know it or not: that ends a grace time.
 			t.emit(nodeDrained(c.Node, logv1.DrainReason_DRAIN_REASON_LEAVE))
 		}
 	}
@@ -225,7 +229,7 @@ func nodeDrained(node string, why logv1.DrainReason) *logv1.Event {
 func ownedBy(name string) answer {
 	return func(head *fsm.State, r *Result) {
 		if node := head.Nodes[name]; node != nil {
-			r.Owned = node.Owned
+			r.Owned, r.Soft = node.Owned, head.SoftCount(name)
 		}
 	}
 }

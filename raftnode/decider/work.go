@@ -93,6 +93,7 @@ func newWork(d *Decider, head *fsm.State) *work {
 	for _, name := range slices.Sorted(maps.Keys(head.Nodes)) {
 		if head.Nodes[name].SessionState != fsm.SessionOpen {
 			w.pushOwned(&w.dead, head, name)
+			w.pushSoft(&w.dead, head, name)
 		}
 	}
 	w.pushOwned(&w.dirty, head, "")
@@ -101,6 +102,13 @@ func newWork(d *Decider, head *fsm.State) *work {
 
 func (w *work) pushOwned(q *addrQueue, s *fsm.State, node string) {
 	for rec := range s.OwnedBy(node) {
+		q.push(rec.Addr)
+	}
+}
+
+// pushSoft queues the addresses that move away from a node softly.
+func (w *work) pushSoft(q *addrQueue, s *fsm.State, node string) {
+	for rec := range s.SoftAt(node) {
 		q.push(rec.Addr)
 	}
 }
@@ -208,6 +216,10 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 		w.pushService(s, f.EndpointsObserved.GetNamespace(), f.EndpointsObserved.GetName())
 	case *logv1.Event_HealthChanged:
 		w.pushService(s, f.HealthChanged.GetNamespace(), f.HealthChanged.GetName())
+	case *logv1.Event_QuarantineEnded:
+		if a, err := fsm.ToAddr(f.QuarantineEnded.GetAddress()); err == nil {
+			w.hope.noteFree(s, a)
+		}
 	case *logv1.Event_OwnerReleased:
 		w.pushBytes(f.OwnerReleased.GetAddress())
 	case *logv1.Event_AnnounceFailed:
@@ -272,8 +284,10 @@ func (w *work) settleNodes(s *fsm.State) {
 		w.askNext, w.balance.stirred = true, true
 		if node.SessionState != fsm.SessionOpen {
 			w.pushOwned(&w.dead, s, name)
+			w.pushSoft(&w.dead, s, name)
 		} else {
 			w.pushOwned(&w.dirty, s, name)
+			w.pushSoft(&w.dirty, s, name)
 		}
 		if w.foreign && node.SessionState == fsm.SessionOpen && (old == nil || old.SessionState != fsm.SessionOpen || !equalLinks(old.Links, node.Links)) {
 			w.sweepAll, w.foreign = true, false
@@ -292,7 +306,7 @@ func (w *work) settleNodes(s *fsm.State) {
 // it may own.
 func sameForOwners(a, b *fsm.Node) bool {
 	return a.Session == b.Session && a.SessionState == b.SessionState && a.Drained == b.Drained &&
-		maps.Equal(a.Labels, b.Labels) &&
+		a.GraceUntil == b.GraceUntil && maps.Equal(a.Labels, b.Labels) &&
 		slices.EqualFunc(a.Links, b.Links, func(x, y *logv1.Link) bool { return x == y || proto.Equal(x, y) })
 }
 

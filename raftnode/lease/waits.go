@@ -96,22 +96,43 @@ func (l *Leader) ReleaseWait(now time.Duration, r Release) (over bool, again tim
 	if r.Hold && n.facts.Session == r.Session && n.facts.State == fsm.SessionExpired {
 		return true, again
 	}
-	// What a new incarnation reports says nothing about the process before it,
-	// which may still run.
-	counts := n.before + l.outlast()
+	seen, counts := l.hasSeen(n, r.Session, r.At)
+	if seen && l.own.now >= counts {
+		return true, again
+	}
+	if seen {
+		again = min(again, counts)
+	}
+	return false, again
+}
+
+// hasSeen tells whether the node's session, which is not older than the one named,
+// reports that the revision is in force, and from when on that counts: what a new
+// incarnation reports says nothing about the process before it, which may still run.
+func (l *Leader) hasSeen(n *node, session, revision uint64) (seen bool, counts time.Duration) {
+	counts = n.before + l.outlast()
 	if l.cfg.rules.newcomer {
 		counts = 0
 	}
 	for _, hb := range n.received {
-		if hb.Session != n.facts.Session || hb.Session < r.Session || hb.Seen < r.At {
-			continue
+		if hb.Session == n.facts.Session && hb.Session >= session && hb.Seen >= revision {
+			return true, counts
 		}
-		if l.own.now >= counts {
-			return true, again
-		}
-		again = min(again, counts)
 	}
-	return false, again
+	return false, counts
+}
+
+// HasSeen tells whether the node is known to have the revision in force, every
+// process of it that may still run included. Unlike the end of a ReleaseWait that
+// is never a matter of time alone.
+func (l *Leader) HasSeen(now time.Duration, name string, session, revision uint64) bool {
+	l.own.advance(now)
+	n := l.nodes[name]
+	if l.over || n == nil || !n.listening {
+		return false
+	}
+	seen, counts := l.hasSeen(n, session, revision)
+	return seen && l.own.now >= counts
 }
 
 // LeaseChange returns until when the waits use older lease times than those in force;

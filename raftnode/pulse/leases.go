@@ -118,6 +118,13 @@ func (k *Keeper) ReleaseWait(r decider.Release) (over bool, again time.Duration)
 	return over, again
 }
 
+// HasSeen tells whether the node has reported that the revision is in force there.
+func (k *Keeper) HasSeen(node string, session, revision uint64) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.lead != nil && k.lead.HasSeen(k.clock.Now(), node, session, revision)
+}
+
 // FencePassed tells whether the fence time of the node has passed.
 func (k *Keeper) FencePassed(node string) (passed bool, again time.Duration) {
 	k.mu.Lock()

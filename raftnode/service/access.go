@@ -46,6 +46,7 @@ var methods = map[string]access{
 	adminv1.AdminService_SetLeaseTimes_FullMethodName:      {kinds: admins, leader: true},
 	adminv1.AdminService_SetRetention_FullMethodName:       {kinds: admins, leader: true},
 	adminv1.AdminService_Probe_FullMethodName:              {kinds: admins}, // makes every speaker send frames
+	adminv1.AdminService_EndQuarantine_FullMethodName:      {kinds: admins, leader: true},
 	adminv1.AdminService_Events_FullMethodName:             {kinds: readers},
 	adminv1.AdminService_SnapshotSave_FullMethodName:       {kinds: admins},
 	adminv1.AdminService_SnapshotRestore_FullMethodName:    {kinds: admins}, // forwards after it has checked the upload

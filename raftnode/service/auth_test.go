@@ -38,6 +38,7 @@ var allowed = map[string]string{
 	"/quorumlb.admin.v1.AdminService/SetLeaseTimes":      "a",
 	"/quorumlb.admin.v1.AdminService/SetRetention":       "a",
 	"/quorumlb.admin.v1.AdminService/Probe":              "a",
+	"/quorumlb.admin.v1.AdminService/EndQuarantine":      "a",
 	"/quorumlb.admin.v1.AdminService/Events":             "av",
 	"/quorumlb.admin.v1.AdminService/SnapshotSave":       "a",
 	"/quorumlb.admin.v1.AdminService/SnapshotRestore":    "a",

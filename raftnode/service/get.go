@@ -32,6 +32,7 @@ var getters = map[string]func(*view, *adminv1.GetResponse){
 	"reservations":     (*view).reservations,
 	"vips":             (*view).vips,
 	"nodes":            (*view).nodes,
+	"quarantine":       (*view).quarantine,
 }
 
 const kindMembers = "members"
@@ -225,7 +226,10 @@ func (v *view) vip(addr netip.Addr, eligibility bool) *adminv1.VipStatus {
 		st.Services = append(st.Services, k.String())
 	}
 	if rec.Conflict != (fsm.MAC{}) {
-		st.ConflictMac = slices.Clone(rec.Conflict[:])
+		st.ConflictMac, st.Conflict = slices.Clone(rec.Conflict[:]), conflictText(rec)
+	}
+	if rec.SoftNode != "" {
+		st.Predecessor, st.SoftUntilUnixNano = rec.SoftNode, v.s.Nodes[rec.SoftNode].GraceUntil
 	}
 	for _, a := range v.statuses[addr] {
 		st.Announced = append(st.Announced, &adminv1.NodeAnnouncement{Node: a.node, Status: a.status})
@@ -303,7 +307,10 @@ func (v *view) node(n *fsm.Node) *adminv1.NodeStatus {
 	st := &adminv1.NodeStatus{
 		Name: n.Name, Session: n.Session, Incarnation: n.Incarnation, Labels: n.Labels, Links: n.Links,
 		Owned: uint32(n.Owned), Drained: n.Drained != 0, DrainReason: n.Drained,
-		Version: n.Version, UnheardNanos: -1,
+		Version: n.Version, UnheardNanos: -1, Soft: uint32(v.s.SoftCount(n.Name)),
+	}
+	if n.GraceUntil > v.s.Time || st.Soft > 0 {
+		st.GraceUntilUnixNano = n.GraceUntil
 	}
 	for _, mac := range n.MACs {
 		st.Macs = append(st.Macs, slices.Clone(mac[:]))

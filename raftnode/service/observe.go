@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -127,7 +126,7 @@ func differences(s *fsm.State, r report, now int64) []decider.Command {
 	}
 	for addr, st := range r.vips {
 		if rec := s.Addresses[addr]; rec != nil {
-			cmds = append(cmds, addressDifferences(rec, r.node, addr, st, now)...)
+			cmds = append(cmds, addressDifferences(s, rec, r.node, st, now)...)
 		}
 	}
 	return cmds
@@ -148,8 +147,9 @@ func healthResults(s *fsm.State, r report) (results []decider.HealthResult) {
 	return results
 }
 
-func addressDifferences(rec *fsm.Address, node string, addr netip.Addr, st *speakerv1.VipStatus, now int64) []decider.Command {
+func addressDifferences(s *fsm.State, rec *fsm.Address, node string, st *speakerv1.VipStatus, now int64) []decider.Command {
 	var cmds []decider.Command
+	addr := rec.Addr
 	current := st != nil && rec.Owner == node && rec.Epoch == st.GetEpoch()
 	failure, failed := rec.Failures[node]
 	switch st.GetAnnounced() {
@@ -165,19 +165,11 @@ func addressDifferences(rec *fsm.Address, node string, addr netip.Addr, st *spea
 			cmds = append(cmds, &decider.AnnounceRecovered{Node: node, Address: addr})
 		}
 	}
-	var foreign fsm.MAC
-	if len(st.GetForeignMac()) == len(foreign) {
-		foreign = fsm.MAC(st.GetForeignMac())
+	if idle := st.GetAnnounced() == speakerv1.Announced_ANNOUNCED_SOFT && st.Connections != nil && st.GetConnections() == 0; idle &&
+		rec.SoftNode == node && rec.SoftEpoch == st.GetEpoch() && rec.Owner != "" {
+		cmds = append(cmds, &decider.SoftIdle{Node: node, Address: addr, Epoch: st.GetEpoch()})
 	}
-	switch {
-	case foreign != (fsm.MAC{}) && current && (rec.Conflict != foreign || rec.ConflictNode != node):
-		// Only the owner's word counts: a former owner that yields to its successor
-		// has met no conflict.
-		cmds = append(cmds, &decider.ConflictObserved{Node: node, Address: addr, MAC: foreign})
-	case foreign == (fsm.MAC{}) && rec.Conflict != (fsm.MAC{}) && rec.ConflictNode == node:
-		cmds = append(cmds, &decider.ConflictCleared{Node: node, Address: addr})
-	}
-	return cmds
+	return append(cmds, conflictDifferences(s, rec, node, st, current)...)
 }
 
 // staleConflicts clears conflicts that were seen by a node that no longer owns

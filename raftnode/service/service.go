@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -127,6 +128,7 @@ type Services struct {
 	roster   *roster
 	forward  *forwarder
 	observer *observer
+	warden   *warden
 	health   *health.Server
 	// past has a token while a state of the past is being made.
 	past chan struct{}
@@ -152,14 +154,21 @@ func New(cfg Config) *Services {
 		roster:   newRoster(cfg.Membership, cfg.Group),
 		forward:  &forwarder{self: cfg.ID, group: cfg.Group, peers: cfg.Peers, hold: cfg.Hold},
 		observer: &observer{state: cfg.Log, decider: cfg.Decider, attached: attached, now: cfg.Now, log: cfg.Logger},
+		warden:   &warden{state: cfg.Log, decider: cfg.Decider, attached: attached, now: cfg.Now, log: cfg.Logger},
 	}
 	s.SetHealthy(false)
 	return s
 }
 
-// Observe compares what the speakers report with the state until ctx is
-// cancelled. It must run while this member leads, and only then.
-func (s *Services) Observe(ctx context.Context) error { return s.observer.run(ctx) }
+// Observe compares what the speakers report with the state, and asks the wire for
+// addresses in quarantine, until ctx is cancelled. It must run while this member
+// leads, and only then.
+func (s *Services) Observe(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.observer.run(ctx) })
+	group.Go(func() error { return s.warden.run(ctx) })
+	return group.Wait()
+}
 
 // Run keeps the member list that speakers are told, until ctx is cancelled.
 func (s *Services) Run(ctx context.Context) error { return s.roster.run(ctx) }

@@ -17,6 +17,7 @@ import (
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/version"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	memberv1 "github.com/quorumlb/quorumlb/proto/quorumlb/member/v1"
 	"github.com/quorumlb/quorumlb/raftnode/consensus"
 )
@@ -70,6 +71,7 @@ func (s *Services) Status(ctx context.Context, req *adminv1.StatusRequest) (*adm
 	memberProblems(p, members)
 	v.nodeProblems(p, resp)
 	v.vipProblems(p, resp)
+	v.quarantineProblems(p)
 	v.advertisementProblems(p)
 	for svc := range v.s.PendingServices() {
 		why, _ := v.pending(svc)
@@ -161,7 +163,14 @@ func (v *view) vipProblems(p *problems, resp *adminv1.StatusResponse) {
 	for _, addr := range slices.SortedFunc(maps.Keys(v.s.Addresses), netip.Addr.Compare) {
 		rec := v.s.Addresses[addr]
 		if rec.Conflict != (fsm.MAC{}) {
-			p.example("address claimed by a foreign station", "%s by %x", addr, rec.Conflict)
+			switch rec.ConflictKind {
+			case logv1.ConflictKind_CONFLICT_KIND_PROXY:
+				p.example("address that a router with proxy ARP answers for", "%s by %x", addr, rec.Conflict)
+			case logv1.ConflictKind_CONFLICT_KIND_KERNEL:
+				p.example("address that a node's kernel answers for", "%s by %s", addr, rec.ConflictHolder)
+			default:
+				p.example("address claimed by a foreign station", "%s by %x", addr, rec.Conflict)
+			}
 		}
 		if rec.Owner == "" {
 			p.example("address without owner", "%s (%s)", addr, v.waiting(rec))
@@ -177,6 +186,13 @@ func (v *view) vipProblems(p *problems, resp *adminv1.StatusResponse) {
 		default:
 			p.example("address not announced", "%s (%s: %s)", addr, rec.Owner, announcedWords(st.GetAnnounced().String(), st.GetReason()))
 		}
+	}
+}
+
+// quarantineProblems lists the addresses that are lost to foreign stations.
+func (v *view) quarantineProblems(p *problems) {
+	for f := range v.s.Quarantined() {
+		p.example("address in quarantine, a foreign station has it", "%s (%x)", f.Addr, f.Conflict)
 	}
 }
 

@@ -53,6 +53,12 @@ func subjectsOf(ev *logv1.Event) subjects {
 		return aboutAddress(f.AnnounceRecovered.GetAddress(), f.AnnounceRecovered.GetNode())
 	case *logv1.Event_AddressConflictObserved:
 		return aboutAddress(f.AddressConflictObserved.GetAddress(), f.AddressConflictObserved.GetNode())
+	case *logv1.Event_AddressQuarantined:
+		return aboutAddress(f.AddressQuarantined.GetAddress(), f.AddressQuarantined.GetNode())
+	case *logv1.Event_QuarantineEnded:
+		return aboutAddress(f.QuarantineEnded.GetAddress(), "")
+	case *logv1.Event_SoftMoveEnded:
+		return aboutAddress(f.SoftMoveEnded.GetAddress(), f.SoftMoveEnded.GetNode())
 	case *logv1.Event_AddressConflictCleared:
 		return aboutAddress(f.AddressConflictCleared.GetAddress(), "")
 	}

@@ -53,11 +53,13 @@ func (s *Services) Delete(ctx context.Context, req *adminv1.DeleteRequest) (*adm
 
 // Drain moves everything away from a node.
 func (s *Services) Drain(ctx context.Context, req *adminv1.DrainRequest) (*adminv1.DrainResponse, error) {
-	res, err := s.submit(ctx, &decider.Drain{Node: req.GetNode(), Actor: callerOf(ctx).actor()})
+	res, err := s.submit(ctx, &decider.Drain{
+		Node: req.GetNode(), Grace: time.Duration(req.GetGraceNanos()), Actor: callerOf(ctx).actor(),
+	})
 	if err != nil {
 		return nil, err
 	}
-	return &adminv1.DrainResponse{Revision: res.Revision, Owned: uint32(res.Owned)}, nil
+	return &adminv1.DrainResponse{Revision: res.Revision, Owned: uint32(res.Owned), Soft: uint32(res.Soft)}, nil
 }
 
 // Undrain lets a node own addresses again.

@@ -55,6 +55,8 @@ type Hub struct {
 	// holder is the one watched node whose view has the address: a is in v.vips if
 	// and only if v is its holder.
 	holder map[netip.Addr]*nodeView
+	// soft is the same for addresses that move softly: the former owner's, in v.softs.
+	soft map[netip.Addr]*nodeView
 	// hosts are the addresses with local delivery and the services that ask for
 	// it. Kept only while some node is watched.
 	hosts map[netip.Addr][]*fsm.Service
@@ -78,6 +80,7 @@ func NewHub(source Source, queue int) *Hub {
 		source: source, queue: queue,
 		nodes:  make(map[string]*nodeView),
 		holder: make(map[netip.Addr]*nodeView),
+		soft:   make(map[netip.Addr]*nodeView),
 	}
 }
 
@@ -220,6 +223,9 @@ func (h *Hub) endView(v *nodeView, why error) {
 func (h *Hub) dropView(v *nodeView) {
 	for a := range v.vips {
 		delete(h.holder, a)
+	}
+	for a := range v.softs {
+		delete(h.soft, a)
 	}
 	delete(h.nodes, v.name)
 	if len(h.nodes) == 0 {

@@ -177,6 +177,12 @@ func fold(v *speakerv1.View, d *speakerv1.ViewDelta) {
 	})
 	v.Vips = append(v.Vips, d.GetVips()...)
 	slices.SortFunc(v.Vips, func(a, b *speakerv1.Vip) int { return slices.Compare(a.GetAddress(), b.GetAddress()) })
+	v.SoftVips = slices.DeleteFunc(v.SoftVips, func(old *speakerv1.Vip) bool {
+		return slices.ContainsFunc(d.GetGoneSoftVips(), func(a []byte) bool { return slices.Equal(a, old.GetAddress()) }) ||
+			slices.ContainsFunc(d.GetSoftVips(), func(n *speakerv1.Vip) bool { return slices.Equal(n.GetAddress(), old.GetAddress()) })
+	})
+	v.SoftVips = append(v.SoftVips, d.GetSoftVips()...)
+	slices.SortFunc(v.SoftVips, func(a, b *speakerv1.Vip) int { return slices.Compare(a.GetAddress(), b.GetAddress()) })
 	v.HostAddresses = slices.DeleteFunc(v.HostAddresses, func(old []byte) bool {
 		return slices.ContainsFunc(d.GetGoneHostAddresses(), func(a []byte) bool { return slices.Equal(a, old) })
 	})
@@ -442,6 +448,51 @@ func (r *reader) until(revision uint64) {
 	}
 }
 
+func softEnded(addr, node string) *logv1.Event {
+	return &logv1.Event{Fact: &logv1.Event_SoftMoveEnded{SoftMoveEnded: &logv1.SoftMoveEnded{
+		Address: netip.MustParseAddr(addr).AsSlice(), Node: node, Reason: logv1.OwnerReason_OWNER_REASON_GRACE_OVER,
+	}}}
+}
+
+// The old owner of a soft move is told what it may still do, the new one that it is
+// not alone, and both when that is over.
+func TestSoftMove(t *testing.T) {
+	g := newGroup(t, 0)
+	g.apply(open("n1", 1, 1, nil), open("n2", 1, 2, nil))
+	g.apply(declare("a", logv1.Delivery_DELIVERY_HOST), allocate("a", "192.0.2.1"))
+	epoch := g.apply(assign("192.0.2.1", "n1"))
+	r1, r2 := g.subscribe("n1"), g.subscribe("n2")
+	r1.next()
+	r2.next()
+	soft := release("192.0.2.1", "n1", epoch)
+	soft.GetOwnerReleased().Soft = true
+	g.apply(soft)
+	d := r1.next().GetDelta()
+	if len(d.GetGoneVips()) != 1 || len(d.GetSoftVips()) != 1 || d.GetSoftVips()[0].GetEpoch() != epoch || len(d.GetSoftVips()[0].GetInterfaces()) != 1 {
+		t.Fatalf("released softly: %v", d)
+	}
+	quiet := assign("192.0.2.1", "n2")
+	quiet.GetOwnerAssigned().Predecessor = "n1"
+	moved := g.apply(quiet)
+	if v := r2.next().GetDelta().GetVips(); len(v) != 1 || v[0].GetPredecessor() != "n1" || v[0].GetEpoch() != moved {
+		t.Fatalf("assigned softly: %v", v)
+	}
+	late := g.subscribe("n1")
+	if late.next(); len(late.view.GetSoftVips()) != 1 || len(late.view.GetVips()) != 0 {
+		t.Fatalf("whole view of the old owner: %v", late.view)
+	}
+	g.apply(softEnded("192.0.2.1", "n1"))
+	if d := r1.next().GetDelta(); len(d.GetGoneSoftVips()) != 1 {
+		t.Errorf("ended, at the old owner: %v", d)
+	}
+	if v := r2.next().GetDelta().GetVips(); len(v) != 1 || v[0].GetPredecessor() != "" || v[0].GetEpoch() != moved {
+		t.Errorf("ended, at the new owner: %v", v)
+	}
+	if len(late.view.GetHostAddresses()) != 1 {
+		t.Error("the old owner must go on delivering")
+	}
+}
+
 func (g *group) randomBatch(rnd *rand.Rand, nodes []string) {
 	addr := fmt.Sprintf("192.0.2.%d", rnd.IntN(8))
 	name := "svc-" + addr
@@ -467,6 +518,15 @@ func (g *group) randomBatch(rnd *rand.Rand, nodes []string) {
 			&logv1.Event{Fact: &logv1.Event_LeaseTimesSet{LeaseTimesSet: &logv1.LeaseTimesSet{Times: &logv1.LeaseTimes{
 				DetectionNanos: int64(time.Second) + rnd.Int64N(3), HeartbeatNanos: int64(time.Second / 5), SettleNanos: 1}}}})
 	case 4:
+		if rec != nil && rec.SoftNode != "" {
+			g.apply(softEnded(addr, rec.SoftNode))
+			return
+		}
+		if rec != nil && rec.Owner != "" {
+			g.apply(&logv1.Event{Fact: &logv1.Event_AddressConflictObserved{AddressConflictObserved: &logv1.AddressConflictObserved{
+				Address: rec.Addr.AsSlice(), Node: rec.Owner, Mac: make([]byte, 6), Kind: logv1.ConflictKind(rnd.IntN(3))}}})
+			return
+		}
 		g.apply(&logv1.Event{Fact: &logv1.Event_NodeUndrained{NodeUndrained: &logv1.NodeUndrained{Node: node}}})
 	case 5:
 		if rec != nil {
@@ -479,10 +539,21 @@ func (g *group) randomBatch(rnd *rand.Rand, nodes []string) {
 			return
 		}
 		if rec.Owner != "" && g.state.Nodes[rec.Owner].SessionState == fsm.SessionOpen {
-			g.apply(release(addr, rec.Owner, rec.Epoch))
+			ev := release(addr, rec.Owner, rec.Epoch)
+			ev.GetOwnerReleased().Soft = rnd.IntN(2) == 0
+			g.apply(ev)
 			return
 		}
-		g.apply(assign(addr, node))
+		if rec.SoftNode != "" && rnd.IntN(4) == 0 {
+			g.apply(softEnded(addr, rec.SoftNode))
+			return
+		}
+		ev := assign(addr, node)
+		if rec.Owner == "" && rec.SoftNode != node && rnd.IntN(2) == 0 {
+			ev.GetOwnerAssigned().Predecessor = rec.SoftNode
+		}
+		ev.GetOwnerAssigned().FirstUse = rnd.IntN(2) == 0
+		g.apply(ev)
 	case 9, 10, 11: // a failover: the addresses go over in the batch that says that the node is gone
 		if n.SessionState != fsm.SessionOpen {
 			g.apply(open(node, n.Incarnation+1, n.MACs[0][5], n.Labels))

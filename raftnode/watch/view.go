@@ -16,6 +16,7 @@ type nodeView struct {
 	name    string
 	made    uint64 // revision of the state that the view was made of
 	vips    map[netip.Addr]*speakerv1.Vip
+	softs   map[netip.Addr]*speakerv1.Vip
 	hosts   map[netip.Addr]struct{}
 	checks  map[fsm.ServiceKey]*speakerv1.HealthTask
 	labels  map[string]string
@@ -68,6 +69,7 @@ func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
 		vips:  make(map[netip.Addr]*speakerv1.Vip),
 		hosts: make(map[netip.Addr]struct{}), checks: make(map[fsm.ServiceKey]*speakerv1.HealthTask),
 		terms: make(map[*allocator.Policy]terms),
+		softs: make(map[netip.Addr]*speakerv1.Vip),
 		subs:  make(map[*Subscription]struct{}),
 	}
 	for rec := range s.OwnedBy(name) {
@@ -79,6 +81,15 @@ func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
 		if vip := h.vip(s, v, rec.Addr); vip != nil {
 			v.vips[rec.Addr] = vip
 			h.holder[rec.Addr] = v
+		}
+	}
+	for rec := range s.SoftAt(name) {
+		if h.soft[rec.Addr] != nil {
+			continue // as above
+		}
+		if vip := h.softVip(s, v, rec); vip != nil {
+			v.softs[rec.Addr] = vip
+			h.soft[rec.Addr] = v
 		}
 	}
 	for a := range h.hosts {
@@ -108,6 +119,9 @@ func (h *Hub) whole(s *fsm.State, v *nodeView) *speakerv1.View {
 		view.Vips = append(view.Vips, v.vips[a])
 	}
 	view.HealthTasks = v.tasks()
+	for _, a := range sortedAddrs(v.softs) {
+		view.SoftVips = append(view.SoftVips, v.softs[a])
+	}
 	for _, a := range sortedAddrs(v.hosts) {
 		view.HostAddresses = append(view.HostAddresses, a.AsSlice())
 	}
@@ -125,7 +139,8 @@ func (h *Hub) vip(s *fsm.State, owner *nodeView, a netip.Addr) *speakerv1.Vip {
 	rec := s.Addresses[a]
 	return &speakerv1.Vip{
 		Address: a.AsSlice(), Epoch: rec.Epoch, Reason: rec.OwnerWhy,
-		OnControlLoss: t.onControlLoss, Interfaces: t.interfaces,
+		OnControlLoss: t.onControlLoss, Interfaces: t.interfaces, Predecessor: rec.SoftNode, FirstUse: rec.FirstUse,
+		FirstUseConflict: rec.FirstUse && rec.ConflictKind != logv1.ConflictKind_CONFLICT_KIND_UNSPECIFIED,
 	}
 }
 
@@ -144,6 +159,7 @@ func (h *Hub) delivers(s *fsm.State, v *nodeView, a netip.Addr) bool {
 // applyAddress compares one address with what the watched nodes were told.
 func (h *Hub) applyAddress(s *fsm.State, a netip.Addr, d *deltas) {
 	h.applyHost(s, a, d)
+	h.applySoft(s, a, d)
 	old := h.holder[a]
 	var now *nodeView
 	if rec := s.Addresses[a]; rec != nil && rec.Owner != "" {
@@ -231,8 +247,14 @@ func (h *Hub) applyAll(s *fsm.State, d *deltas) {
 	for a := range h.holder {
 		todo[a] = struct{}{}
 	}
+	for a := range h.soft {
+		todo[a] = struct{}{}
+	}
 	for name := range h.nodes {
 		for rec := range s.OwnedBy(name) {
+			todo[rec.Addr] = struct{}{}
+		}
+		for rec := range s.SoftAt(name) {
 			todo[rec.Addr] = struct{}{}
 		}
 	}
@@ -313,6 +335,12 @@ func (h *Hub) applyLabels(s *fsm.State, v *nodeView, d *deltas) {
 	for rec := range s.OwnedBy(v.name) {
 		todo[rec.Addr] = nil
 	}
+	for a := range v.softs {
+		todo[a] = nil
+	}
+	for rec := range s.SoftAt(v.name) {
+		todo[rec.Addr] = nil
+	}
 	for _, a := range sortedAddrs(todo) {
 		h.applyAddress(s, a, d)
 		h.deliver(s, a, v, d)
@@ -336,7 +364,8 @@ func hostServices(s *fsm.State, a netip.Addr) []*fsm.Service {
 
 func sameVip(a, b *speakerv1.Vip) bool {
 	return a != nil && b != nil && a.Epoch == b.Epoch && a.OnControlLoss == b.OnControlLoss &&
-		a.Reason == b.Reason && slices.Equal(a.Interfaces, b.Interfaces)
+		a.Reason == b.Reason && slices.Equal(a.Interfaces, b.Interfaces) && a.Predecessor == b.Predecessor &&
+		a.FirstUse == b.FirstUse && a.FirstUseConflict == b.FirstUseConflict
 }
 
 func leaseMessage(t fsm.LeaseTimes) *logv1.LeaseTimes {

@@ -28,7 +28,10 @@ func (l *Layer2) announce(vips []*vip, on []int, now time.Duration) {
 			rounds, v.pending = max(1, v.pending), 0
 			v.endBursts()
 		}
-		if v.yielded {
+		if v.held || v.yielded || v.Soft || v.quiet() {
+			if v.held {
+				v.pending = allRounds // until the wire has been asked
+			}
 			continue
 		}
 		for _, index := range v.on {
@@ -281,7 +284,7 @@ func (l *Layer2) scheduleRefresh(now time.Duration) time.Duration {
 func (l *Layer2) refreshed(k *link) *vip {
 	var first, after *vip
 	for _, v := range l.vips {
-		if v.yielded || !slices.Contains(v.on, k.Index) {
+		if v.held || v.yielded || v.Soft || v.quiet() || !slices.Contains(v.on, k.Index) {
 			continue
 		}
 		if first == nil || v.Addr.Less(first.Addr) {

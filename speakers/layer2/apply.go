@@ -56,17 +56,29 @@ func (l *Layer2) apply(view View) (refused int, gained, lost []*vip) {
 		// First of all: the next owner waits for it.
 		l.install()
 	}
+	var changed, loud []*vip
 	for addr, w := range wanted {
 		v := l.vips[addr]
 		if v == nil {
-			v = &vip{Vip: w}
+			v = &vip{Vip: w, connections: -1, held: w.Check && !w.Inherited && !w.Soft}
 			l.vips[addr] = v
 			delete(l.removed, addr)
 			gained = append(gained, v)
 		}
+		switch {
+		case w.Soft && !v.Soft:
+			l.soften(v)
+			changed = append(changed, v)
+		case v.quiet() && w.Predecessor == "":
+			v.pending = allRounds
+			changed, loud = append(changed, v), append(loud, v)
+		}
 		v.Vip = w
 	}
 	l.place(now)
+	for _, v := range changed {
+		l.touch(v)
+	}
 	for v := range l.troubled {
 		l.touch(v) // a station's node may have become known
 	}
@@ -78,9 +90,13 @@ func (l *Layer2) apply(view View) (refused int, gained, lost []*vip) {
 		if v.Inherited {
 			v.pending = 1
 		}
+		if v.quiet() {
+			l.joinAll(v, now)
+		}
 	}
+	l.check(gained, now)
 	if l.confirmed {
-		l.announce(gained, nil, now)
+		l.announce(append(loud, gained...), nil, now)
 	}
 	l.wake()
 	return refused, gained, lost
@@ -111,6 +127,7 @@ func (l *Layer2) admit(view View, refused *int) map[netip.Addr]Vip {
 func (l *Layer2) drop(v *vip, now time.Duration) {
 	delete(l.vips, v.Addr)
 	delete(l.troubled, v)
+	l.uncheck(v)
 	v.endBursts()
 	l.forget(v, now)
 }
@@ -211,7 +228,9 @@ func (l *Layer2) announceOn(index int, vips []*vip, now time.Duration) {
 		v.entry.curious.Store(true)
 		if !l.confirmed {
 			v.pending = allRounds
-			_ = l.join(v, index, now) // it is held unannounced, so nothing else would
+		}
+		if (!l.confirmed || v.quiet()) && !v.Soft {
+			_ = l.join(v, index, now) // it is not announced, so nothing else would
 		}
 		l.touch(v)
 	}
@@ -279,12 +298,15 @@ func (l *Layer2) install() {
 	for p := range l.probes {
 		t.wanted[p.addr] = struct{}{}
 	}
+	for _, c := range l.checks {
+		c.want(t.wanted)
+	}
 	replaced := make(map[*vip]*Entry)
 	for addr, v := range l.vips {
-		if e := v.entry; e == nil || e.Mode != v.Mode || !slices.Equal(e.links, v.on) {
-			v.entry = &Entry{Addr: addr, Epoch: v.Epoch, Mode: v.Mode, links: v.on}
+		if e := v.entry; e == nil || e.Mode != v.Mode || e.Soft != v.Soft || !slices.Equal(e.links, v.on) {
+			v.entry = &Entry{Addr: addr, Epoch: v.Epoch, Mode: v.Mode, Soft: v.Soft, links: v.on}
 			v.entry.muted.Store(v.yielded)
-			v.entry.curious.Store(true)
+			v.entry.curious.Store(!v.Soft)
 			if e != nil {
 				replaced[v] = e
 			}

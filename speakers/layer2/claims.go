@@ -13,6 +13,7 @@ func (l *Layer2) hear(e event) {
 	now := l.clock.Now()
 	if e.kind == eventFound {
 		l.found(e)
+		l.foundBefore(e, now)
 		return
 	}
 	v := l.vips[e.addr]
@@ -75,6 +76,16 @@ func (l *Layer2) claimed(v *vip, e event, now time.Duration) {
 	if _, ok := l.own[e.mac]; ok {
 		return
 	}
+	switch {
+	case v.Soft:
+		if e.yielded {
+			v.yielded = true
+			l.touch(v)
+		}
+		return
+	case l.checks[v] != nil && !e.yielded:
+		return // the question that it answers tells more
+	}
 	if v.foreign == nil || v.foreign.mac != e.mac {
 		l.logVip(v).Warn("another station claims the address", "mac", e.mac, "node", l.peers[e.mac], "yielded", e.yielded)
 	}
@@ -102,6 +113,10 @@ func (l *Layer2) yield(v *vip, now time.Duration) {
 // the queue; whose they were is not known.
 func (l *Layer2) adoptMissed(now time.Duration) {
 	for _, v := range l.vips {
+		if v.Soft && v.entry.muted.Load() && !v.yielded {
+			v.yielded = true
+			l.touch(v)
+		}
 		if v.entry.muted.Load() && !v.yielded {
 			if v.foreign == nil {
 				v.foreign = &foreign{at: now}

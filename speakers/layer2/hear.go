@@ -163,6 +163,8 @@ func mayReply(e *Entry, f *system.Frame) Verdict {
 		return OtherLink
 	case e.muted.Load():
 		return Yielded
+	case e.Soft && f.Type != system.ToHost:
+		return Elsewhere
 	default:
 		return Replied
 	}

@@ -106,7 +106,15 @@ type Layer2 struct {
 	own     map[system.MAC]struct{}
 	peers   map[system.MAC]string
 	probes  map[*probe]struct{}
-	pacer   *pacer
+	// checks are the questions before a first use that are being asked, unchecked
+	// the addresses whose turn comes later, holding when the claims of those begin
+	// that nobody has answered for, and rechecks when to ask once more about those
+	// for which somebody has.
+	checks    map[*vip]*check
+	unchecked []*vip
+	holding   map[*vip]time.Duration
+	rechecks  map[*vip]time.Duration
+	pacer     *pacer
 	// confirmed is whether the node was at the last look at the clock.
 	confirmed bool
 	// troubled are the addresses that another station claims.
@@ -150,6 +158,9 @@ func newLayer2(cfg Config, arp, ndp conn, groups memberships) *Layer2 {
 		vips:      make(map[netip.Addr]*vip),
 		links:     make(map[int]*link),
 		probes:    make(map[*probe]struct{}),
+		checks:    make(map[*vip]*check),
+		holding:   make(map[*vip]time.Duration),
+		rechecks:  make(map[*vip]time.Duration),
 		pacer:     newPacer(max(1, cfg.Rate)),
 		troubled:  make(map[*vip]struct{}),
 		unjoined:  never,
@@ -227,6 +238,7 @@ func (l *Layer2) tick() time.Duration {
 	next = min(next, l.lookAtTroubled(now))
 	next = min(next, l.scheduleRefresh(now))
 	next = min(next, l.lookAtGroups(now))
+	next = min(next, l.lookAtChecks(now))
 	next = min(next, l.pacer.run(now, l.emit))
 	if l.misplaced {
 		next = now

@@ -159,7 +159,7 @@ func (r *packetResponder) reply(e *ear, f *system.Frame, j *judgement) Verdict {
 		r.reached(f, j)
 	}
 	until := r.until.Load()
-	if until == 0 || j.entry.Mode != Hold && int64(r.clock.Now()) >= until {
+	if until == 0 || (j.entry.Mode != Hold || j.entry.Soft) && int64(r.clock.Now()) >= until {
 		return Unconfirmed
 	}
 	// Nothing may come between the check of the deadline and the send.
@@ -183,10 +183,11 @@ func (r *packetResponder) late(f *system.Frame) bool {
 // owner, and reports the claim.
 func (r *packetResponder) claimed(t *Table, f *system.Frame, j *judgement) {
 	until := r.until.Load()
-	if _, speaker := t.peers[j.mac]; speaker {
+	_, speaker := t.peers[j.mac]
+	if speaker {
 		until = r.fresh.Load()
 	}
-	yield := j.entry.Mode == Hold && int64(r.clock.Now()) >= until
+	yield := j.entry.Mode == Hold && int64(r.clock.Now()) >= until || j.entry.Soft && speaker
 	if yield {
 		j.entry.muted.Store(true)
 	}

@@ -37,6 +37,9 @@ type Entry struct {
 	Addr  netip.Addr
 	Epoch uint64
 	Mode  Mode
+	// Soft: only what is sent to this host alone is answered, and never without a
+	// confirmation. The first claim of another node's speaker silences it.
+	Soft bool
 	// links are the indexes of the links to answer on.
 	links []int
 

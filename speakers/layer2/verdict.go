@@ -38,6 +38,9 @@ const (
 	SourceMismatch
 	// SendFailed: the answer could not be sent.
 	SendFailed
+	// Elsewhere: it asks everybody for an address that has moved softly; its new
+	// owner answers.
+	Elsewhere
 
 	verdicts
 )
@@ -46,7 +49,7 @@ var verdictNames = [verdicts]string{
 	Replied: "replied", Claimed: "claimed", Answered: "answered", Found: "found", NotOurs: "not_ours",
 	OtherLink: "other_link", Yielded: "yielded", Unconfirmed: "unconfirmed", OwnFrame: "own_frame",
 	OtherHost: "other_host", Late: "late", Malformed: "malformed", BadChecksum: "bad_checksum",
-	SourceMismatch: "source_mismatch", SendFailed: "send_failed",
+	SourceMismatch: "source_mismatch", SendFailed: "send_failed", Elsewhere: "elsewhere",
 }
 
 // String returns the name that the metrics use.

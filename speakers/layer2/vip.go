@@ -21,6 +21,14 @@ type Vip struct {
 	// Hindered says why the node cannot serve the address at present, though it owns
 	// it; it is then not answered. "" if it can.
 	Hindered string
+	// Soft means that the node owns it no more: it answers only those who ask it
+	// alone, while it is confirmed, and says nothing unasked.
+	Soft bool
+	// Predecessor is the node that answers its old clients in a soft move; until
+	// there is none any more everybody is answered here but nothing is claimed.
+	Predecessor string
+	// Check asks the wire, when the address is gained, whether another station has it.
+	Check bool
 	// Inherited means that the node owned the address before this session began, with
 	// the same MACs: the neighbours know, and no takeover is announced.
 	Inherited bool
@@ -43,12 +51,14 @@ const (
 	Silenced
 	// Failed: not announced; the reason says why.
 	Failed
+	// Softly: no longer the owner, and answering only those who ask this node alone.
+	Softly
 )
 
-var stateNames = []string{Unproven: "unproven", Proven: "proven", Held: "unconfirmed", Released: "released", Silenced: "yielded", Failed: "failed"}
+var stateNames = []string{Softly: "soft", Unproven: "unproven", Proven: "proven", Held: "unconfirmed", Released: "released", Silenced: "yielded", Failed: "failed"}
 
 // States lists all states.
-func States() []State { return []State{Unproven, Proven, Held, Released, Silenced, Failed} }
+func States() []State { return []State{Unproven, Proven, Held, Released, Silenced, Failed, Softly} }
 
 // String returns the name that the metrics use.
 func (s State) String() string {
@@ -73,10 +83,15 @@ type Status struct {
 	// and the node that it belongs to if it is a speaker's.
 	Foreign     system.MAC
 	ForeignNode string
+	// Check is what the question before the first use has found.
+	Check Check
+	// Connections is how many connections of clients the kernel tracks, with Softly;
+	// negative when it does not tell.
+	Connections int
 }
 
 func (s *Status) equal(o *Status) bool {
-	return s.Epoch == o.Epoch && s.State == o.State && s.Reason == o.Reason && s.Foreign == o.Foreign &&
+	return s.Check == o.Check && s.Connections == o.Connections && s.Epoch == o.Epoch && s.State == o.State && s.Reason == o.Reason && s.Foreign == o.Foreign &&
 		s.ForeignNode == o.ForeignNode && slices.Equal(s.Interfaces, o.Interfaces) && slices.Equal(s.ProvenBy, o.ProvenBy)
 }
 
@@ -117,9 +132,19 @@ type vip struct {
 	yielded   bool
 	yieldedAt time.Duration
 
+	// held: nothing is claimed until the wire has been asked for the address.
+	held bool
+	// checked is what came of that.
+	checked Check
+	// connections is as in Status.
+	connections int
+
 	status Status
 	seq    uint64 // of the last change of status
 }
+
+// quiet reports whether nothing may be said unasked: another answers the old clients.
+func (v *vip) quiet() bool { return v.Predecessor != "" }
 
 // endBursts cancels what is still to be announced and reports whether it was anything.
 func (v *vip) endBursts() bool {
@@ -161,7 +186,7 @@ func (v *vip) doubt(link int) {
 
 // describe makes the status of a vip.
 func (l *Layer2) describe(v *vip) Status {
-	s := Status{Addr: v.Addr, Epoch: v.Epoch}
+	s := Status{Addr: v.Addr, Epoch: v.Epoch, Check: v.checked, Connections: v.connections}
 	for _, p := range v.proven {
 		if !slices.Contains(s.ProvenBy, p.by) {
 			s.ProvenBy = append(s.ProvenBy, p.by)
@@ -188,6 +213,8 @@ func (l *Layer2) describe(v *vip) Status {
 func (l *Layer2) state(v *vip, broken []string) (State, string) {
 	until := l.until()
 	switch {
+	case v.Soft && v.yielded:
+		return Silenced, "the new owner claims the address, so its old clients are no longer answered"
 	case v.yielded:
 		who := "an unknown station"
 		if node := l.peers[v.foreign.mac]; node != "" {
@@ -204,8 +231,13 @@ func (l *Layer2) state(v *vip, broken []string) (State, string) {
 		return Released, "no confirmation by the members"
 	case !l.confirmed:
 		return Held, "no confirmation by the members"
+	case v.Soft:
+		return Softly, "no longer the owner; answers only the clients that know this node"
 	}
 	var why []string
+	if v.quiet() {
+		why = append(why, "claims nothing while "+v.Predecessor+" answers its old clients")
+	}
 	if v.trouble != "" {
 		why = append(why, v.trouble)
 	}

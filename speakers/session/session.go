@@ -75,6 +75,9 @@ type View struct {
 	Drained  bool
 	// Vips are the addresses that the node owns, sorted.
 	Vips []Vip
+	// Soft are addresses that move away softly: the node owns them no more and
+	// answers those who ask it alone. Sorted; the epoch is that which it had.
+	Soft []Vip
 	// HostAddresses are to be delivered locally, sorted.
 	HostAddresses []netip.Addr
 	// Peers are the MACs of the other nodes' speakers, with the nodes' names.
@@ -101,6 +104,12 @@ type Vip struct {
 	OnControlLoss logv1.ControlLoss
 	// Interfaces are the names of the links to announce on; none means all.
 	Interfaces []string
+	// Predecessor is the node that goes on answering its old clients in a soft move;
+	// "" for none.
+	Predecessor string
+	// FirstUse: nobody owned the address before, so the wire is to be asked for a
+	// foreign station. FirstUseConflict: it was, and somebody answered.
+	FirstUse, FirstUseConflict bool
 }
 
 // Config is what a Session is told at its start.

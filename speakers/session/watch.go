@@ -36,6 +36,7 @@ type viewState struct {
 	cluster  string
 	drained  bool
 	vips     map[netip.Addr]Vip
+	softs    map[netip.Addr]Vip
 	hosts    map[netip.Addr]struct{}
 	nodes    map[string][][]byte // the others' MACs
 	peers    map[system.MAC]string
@@ -164,8 +165,8 @@ func (l *live) take(w *slot, msg *speakerv1.WatchResponse) error {
 
 func newViewState(v *speakerv1.View) *viewState {
 	return &viewState{
-		cluster: string(v.GetClusterId()), vips: make(map[netip.Addr]Vip), hosts: make(map[netip.Addr]struct{}),
-		nodes: make(map[string][][]byte), checks: make(map[ServiceKey]*speakerv1.HealthTask),
+		cluster: string(v.GetClusterId()), vips: make(map[netip.Addr]Vip), softs: make(map[netip.Addr]Vip),
+		hosts: make(map[netip.Addr]struct{}), nodes: make(map[string][][]byte), checks: make(map[ServiceKey]*speakerv1.HealthTask),
 	}
 }
 
@@ -178,24 +179,16 @@ func (v *viewState) merge(msg *speakerv1.WatchResponse) error {
 	if whole != nil {
 		drained := whole.GetDrained()
 		delta = &speakerv1.ViewDelta{
-			Vips: whole.GetVips(), HostAddresses: whole.GetHostAddresses(), LeaseTimes: whole.GetLeaseTimes(),
+			Vips: whole.GetVips(), SoftVips: whole.GetSoftVips(), HostAddresses: whole.GetHostAddresses(), LeaseTimes: whole.GetLeaseTimes(),
 			Nodes: &speakerv1.NodeMacsList{Nodes: whole.GetNodes()}, Drained: &drained,
 			HealthTasks: whole.GetHealthTasks(),
 		}
 	}
-	for _, raw := range delta.GetGoneVips() {
-		a, err := address(raw)
-		if err != nil {
-			return err
-		}
-		delete(v.vips, a)
+	if err := mergeVips(v.vips, delta.GetGoneVips(), delta.GetVips()); err != nil {
+		return err
 	}
-	for _, vip := range delta.GetVips() {
-		a, err := address(vip.GetAddress())
-		if err != nil {
-			return err
-		}
-		v.vips[a] = Vip{Addr: a, Epoch: vip.GetEpoch(), OnControlLoss: vip.GetOnControlLoss(), Interfaces: vip.GetInterfaces()}
+	if err := mergeVips(v.softs, delta.GetGoneSoftVips(), delta.GetSoftVips()); err != nil {
+		return err
 	}
 	for _, raw := range delta.GetGoneHostAddresses() {
 		a, err := address(raw)
@@ -234,6 +227,27 @@ func (v *viewState) merge(msg *speakerv1.WatchResponse) error {
 	return nil
 }
 
+func mergeVips(into map[netip.Addr]Vip, gone [][]byte, changed []*speakerv1.Vip) error {
+	for _, raw := range gone {
+		a, err := address(raw)
+		if err != nil {
+			return err
+		}
+		delete(into, a)
+	}
+	for _, vip := range changed {
+		a, err := address(vip.GetAddress())
+		if err != nil {
+			return err
+		}
+		into[a] = Vip{
+			Addr: a, Epoch: vip.GetEpoch(), OnControlLoss: vip.GetOnControlLoss(), Interfaces: vip.GetInterfaces(),
+			Predecessor: vip.GetPredecessor(), FirstUse: vip.GetFirstUse(), FirstUseConflict: vip.GetFirstUseConflict(),
+		}
+	}
+	return nil
+}
+
 func address(raw []byte) (netip.Addr, error) {
 	a, ok := netip.AddrFromSlice(raw)
 	if !ok {
@@ -267,6 +281,7 @@ func (v *viewState) snapshot(session uint64) View {
 	return View{
 		Cluster: v.cluster, Session: session, Revision: v.revision, Drained: v.drained,
 		Vips:          slices.SortedFunc(maps.Values(v.vips), byAddr),
+		Soft:          slices.SortedFunc(maps.Values(v.softs), byAddr),
 		HostAddresses: slices.SortedFunc(maps.Keys(v.hosts), netip.Addr.Compare),
 		Peers:         v.peers,
 		Checks:        maps.Clone(v.checks),
@@ -276,6 +291,7 @@ func (v *viewState) snapshot(session uint64) View {
 // apply puts the newest view of any slot in force, whenever there is one.
 func (l *live) apply(ctx context.Context) error {
 	inForce := make(map[netip.Addr]uint64) // epochs, by this session
+	softs := 0
 	first := true
 	for {
 		select {
@@ -300,6 +316,8 @@ func (l *live) apply(ctx context.Context) error {
 		for _, v := range view.Vips {
 			inForce[v.Addr] = v.Epoch
 		}
+		lost = lost || len(view.Soft) < softs
+		softs = len(view.Soft)
 		first = false
 		l.inForce(view)
 		if lost {
@@ -337,7 +355,7 @@ func (l *live) newestView(first bool) (View, times, bool) {
 // inForce notes that a view is in force, for heartbeats and for Leave.
 func (l *live) inForce(view View) {
 	l.s.mu.Lock()
-	l.s.seen, l.s.owned = max(l.s.seen, view.Revision), len(view.Vips)
+	l.s.seen, l.s.owned = max(l.s.seen, view.Revision), len(view.Vips)+len(view.Soft)
 	seen := l.s.seen
 	l.s.tell()
 	l.s.mu.Unlock()

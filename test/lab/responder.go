@@ -22,6 +22,7 @@ import (
 const (
 	EchoPort    = 7007 // UDP: the datagram comes back with the node's name behind it
 	GreeterPort = 8080 // TCP: whoever connects is told the node's name
+	TalkPort    = 8081 // TCP: the node's name, and then every byte comes back
 )
 
 // StartResponder runs the service that the probes talk to, on all addresses
@@ -40,6 +41,7 @@ func runResponder(args []string) error {
 	g.Go(func() error { return echo4(*name) })
 	g.Go(func() error { return echo6(*name) })
 	g.Go(func() error { return greet(*name) })
+	g.Go(func() error { return talk(*name) })
 	return g.Wait()
 }
 

@@ -42,6 +42,9 @@ type revision struct {
 type ownership struct {
 	node  string
 	epoch uint64
+	// soft is the former owner that answers those who ask it alone.
+	soft      string
+	softEpoch uint64
 }
 
 // digestEvery is of how many revisions one has its digest compared; comparing all
@@ -125,6 +128,31 @@ func (c *checker) look() {
 					o.p.name, o.vips[addr].Epoch, o.revision, s.p.name, vip.Epoch, s.revision)
 			}
 			c.by[addr] = s
+			if vip.Predecessor != "" {
+				c.quiet(s, addr, vip)
+			}
+		}
+	}
+}
+
+// quiet finds a machine that had the address just before an owner that claims
+// nothing, and that still answers everybody: under Hold nothing would silence it.
+// Those before were silenced by the claims of whoever had it between. mu is held.
+func (c *checker) quiet(s *speaker, addr netip.Addr, vip session.Vip) {
+	c.histMu.Lock()
+	defer c.histMu.Unlock()
+	if vip.Epoch >= uint64(len(c.history)) {
+		return
+	}
+	before := c.history[vip.Epoch].owners[addr].softEpoch
+	for _, o := range c.w.speakers {
+		old, has := o.vips[addr]
+		if !has || !o.alive() || o.p.mach == s.p.mach || o.p.stalled() > 0 || old.Epoch != before {
+			continue
+		}
+		if old.OnControlLoss != logv1.ControlLoss_CONTROL_LOSS_RELEASE || o.claims(old, o.p.Now()) {
+			c.fail("%s (epoch %d, revision %d) answers everybody for %v beside %s (epoch %d, revision %d), which claims nothing",
+				o.p.name, old.Epoch, o.revision, addr, s.p.name, vip.Epoch, s.revision)
 		}
 	}
 }
@@ -171,10 +199,13 @@ func (c *checker) viewIsTrue(s *speaker, v session.View) {
 }
 
 func differs(owners map[netip.Addr]ownership, node string, v session.View) string {
-	own := 0
+	own, soft := 0, 0
 	for _, o := range owners {
 		if o.node == node {
 			own++
+		}
+		if o.soft == node {
+			soft++
 		}
 	}
 	for _, vip := range v.Vips {
@@ -184,6 +215,14 @@ func differs(owners map[netip.Addr]ownership, node string, v session.View) strin
 	}
 	if own != len(v.Vips) {
 		return fmt.Sprintf("%d addresses, not %d", len(v.Vips), own)
+	}
+	if soft != len(v.Soft) {
+		return fmt.Sprintf("%d addresses that move softly, not %d", len(v.Soft), soft)
+	}
+	for _, vip := range v.Soft {
+		if o := owners[vip.Addr]; o.soft != node || o.softEpoch != vip.Epoch {
+			return fmt.Sprintf("%v moves softly with epoch %d, but from %q with epoch %d", vip.Addr, vip.Epoch, o.soft, o.softEpoch)
+		}
 	}
 	return ""
 }
@@ -220,7 +259,7 @@ func (c *checker) record(s *fsm.State, batch *logv1.Batch, ch fsm.Changes, raw [
 	if len(ch.Addresses) > 0 || ch.All {
 		r.owners = make(map[netip.Addr]ownership, len(s.Addresses))
 		for a, rec := range s.Addresses {
-			r.owners[a] = ownership{rec.Owner, rec.Epoch}
+			r.owners[a] = ownership{rec.Owner, rec.Epoch, rec.SoftNode, rec.SoftEpoch}
 			c.sharing(s, rec)
 		}
 	}

@@ -147,7 +147,8 @@ func (o *operator) order(rng *rand.Rand) (name string, do func(ctx context.Conte
 	case 5, 6, 7, 8:
 		return send(fmt.Sprintf("move %v", addr), &decider.Move{Address: addr, Actor: "admin:sim"})
 	case 9:
-		return send("drain "+node, &decider.Drain{Node: node, Actor: "admin:sim"})
+		grace := time.Duration(at) * 3 * time.Second
+		return send(fmt.Sprintf("drain %s, grace %v", node, grace), &decider.Drain{Node: node, Grace: grace, Actor: "admin:sim"})
 	case 10, 11:
 		return send("undrain "+node, &decider.Undrain{Node: node, Actor: "admin:sim"})
 	case 12, 13:

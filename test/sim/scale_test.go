@@ -109,6 +109,7 @@ func (easyLeases) ReleaseWait(decider.Release) (bool, time.Duration) { return tr
 func (easyLeases) FencePassed(string) (bool, time.Duration)          { return true, 0 }
 func (easyLeases) HeardLately(string) bool                           { return true }
 func (easyLeases) StillSilent(string, uint64) bool                   { return true }
+func (easyLeases) HasSeen(string, uint64, uint64) bool               { return true }
 func (easyLeases) LeaseChange() time.Duration                        { return 0 }
 
 // watchers read the views of all nodes, one watch each; a speaker has two.

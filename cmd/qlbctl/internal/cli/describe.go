@@ -24,9 +24,8 @@ func (a *app) describeCmd() *cobra.Command {
 	cmd := command(&cobra.Command{
 		Use:   "describe KIND NAME | describe KIND/NAME",
 		Short: "Tell everything about one thing, with reasons and history",
-		Long: `Tell everything about one pool, l2advertisement, service, namespace, reservation, vip, node
-or member: what is
-wanted, what is so, why, and what happened to it lately.
+		Long: `Tell everything about one pool, l2advertisement, service, namespace, reservation, vip, node,
+member or address in quarantine: what is wanted, what is so, why, and what happened to it lately.
 
 For a vip that is every node's answer to "may it own this address?".`,
 		Example: `  qlbctl describe vip 192.0.2.10
@@ -105,6 +104,12 @@ func (a *app) describe(ctx context.Context, t target, most int) error {
 		}
 		req.Node = t.name
 		err = a.describeNode(ctx, w, got.GetNodes()[0])
+	case "quarantine":
+		if len(got.GetQuarantine()) != 1 {
+			return missing
+		}
+		req.Address = got.GetQuarantine()[0].GetAddress()
+		err = a.describeQuarantine(w, got.GetQuarantine()[0])
 	}
 	if err != nil {
 		return err
@@ -327,6 +332,9 @@ func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
 			words.OwnerReason(v.GetReason()), v.GetEpoch())
 	}
 	f.add("Owner", owner)
+	if v.GetPredecessor() != "" {
+		f.add("Moving softly", a.softMove(v))
+	}
 	f.addSome("Waiting", v.GetWaiting())
 	a.addPlacement(&f, v.GetPlacement())
 	f.addSome("On control loss", words.ControlLoss(v.GetOnControlLoss()))
@@ -365,6 +373,18 @@ func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
 	return t.write(w, "  ")
 }
 
+// softMove says who still answers old clients, and for how long.
+func (a *app) softMove(v *adminv1.VipStatus) string {
+	text := fmt.Sprintf("%s answers the clients that know it for %s more at most", v.GetPredecessor(),
+		words.Duration(max(0, time.Unix(0, v.GetSoftUntilUnixNano()).Sub(a.env.Now()))))
+	for _, n := range v.GetAnnounced() {
+		if n.GetNode() == v.GetPredecessor() && n.GetStatus().Connections != nil {
+			text += fmt.Sprintf("; %s left", words.Count(n.GetStatus().GetConnections(), "connection"))
+		}
+	}
+	return text
+}
+
 func announcedTable(v *adminv1.VipStatus) *table {
 	t := newTable("NODE", "STATE", "EPOCH", "LINKS", "PROVEN-BY", "FOREIGN-CLAIM", "REASON")
 	for _, n := range v.GetAnnounced() {
@@ -391,6 +411,10 @@ func (a *app) describeNode(ctx context.Context, w io.Writer, n *adminv1.NodeStat
 	f.add("Heard", heard(n))
 	f.add("Drained", yesNo(n.GetDrained()))
 	f.add("Owns", words.Count(n.GetOwned(), "address"))
+	if n.GetSoft() > 0 {
+		f.add("Moving softly", fmt.Sprintf("it answers old clients of %s for %s more at most", words.Count(n.GetSoft(), "address"),
+			words.Duration(max(0, time.Unix(0, n.GetGraceUntilUnixNano()).Sub(a.env.Now())))))
+	}
 	f.add("Session", fmt.Sprintf("%d, incarnation %d", n.GetSession(), n.GetIncarnation()))
 	f.add("Seen", fmt.Sprintf("revision %d is in force there", n.GetSeen()))
 	f.add("MACs", words.MACs(n.GetMacs()))

@@ -21,6 +21,7 @@ type changeResult struct {
 	Result   string `json:"result"`
 	Revision uint64 `json:"revision,omitempty"`
 	Owned    uint32 `json:"owned,omitempty"`
+	Soft     uint32 `json:"soft,omitempty"`
 	From     string `json:"from,omitempty"`
 	To       string `json:"to,omitempty"`
 }
@@ -37,61 +38,84 @@ func (a *app) done(r changeResult, line string) error {
 
 func (a *app) drainCmd() *cobra.Command {
 	var wait bool
+	var grace time.Duration
 	limit := 2 * time.Minute
-	cmd := command(&cobra.Command{
+	var cmd *cobra.Command
+	cmd = command(&cobra.Command{
 		Use:   "drain NODE",
 		Short: "Move everything off a node and keep it off",
 		Long: `Move every address off a node, one planned move each, and give it none until undrain.
 
 A planned move loses no datagram and refuses no new connection; established TCP
 connections break where the data path keeps per-node state (kube-proxy does).
-With --wait return when the node owns nothing, so that it can be switched off.`,
+
+With --grace they end in peace: new clients go to the new owner at once, and the node
+goes on answering the clients that know it, until the grace time is over, or its kernel
+tracks no connection to the address any more. Drain again to change the grace time;
+without --grace that ends it.
+
+With --wait return when the node owns nothing and answers nobody, so that it can be
+switched off.`,
 		Example: `  qlbctl drain n1 --wait && ssh n1 poweroff
+  qlbctl drain n1 --grace 5m --wait
   qlbctl undrain n1`,
 		Args:              args("NODE"),
 		ValidArgsFunction: a.completeNames("nodes"),
 	}, func(ctx context.Context, args []string) error {
-		resp, err := call(ctx, a, adminv1.AdminServiceClient.Drain, &adminv1.DrainRequest{Node: args[0]})
+		resp, err := call(ctx, a, adminv1.AdminServiceClient.Drain, &adminv1.DrainRequest{Node: args[0], GraceNanos: int64(grace)})
 		if err != nil {
 			return err
 		}
-		r := changeResult{Object: "node/" + args[0], Result: "draining", Revision: resp.GetRevision(), Owned: resp.GetOwned()}
-		if wait && r.Owned > 0 {
-			if r.Owned, err = a.waitDrained(ctx, args[0], limit); err != nil {
+		r := changeResult{Object: "node/" + args[0], Result: "draining", Revision: resp.GetRevision(), Owned: resp.GetOwned(), Soft: resp.GetSoft()}
+		if wait && r.Owned+r.Soft > 0 {
+			if !cmd.Flags().Changed("wait-timeout") {
+				limit += grace
+			}
+			if err = a.waitDrained(ctx, args[0], limit); err != nil {
 				return err
 			}
+			r.Owned, r.Soft = 0, 0
 		}
-		if r.Owned == 0 {
+		switch {
+		case r.Owned == 0 && r.Soft == 0:
 			r.Result = "drained"
 			return a.done(r, fmt.Sprintf("node/%s drained: it owns nothing", args[0]))
+		case r.Owned == 0:
+			return a.done(r, fmt.Sprintf("node/%s draining: it still answers old clients of %s", args[0], words.Count(r.Soft, "address")))
 		}
 		return a.done(r, fmt.Sprintf("node/%s draining: it still owns %s", args[0], words.Count(r.Owned, "address")))
 	})
+	cmd.Flags().DurationVar(&grace, "grace", 0, "answer the clients that know the node for so long at most (soft drain)")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the node owns nothing")
-	cmd.Flags().DurationVar(&limit, "wait-timeout", limit, "how long to wait; exit code 1 when it is over")
+	cmd.Flags().DurationVar(&limit, "wait-timeout", limit, "how long to wait, beside the grace time; exit code 1 when it is over")
 	return cmd
 }
 
-// waitDrained looks until the node owns nothing or the time is over.
-func (a *app) waitDrained(ctx context.Context, node string, limit time.Duration) (owned uint32, err error) {
+// waitDrained looks until the node owns nothing and answers nobody, or the time is over.
+func (a *app) waitDrained(ctx context.Context, node string, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	var owned, soft uint32
 	for {
 		got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{Kinds: []string{"nodes"}, Name: node})
 		switch {
 		case err != nil && ctx.Err() == nil:
-			return 0, err
+			return err
 		case err == nil && len(got.GetNodes()) != 1:
-			return 0, fmt.Errorf("node/%s does not exist any more", node)
+			return fmt.Errorf("node/%s does not exist any more", node)
 		case err == nil:
-			owned = got.GetNodes()[0].GetOwned()
-			if owned == 0 {
-				return 0, nil
+			owned, soft = got.GetNodes()[0].GetOwned(), got.GetNodes()[0].GetSoft()
+			if owned == 0 && soft == 0 {
+				return nil
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return owned, fmt.Errorf("node/%s still owns %s after %s: see 'qlbctl describe node %s' and, for the reasons, 'qlbctl describe vip ADDRESS'",
+			if owned == 0 && soft > 0 {
+				return fmt.Errorf("node/%s still answers old clients of %s after %s: see 'qlbctl describe vip ADDRESS'; 'qlbctl drain %s' ends it now",
+					node, words.Count(soft, "address"), limit, node)
+			}
+			return fmt.Errorf("node/%s still owns %s after %s: see 'qlbctl describe node %s' and, for the reasons, 'qlbctl describe vip ADDRESS'",
 				node, words.Count(owned, "address"), limit, node)
 		case <-time.After(pollPause):
 		}

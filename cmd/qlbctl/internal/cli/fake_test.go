@@ -116,6 +116,8 @@ func (m *fakeMember) Get(_ context.Context, req *adminv1.GetRequest) (*adminv1.G
 			out.Vips = slices.DeleteFunc(all.Vips, func(v *adminv1.VipStatus) bool { return !wants(v.GetAddress()) })
 		case "nodes":
 			out.Nodes = slices.DeleteFunc(all.Nodes, func(n *adminv1.NodeStatus) bool { return !wants(n.GetName()) })
+		case "quarantine":
+			out.Quarantine = slices.DeleteFunc(all.Quarantine, func(q *adminv1.QuarantineStatus) bool { return !wants(q.GetAddress()) })
 		case "members":
 			out.Members = slices.DeleteFunc(all.Members, func(s *adminv1.MemberStatus) bool { return !wants(s.GetId()) })
 		default:
@@ -183,7 +185,11 @@ func (m *fakeMember) Drain(_ context.Context, req *adminv1.DrainRequest) (*admin
 			if req.GetNode() != "n1" { // n1 cannot be emptied
 				n.Owned = 0
 			}
-			return &adminv1.DrainResponse{Revision: 1235, Owned: owned}, nil
+			soft := n.GetSoft()
+			if req.GetGraceNanos() == 0 {
+				n.Soft = 0
+			}
+			return &adminv1.DrainResponse{Revision: 1235, Owned: owned, Soft: soft}, nil
 		}
 	}
 	return nil, status.Errorf(codes.NotFound, "node %q does not exist", req.GetNode())
@@ -237,6 +243,17 @@ func (m *fakeMember) SetLeaseTimes(context.Context, *adminv1.SetLeaseTimesReques
 
 func (m *fakeMember) SetRetention(context.Context, *adminv1.SetRetentionRequest) (*adminv1.SetRetentionResponse, error) {
 	return &adminv1.SetRetentionResponse{Revision: 1240}, nil
+}
+
+func (m *fakeMember) EndQuarantine(_ context.Context, req *adminv1.EndQuarantineRequest) (*adminv1.EndQuarantineResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, q := range m.get.GetQuarantine() {
+		if q.GetAddress() == req.GetAddress() {
+			return &adminv1.EndQuarantineResponse{Revision: 1241}, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "quarantine of %q does not exist", req.GetAddress())
 }
 
 func (m *fakeMember) Probe(context.Context, *adminv1.ProbeRequest) (*adminv1.ProbeResponse, error) {

@@ -221,6 +221,33 @@ func brokenGroup() *fakeGroup {
 	return g
 }
 
+// softGroup is in the middle of a soft drain of n1, and foreign stations have two addresses.
+func softGroup() *fakeGroup {
+	g := healthyGroup()
+	until := testNow.Add(4*time.Minute + 10*time.Second).UnixNano()
+	v4 := g.get.Vips[1]
+	v4.Owner, v4.Predecessor, v4.SoftUntilUnixNano = "n2", "n1", until
+	v4.Reason = logv1.OwnerReason_OWNER_REASON_DRAIN
+	v4.Announced = []*adminv1.NodeAnnouncement{
+		{Node: "n1", Status: &speakerv1.VipStatus{Epoch: v4.GetEpoch() - 10, Announced: speakerv1.Announced_ANNOUNCED_SOFT, Interfaces: []string{"eth0"},
+			Reason: "no longer the owner; answers only the clients that know this node", Connections: proto.Uint32(42)}},
+		{Node: "n2", Status: &speakerv1.VipStatus{Epoch: v4.GetEpoch(), Announced: speakerv1.Announced_ANNOUNCED_UNPROVEN, Interfaces: []string{"eth0"}}},
+	}
+	v6 := g.get.Vips[0]
+	v6.ConflictMac, v6.Conflict = mac(0x22), "KernelAnswers{n10}: the kernel of node n10 answers for it"
+	for _, n := range g.get.Nodes {
+		if n.GetName() == "n1" {
+			n.State, n.Drained, n.DrainReason = "Drained", true, logv1.DrainReason_DRAIN_REASON_ADMIN
+			n.Owned, n.Soft, n.GraceUntilUnixNano = 0, 1, until
+		}
+	}
+	g.get.Quarantine = []*adminv1.QuarantineStatus{
+		{Address: "192.0.2.12", Pool: "public", Mac: mac(0x66), Node: "n1", SinceUnixNano: testNow.Add(-time.Minute).UnixNano(), UntilUnixNano: testNow.Add(9 * time.Minute).UnixNano()},
+		{Address: "192.0.2.9", Pool: "public", Mac: mac(0x67), Node: "n2", SinceUnixNano: testNow.Add(-time.Hour).UnixNano(), UntilUnixNano: testNow.Add(-time.Second).UnixNano()},
+	}
+	return g
+}
+
 // emptyGroup was founded a moment ago.
 func emptyGroup() *fakeGroup {
 	g := healthyGroup()
@@ -231,7 +258,7 @@ func emptyGroup() *fakeGroup {
 }
 
 func fixtureGroup(name string) (*fakeGroup, bool) {
-	makers := map[string]func() *fakeGroup{"healthy": healthyGroup, "broken": brokenGroup, "empty": emptyGroup}
+	makers := map[string]func() *fakeGroup{"soft": softGroup, "healthy": healthyGroup, "broken": brokenGroup, "empty": emptyGroup}
 	mk, ok := makers[name]
 	if !ok {
 		return nil, false

@@ -22,8 +22,8 @@ func (a *app) getCmd() *cobra.Command {
 		Short: "List pools, services, vips, nodes, members, l2advertisements, namespaces, reservations",
 		Long: `List what is declared and what is found.
 
-Kinds: pools, l2advertisements, services, namespaces, reservations (declared); vips, nodes, members (found);
-"all" for every one. Singular and Kubernetes-like names are understood too.
+Kinds: pools, l2advertisements, services, namespaces, reservations (declared); vips, nodes, members,
+quarantine (found); "all" for every one. Singular and Kubernetes-like names are understood too.
 
 In the table of vips, OWNER is what the group wants and ANNOUNCED what each speaker
 says that it really does:
@@ -33,6 +33,7 @@ says that it really does:
   Released     silent, cut off from the group (onControlLoss Release)
   Yielded      silent, because another station claimed the address
   Failed       cannot announce; the reason is beside it
+  Soft         no longer the owner; answers only clients that know it (drain --grace)
 
 With --at, everything is shown as it was then: at a revision, a time span ago or a
 time. What speakers say is not in the log, so nothing is announced in the past.
@@ -182,6 +183,8 @@ func (a *app) section(t target, got *adminv1.GetResponse, problems bool) (*secti
 		a.nodeRows(s, got.GetNodes(), problems)
 	case "members":
 		a.memberRows(s, got.GetMembers(), problems)
+	case "quarantine":
+		a.quarantineRows(s, got.GetQuarantine())
 	}
 	return s, nil
 }

@@ -27,6 +27,7 @@ var kindTable = []kind{
 	{"vips", "VIP", []string{"vip", "address", "addresses"}, false},
 	{"nodes", "Node", []string{"node"}, false},
 	{"members", "Member", []string{"member"}, false},
+	{"quarantine", "Quarantine", []string{"quarantined", "quarantines"}, false},
 }
 
 func kindNames(declaredOnly bool) []string {

@@ -172,6 +172,9 @@ type vipStatus struct {
 	OnControlLoss string              `json:"onControlLoss,omitempty"`
 	Waiting       string              `json:"waiting,omitempty"`
 	ConflictMAC   string              `json:"conflictMAC,omitempty"`
+	Conflict      string              `json:"conflict,omitempty"`
+	Predecessor   string              `json:"predecessor,omitempty"`
+	SoftUntil     string              `json:"softUntil,omitempty"`
 	Announced     []announcedStatus   `json:"announced"`
 	Eligibility   []eligibilityStatus `json:"eligibility,omitempty"`
 	Problems      []string            `json:"problems"`
@@ -196,6 +199,8 @@ type announcedStatus struct {
 	Interfaces []string `json:"interfaces,omitempty"`
 	ProvenBy   []string `json:"provenBy,omitempty"`
 	ForeignMAC string   `json:"foreignMAC,omitempty"`
+	// Connections of clients that a node in state Soft still has, if its kernel tells.
+	Connections *uint32 `json:"connections,omitempty"`
 }
 
 type eligibilityStatus struct {
@@ -213,12 +218,14 @@ func vipReport(v *adminv1.VipStatus) report {
 		OwnedSince: moment(v.GetOwnedSinceUnixNano()), OnControlLoss: unset(words.ControlLoss(v.GetOnControlLoss())),
 		Reason: unset(words.OwnerReason(v.GetReason())), Waiting: v.GetWaiting(), ConflictMAC: unset(words.MAC(v.GetConflictMac())),
 		Announced: []announcedStatus{}, Problems: list(vipProblems(v)),
+		Conflict: v.GetConflict(), Predecessor: v.GetPredecessor(), SoftUntil: moment(v.GetSoftUntilUnixNano()),
 	}
 	for _, a := range v.GetAnnounced() {
 		s := a.GetStatus()
 		out := announcedStatus{
 			Node: a.GetNode(), State: words.Announced(s.GetAnnounced()), Epoch: s.GetEpoch(), Reason: s.GetReason(),
 			Interfaces: s.GetInterfaces(), ForeignMAC: unset(words.MAC(s.GetForeignMac())),
+			Connections: s.Connections,
 		}
 		for _, by := range s.GetProvenBy() {
 			out.ProvenBy = append(out.ProvenBy, words.Addr(by))
@@ -244,6 +251,8 @@ type nodeStatus struct {
 	Version     string       `json:"version,omitempty"`
 	Unheard     string       `json:"unheard,omitempty"`
 	Seen        uint64       `json:"seen,omitempty"`
+	Soft        uint32       `json:"soft,omitempty"`
+	GraceUntil  string       `json:"graceUntil,omitempty"`
 }
 
 type linkStatus struct {
@@ -257,6 +266,7 @@ func nodeReport(n *adminv1.NodeStatus) report {
 	st := nodeStatus{
 		State: n.GetState(), Session: n.GetSession(), Incarnation: n.GetIncarnation(), Owned: n.GetOwned(), Drained: n.GetDrained(),
 		DrainReason: unset(words.DrainReason(n.GetDrainReason())), Version: n.GetVersion(), Seen: n.GetSeen(),
+		Soft: n.GetSoft(), GraceUntil: moment(n.GetGraceUntilUnixNano()),
 	}
 	if n.GetUnheardNanos() >= 0 {
 		st.Unheard = time.Duration(n.GetUnheardNanos()).String()

@@ -43,7 +43,10 @@ func vipProblems(v *adminv1.VipStatus) []string {
 	if v.GetOwner() != "" && !ownerReports && v.GetWaiting() == "" {
 		add("%s has not reported that it announces it", v.GetOwner())
 	}
-	if len(v.GetConflictMac()) > 0 {
+	switch {
+	case v.GetConflict() != "":
+		add("%s (%s)", v.GetConflict(), words.MAC(v.GetConflictMac()))
+	case len(v.GetConflictMac()) > 0:
 		add("foreign station %s claims it", words.MAC(v.GetConflictMac()))
 	}
 	return problems

@@ -30,10 +30,21 @@ func ownerEvent(ev *logv1.Event) (string, string) {
 	switch f := ev.GetFact().(type) {
 	case *logv1.Event_OwnerReleased:
 		e := f.OwnerReleased
-		return Addr(e.GetAddress()), fmt.Sprintf("%s must stop answering (%s)", e.GetNode(), OwnerReason(e.GetReason()))
+		stop := "stop answering"
+		if e.GetSoft() {
+			stop = "stop answering all but those who ask it alone"
+		}
+		return Addr(e.GetAddress()), fmt.Sprintf("%s must %s (%s)", e.GetNode(), stop, OwnerReason(e.GetReason()))
 	case *logv1.Event_OwnerAssigned:
 		e := f.OwnerAssigned
-		return Addr(e.GetAddress()), fmt.Sprintf("%s owns it now (%s)", e.GetNode(), OwnerReason(e.GetReason()))
+		beside := ""
+		if e.GetPredecessor() != "" {
+			beside = ", and claims nothing while " + e.GetPredecessor() + " answers its old clients"
+		}
+		return Addr(e.GetAddress()), fmt.Sprintf("%s owns it now (%s)%s", e.GetNode(), OwnerReason(e.GetReason()), beside)
+	case *logv1.Event_SoftMoveEnded:
+		e := f.SoftMoveEnded
+		return Addr(e.GetAddress()), fmt.Sprintf("%s must stop answering its old clients (%s)", e.GetNode(), OwnerReason(e.GetReason()))
 	case *logv1.Event_AnnounceFailed:
 		e := f.AnnounceFailed
 		return Addr(e.GetAddress()), fmt.Sprintf("%s cannot announce it: %s", e.GetNode(), OrNone(e.GetReason()))
@@ -42,11 +53,29 @@ func ownerEvent(ev *logv1.Event) (string, string) {
 		return Addr(e.GetAddress()), fmt.Sprintf("%s announces it again", e.GetNode())
 	case *logv1.Event_AddressConflictObserved:
 		e := f.AddressConflictObserved
-		return Addr(e.GetAddress()), fmt.Sprintf("foreign station %s claims it, seen by %s", MAC(e.GetMac()), e.GetNode())
+		return Addr(e.GetAddress()), conflict(e) + ", seen by " + OrNone(e.GetNode())
+	case *logv1.Event_AddressQuarantined:
+		e := f.AddressQuarantined
+		return Addr(e.GetAddress()), fmt.Sprintf("in quarantine until %s at least: foreign station %s has it, seen by %s",
+			Time(e.GetUntilUnixNano()), MAC(e.GetMac()), e.GetNode())
+	case *logv1.Event_QuarantineEnded:
+		return Addr(f.QuarantineEnded.GetAddress()), "no longer in quarantine"
 	case *logv1.Event_AddressConflictCleared:
 		return Addr(f.AddressConflictCleared.GetAddress()), "nobody else claims it any more"
 	}
 	return "", ""
+}
+
+func conflict(e *logv1.AddressConflictObserved) string {
+	switch e.GetKind() {
+	case logv1.ConflictKind_CONFLICT_KIND_FOREIGN:
+		return fmt.Sprintf("foreign station %s answers for it", MAC(e.GetMac()))
+	case logv1.ConflictKind_CONFLICT_KIND_PROXY:
+		return fmt.Sprintf("router %s answers for it as for any address (proxy ARP)", MAC(e.GetMac()))
+	case logv1.ConflictKind_CONFLICT_KIND_KERNEL:
+		return fmt.Sprintf("KernelAnswers{%s}: the kernel of that node answers for it (%s)", e.GetHolder(), MAC(e.GetMac()))
+	}
+	return fmt.Sprintf("foreign station %s claims it", MAC(e.GetMac()))
 }
 
 func nodeEvent(ev *logv1.Event) (string, string) {
@@ -65,7 +94,11 @@ func nodeEvent(ev *logv1.Event) (string, string) {
 		return "node " + e.GetNode(), "links are now " + links(e.GetLinks())
 	case *logv1.Event_NodeDrained:
 		e := f.NodeDrained
-		return "node " + e.GetNode(), fmt.Sprintf("drained (%s)", DrainReason(e.GetReason()))
+		grace := ""
+		if d := time.Duration(e.GetGraceNanos()); d > 0 {
+			grace = ", answering its old clients for " + Setting(d)
+		}
+		return "node " + e.GetNode(), fmt.Sprintf("drained (%s)%s", DrainReason(e.GetReason()), grace)
 	case *logv1.Event_NodeUndrained:
 		return "node " + f.NodeUndrained.GetNode(), "may own addresses again"
 	case *logv1.Event_NodeForgotten:

@@ -177,6 +177,12 @@ func OwnerReason(r logv1.OwnerReason) string {
 		return "no neighbour was seen to reach it"
 	case logv1.OwnerReason_OWNER_REASON_OFF_SUBNET:
 		return "another node has its subnet"
+	case logv1.OwnerReason_OWNER_REASON_GRACE_OVER:
+		return "grace time is over"
+	case logv1.OwnerReason_OWNER_REASON_NO_CONNECTIONS:
+		return "no connection is left"
+	case logv1.OwnerReason_OWNER_REASON_CONFLICT:
+		return "a foreign station has it"
 	}
 	return fmt.Sprintf("reason %d of a newer version", r)
 }

@@ -33,6 +33,7 @@ const (
 	AdminService_SetLeaseTimes_FullMethodName      = "/quorumlb.admin.v1.AdminService/SetLeaseTimes"
 	AdminService_SetRetention_FullMethodName       = "/quorumlb.admin.v1.AdminService/SetRetention"
 	AdminService_Probe_FullMethodName              = "/quorumlb.admin.v1.AdminService/Probe"
+	AdminService_EndQuarantine_FullMethodName      = "/quorumlb.admin.v1.AdminService/EndQuarantine"
 	AdminService_Events_FullMethodName             = "/quorumlb.admin.v1.AdminService/Events"
 	AdminService_SnapshotSave_FullMethodName       = "/quorumlb.admin.v1.AdminService/SnapshotSave"
 	AdminService_SnapshotRestore_FullMethodName    = "/quorumlb.admin.v1.AdminService/SnapshotRestore"
@@ -66,6 +67,8 @@ type AdminServiceClient interface {
 	SetRetention(ctx context.Context, in *SetRetentionRequest, opts ...grpc.CallOption) (*SetRetentionResponse, error)
 	// Probe has every speaker ask the wire who answers for the address.
 	Probe(ctx context.Context, in *ProbeRequest, opts ...grpc.CallOption) (*ProbeResponse, error)
+	// EndQuarantine gives an address back that a foreign station had.
+	EndQuarantine(ctx context.Context, in *EndQuarantineRequest, opts ...grpc.CallOption) (*EndQuarantineResponse, error)
 	// Events streams facts in order, and follows when asked to. What this member
 	// no longer has, or never had, it asks of the others.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error)
@@ -200,6 +203,16 @@ func (c *adminServiceClient) Probe(ctx context.Context, in *ProbeRequest, opts .
 	return out, nil
 }
 
+func (c *adminServiceClient) EndQuarantine(ctx context.Context, in *EndQuarantineRequest, opts ...grpc.CallOption) (*EndQuarantineResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndQuarantineResponse)
+	err := c.cc.Invoke(ctx, AdminService_EndQuarantine_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[0], AdminService_Events_FullMethodName, cOpts...)
@@ -324,6 +337,8 @@ type AdminServiceServer interface {
 	SetRetention(context.Context, *SetRetentionRequest) (*SetRetentionResponse, error)
 	// Probe has every speaker ask the wire who answers for the address.
 	Probe(context.Context, *ProbeRequest) (*ProbeResponse, error)
+	// EndQuarantine gives an address back that a foreign station had.
+	EndQuarantine(context.Context, *EndQuarantineRequest) (*EndQuarantineResponse, error)
 	// Events streams facts in order, and follows when asked to. What this member
 	// no longer has, or never had, it asks of the others.
 	Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error
@@ -380,6 +395,9 @@ func (UnimplementedAdminServiceServer) SetRetention(context.Context, *SetRetenti
 }
 func (UnimplementedAdminServiceServer) Probe(context.Context, *ProbeRequest) (*ProbeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Probe not implemented")
+}
+func (UnimplementedAdminServiceServer) EndQuarantine(context.Context, *EndQuarantineRequest) (*EndQuarantineResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EndQuarantine not implemented")
 }
 func (UnimplementedAdminServiceServer) Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
@@ -624,6 +642,24 @@ func _AdminService_Probe_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_EndQuarantine_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndQuarantineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).EndQuarantine(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_EndQuarantine_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).EndQuarantine(ctx, req.(*EndQuarantineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(EventsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -793,6 +829,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Probe",
 			Handler:    _AdminService_Probe_Handler,
+		},
+		{
+			MethodName: "EndQuarantine",
+			Handler:    _AdminService_EndQuarantine_Handler,
 		},
 		{
 			MethodName: "AddMember",

@@ -132,6 +132,8 @@ const (
 	RefusalReason_REFUSAL_REASON_QUOTA RefusalReason = 17
 	// The address asked for was given up lately by another service.
 	RefusalReason_REFUSAL_REASON_QUARANTINED RefusalReason = 18
+	// Foreign stations have all addresses of the family that are free.
+	RefusalReason_REFUSAL_REASON_FOREIGN RefusalReason = 19
 )
 
 // Enum value maps for RefusalReason.
@@ -156,6 +158,7 @@ var (
 		16: "REFUSAL_REASON_RESERVED",
 		17: "REFUSAL_REASON_QUOTA",
 		18: "REFUSAL_REASON_QUARANTINED",
+		19: "REFUSAL_REASON_FOREIGN",
 	}
 	RefusalReason_value = map[string]int32{
 		"REFUSAL_REASON_UNSPECIFIED":       0,
@@ -177,6 +180,7 @@ var (
 		"REFUSAL_REASON_RESERVED":          16,
 		"REFUSAL_REASON_QUOTA":             17,
 		"REFUSAL_REASON_QUARANTINED":       18,
+		"REFUSAL_REASON_FOREIGN":           19,
 	}
 )
 
@@ -280,6 +284,12 @@ const (
 	OwnerReason_OWNER_REASON_UNPROVEN OwnerReason = 14
 	// The address's subnet is on no interface of the owner, but on one of another node.
 	OwnerReason_OWNER_REASON_OFF_SUBNET OwnerReason = 15
+	// The grace time of a soft move is over.
+	OwnerReason_OWNER_REASON_GRACE_OVER OwnerReason = 16
+	// The old owner of a soft move has no connection left.
+	OwnerReason_OWNER_REASON_NO_CONNECTIONS OwnerReason = 17
+	// A foreign station has the address.
+	OwnerReason_OWNER_REASON_CONFLICT OwnerReason = 18
 )
 
 // Enum value maps for OwnerReason.
@@ -301,6 +311,9 @@ var (
 		13: "OWNER_REASON_NOT_SERVING",
 		14: "OWNER_REASON_UNPROVEN",
 		15: "OWNER_REASON_OFF_SUBNET",
+		16: "OWNER_REASON_GRACE_OVER",
+		17: "OWNER_REASON_NO_CONNECTIONS",
+		18: "OWNER_REASON_CONFLICT",
 	}
 	OwnerReason_value = map[string]int32{
 		"OWNER_REASON_UNSPECIFIED":     0,
@@ -319,6 +332,9 @@ var (
 		"OWNER_REASON_NOT_SERVING":     13,
 		"OWNER_REASON_UNPROVEN":        14,
 		"OWNER_REASON_OFF_SUBNET":      15,
+		"OWNER_REASON_GRACE_OVER":      16,
+		"OWNER_REASON_NO_CONNECTIONS":  17,
+		"OWNER_REASON_CONFLICT":        18,
 	}
 )
 
@@ -347,6 +363,62 @@ func (x OwnerReason) Number() protoreflect.EnumNumber {
 // Deprecated: Use OwnerReason.Descriptor instead.
 func (OwnerReason) EnumDescriptor() ([]byte, []int) {
 	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{3}
+}
+
+type ConflictKind int32
+
+const (
+	// A station claims the address while it is in use here.
+	ConflictKind_CONFLICT_KIND_UNSPECIFIED ConflictKind = 0
+	// A foreign station answered before the first use.
+	ConflictKind_CONFLICT_KIND_FOREIGN ConflictKind = 1
+	// A router answered before the first use that answers for any address (proxy ARP).
+	ConflictKind_CONFLICT_KIND_PROXY ConflictKind = 2
+	// The kernel of one of the nodes answered before the first use.
+	ConflictKind_CONFLICT_KIND_KERNEL ConflictKind = 3
+)
+
+// Enum value maps for ConflictKind.
+var (
+	ConflictKind_name = map[int32]string{
+		0: "CONFLICT_KIND_UNSPECIFIED",
+		1: "CONFLICT_KIND_FOREIGN",
+		2: "CONFLICT_KIND_PROXY",
+		3: "CONFLICT_KIND_KERNEL",
+	}
+	ConflictKind_value = map[string]int32{
+		"CONFLICT_KIND_UNSPECIFIED": 0,
+		"CONFLICT_KIND_FOREIGN":     1,
+		"CONFLICT_KIND_PROXY":       2,
+		"CONFLICT_KIND_KERNEL":      3,
+	}
+)
+
+func (x ConflictKind) Enum() *ConflictKind {
+	p := new(ConflictKind)
+	*p = x
+	return p
+}
+
+func (x ConflictKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConflictKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_quorumlb_log_v1_log_proto_enumTypes[4].Descriptor()
+}
+
+func (ConflictKind) Type() protoreflect.EnumType {
+	return &file_quorumlb_log_v1_log_proto_enumTypes[4]
+}
+
+func (x ConflictKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConflictKind.Descriptor instead.
+func (ConflictKind) EnumDescriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{4}
 }
 
 // Batch is the content of one Raft log entry.
@@ -458,6 +530,8 @@ type Event struct {
 	//	*Event_AddressAllocated
 	//	*Event_AddressReleased
 	//	*Event_AllocationRefused
+	//	*Event_AddressQuarantined
+	//	*Event_QuarantineEnded
 	//	*Event_SessionOpened
 	//	*Event_SessionClosed
 	//	*Event_SessionExpired
@@ -475,6 +549,7 @@ type Event struct {
 	//	*Event_AddressConflictCleared
 	//	*Event_RebalanceStarted
 	//	*Event_RebalanceEnded
+	//	*Event_SoftMoveEnded
 	//	*Event_RestoreBegun
 	Fact          isEvent_Fact `protobuf_oneof:"fact"`
 	unknownFields protoimpl.UnknownFields
@@ -678,6 +753,24 @@ func (x *Event) GetAllocationRefused() *AllocationRefused {
 	return nil
 }
 
+func (x *Event) GetAddressQuarantined() *AddressQuarantined {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_AddressQuarantined); ok {
+			return x.AddressQuarantined
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetQuarantineEnded() *QuarantineEnded {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_QuarantineEnded); ok {
+			return x.QuarantineEnded
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetSessionOpened() *SessionOpened {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_SessionOpened); ok {
@@ -831,6 +924,15 @@ func (x *Event) GetRebalanceEnded() *RebalanceEnded {
 	return nil
 }
 
+func (x *Event) GetSoftMoveEnded() *SoftMoveEnded {
+	if x != nil {
+		if x, ok := x.Fact.(*Event_SoftMoveEnded); ok {
+			return x.SoftMoveEnded
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetRestoreBegun() *RestoreBegun {
 	if x != nil {
 		if x, ok := x.Fact.(*Event_RestoreBegun); ok {
@@ -912,6 +1014,14 @@ type Event_AllocationRefused struct {
 	AllocationRefused *AllocationRefused `protobuf:"bytes,32,opt,name=allocation_refused,json=allocationRefused,proto3,oneof"`
 }
 
+type Event_AddressQuarantined struct {
+	AddressQuarantined *AddressQuarantined `protobuf:"bytes,33,opt,name=address_quarantined,json=addressQuarantined,proto3,oneof"`
+}
+
+type Event_QuarantineEnded struct {
+	QuarantineEnded *QuarantineEnded `protobuf:"bytes,36,opt,name=quarantine_ended,json=quarantineEnded,proto3,oneof"`
+}
+
 type Event_SessionOpened struct {
 	SessionOpened *SessionOpened `protobuf:"bytes,40,opt,name=session_opened,json=sessionOpened,proto3,oneof"`
 }
@@ -980,6 +1090,10 @@ type Event_RebalanceEnded struct {
 	RebalanceEnded *RebalanceEnded `protobuf:"bytes,57,opt,name=rebalance_ended,json=rebalanceEnded,proto3,oneof"`
 }
 
+type Event_SoftMoveEnded struct {
+	SoftMoveEnded *SoftMoveEnded `protobuf:"bytes,59,opt,name=soft_move_ended,json=softMoveEnded,proto3,oneof"`
+}
+
 type Event_RestoreBegun struct {
 	RestoreBegun *RestoreBegun `protobuf:"bytes,60,opt,name=restore_begun,json=restoreBegun,proto3,oneof"`
 }
@@ -1018,6 +1132,10 @@ func (*Event_AddressReleased) isEvent_Fact() {}
 
 func (*Event_AllocationRefused) isEvent_Fact() {}
 
+func (*Event_AddressQuarantined) isEvent_Fact() {}
+
+func (*Event_QuarantineEnded) isEvent_Fact() {}
+
 func (*Event_SessionOpened) isEvent_Fact() {}
 
 func (*Event_SessionClosed) isEvent_Fact() {}
@@ -1051,6 +1169,8 @@ func (*Event_AddressConflictCleared) isEvent_Fact() {}
 func (*Event_RebalanceStarted) isEvent_Fact() {}
 
 func (*Event_RebalanceEnded) isEvent_Fact() {}
+
+func (*Event_SoftMoveEnded) isEvent_Fact() {}
 
 func (*Event_RestoreBegun) isEvent_Fact() {}
 
@@ -2406,7 +2526,11 @@ type NodeDrained struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// "drain" by an administrator or "leave" by the speaker's own shutdown.
-	Reason        DrainReason `protobuf:"varint,2,opt,name=reason,proto3,enum=quorumlb.log.v1.DrainReason" json:"reason,omitempty"`
+	Reason DrainReason `protobuf:"varint,2,opt,name=reason,proto3,enum=quorumlb.log.v1.DrainReason" json:"reason,omitempty"`
+	// For how long the node goes on answering the clients that know it for
+	// addresses that move away; 0: not at all. It counts from this batch, also for
+	// addresses that are moving softly already.
+	GraceNanos    int64 `protobuf:"varint,3,opt,name=grace_nanos,json=graceNanos,proto3" json:"grace_nanos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2453,6 +2577,13 @@ func (x *NodeDrained) GetReason() DrainReason {
 		return x.Reason
 	}
 	return DrainReason_DRAIN_REASON_UNSPECIFIED
+}
+
+func (x *NodeDrained) GetGraceNanos() int64 {
+	if x != nil {
+		return x.GraceNanos
+	}
+	return 0
 }
 
 type NodeUndrained struct {
@@ -2700,8 +2831,12 @@ type OwnerReleased struct {
 	Address []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	// The epoch that ends.
-	Epoch         uint64      `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Reason        OwnerReason `protobuf:"varint,4,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	Epoch  uint64      `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Reason OwnerReason `protobuf:"varint,4,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	// A soft move: the node goes on answering questions that are sent to it alone,
+	// and nobody else's, until an OwnerAssigned without predecessor or a
+	// SoftMoveEnded.
+	Soft          bool `protobuf:"varint,5,opt,name=soft,proto3" json:"soft,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2764,14 +2899,28 @@ func (x *OwnerReleased) GetReason() OwnerReason {
 	return OwnerReason_OWNER_REASON_UNSPECIFIED
 }
 
+func (x *OwnerReleased) GetSoft() bool {
+	if x != nil {
+		return x.Soft
+	}
+	return false
+}
+
 // The node owns the address. The epoch is the revision of the batch. An owner
 // named in the state before loses it with this event (only after its session
 // has expired).
 type OwnerAssigned struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Reason        OwnerReason            `protobuf:"varint,3,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Reason  OwnerReason            `protobuf:"varint,3,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	// The node that goes on answering those who ask it alone, by the OwnerReleased
+	// before; the owner makes no unsolicited claim until SoftMoveEnded. Empty: nobody
+	// does.
+	Predecessor string `protobuf:"bytes,4,opt,name=predecessor,proto3" json:"predecessor,omitempty"`
+	// Nobody has owned the address since it was allocated: the owner asks the wire
+	// whether a foreign station has it.
+	FirstUse      bool `protobuf:"varint,5,opt,name=first_use,json=firstUse,proto3" json:"first_use,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2827,6 +2976,83 @@ func (x *OwnerAssigned) GetReason() OwnerReason {
 	return OwnerReason_OWNER_REASON_UNSPECIFIED
 }
 
+func (x *OwnerAssigned) GetPredecessor() string {
+	if x != nil {
+		return x.Predecessor
+	}
+	return ""
+}
+
+func (x *OwnerAssigned) GetFirstUse() bool {
+	if x != nil {
+		return x.FirstUse
+	}
+	return false
+}
+
+// The predecessor of a soft move must stop answering altogether, and the owner
+// claims the address from all who do not know it yet.
+type SoftMoveEnded struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// The predecessor.
+	Node          string      `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Reason        OwnerReason `protobuf:"varint,3,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SoftMoveEnded) Reset() {
+	*x = SoftMoveEnded{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SoftMoveEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SoftMoveEnded) ProtoMessage() {}
+
+func (x *SoftMoveEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SoftMoveEnded.ProtoReflect.Descriptor instead.
+func (*SoftMoveEnded) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SoftMoveEnded) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *SoftMoveEnded) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SoftMoveEnded) GetReason() OwnerReason {
+	if x != nil {
+		return x.Reason
+	}
+	return OwnerReason_OWNER_REASON_UNSPECIFIED
+}
+
 // A speaker could not announce an address that it owns.
 type AnnounceFailed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2840,7 +3066,7 @@ type AnnounceFailed struct {
 
 func (x *AnnounceFailed) Reset() {
 	*x = AnnounceFailed{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +3078,7 @@ func (x *AnnounceFailed) String() string {
 func (*AnnounceFailed) ProtoMessage() {}
 
 func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[33]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +3091,7 @@ func (x *AnnounceFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceFailed.ProtoReflect.Descriptor instead.
 func (*AnnounceFailed) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{33}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AnnounceFailed) GetAddress() []byte {
@@ -2906,7 +3132,7 @@ type AnnounceRecovered struct {
 
 func (x *AnnounceRecovered) Reset() {
 	*x = AnnounceRecovered{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3144,7 @@ func (x *AnnounceRecovered) String() string {
 func (*AnnounceRecovered) ProtoMessage() {}
 
 func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[34]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3157,7 @@ func (x *AnnounceRecovered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnnounceRecovered.ProtoReflect.Descriptor instead.
 func (*AnnounceRecovered) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{34}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AnnounceRecovered) GetAddress() []byte {
@@ -2948,19 +3174,23 @@ func (x *AnnounceRecovered) GetNode() string {
 	return ""
 }
 
-// Another station claims the address.
+// Another station claims the address, or answered when the owner asked before
+// the first use.
 type AddressConflictObserved struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Mac           []byte                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Mac     []byte                 `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	Kind    ConflictKind           `protobuf:"varint,4,opt,name=kind,proto3,enum=quorumlb.log.v1.ConflictKind" json:"kind,omitempty"`
+	// The node that mac belongs to, with CONFLICT_KIND_KERNEL.
+	Holder        string `protobuf:"bytes,5,opt,name=holder,proto3" json:"holder,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AddressConflictObserved) Reset() {
 	*x = AddressConflictObserved{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2972,7 +3202,7 @@ func (x *AddressConflictObserved) String() string {
 func (*AddressConflictObserved) ProtoMessage() {}
 
 func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[35]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2985,7 +3215,7 @@ func (x *AddressConflictObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictObserved.ProtoReflect.Descriptor instead.
 func (*AddressConflictObserved) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{35}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AddressConflictObserved) GetAddress() []byte {
@@ -3009,6 +3239,137 @@ func (x *AddressConflictObserved) GetMac() []byte {
 	return nil
 }
 
+func (x *AddressConflictObserved) GetKind() ConflictKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ConflictKind_CONFLICT_KIND_UNSPECIFIED
+}
+
+func (x *AddressConflictObserved) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+// A foreign station has the address, which is free here: nobody gets it who does
+// not ask for it. In use for a service it is never in quarantine.
+type AddressQuarantined struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// The foreign station, and the node that heard it.
+	Mac  []byte `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`
+	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// When the wire is asked again.
+	UntilUnixNano int64 `protobuf:"varint,4,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddressQuarantined) Reset() {
+	*x = AddressQuarantined{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddressQuarantined) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddressQuarantined) ProtoMessage() {}
+
+func (x *AddressQuarantined) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddressQuarantined.ProtoReflect.Descriptor instead.
+func (*AddressQuarantined) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *AddressQuarantined) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *AddressQuarantined) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *AddressQuarantined) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AddressQuarantined) GetUntilUnixNano() int64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
+// Nobody answers for the address any more, or an administrator says so.
+type QuarantineEnded struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuarantineEnded) Reset() {
+	*x = QuarantineEnded{}
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuarantineEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuarantineEnded) ProtoMessage() {}
+
+func (x *QuarantineEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuarantineEnded.ProtoReflect.Descriptor instead.
+func (*QuarantineEnded) Descriptor() ([]byte, []int) {
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *QuarantineEnded) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
 type AddressConflictCleared struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Address       []byte                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
@@ -3018,7 +3379,7 @@ type AddressConflictCleared struct {
 
 func (x *AddressConflictCleared) Reset() {
 	*x = AddressConflictCleared{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[36]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3391,7 @@ func (x *AddressConflictCleared) String() string {
 func (*AddressConflictCleared) ProtoMessage() {}
 
 func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[36]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3404,7 @@ func (x *AddressConflictCleared) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddressConflictCleared.ProtoReflect.Descriptor instead.
 func (*AddressConflictCleared) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{36}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AddressConflictCleared) GetAddress() []byte {
@@ -3064,7 +3425,7 @@ type RebalanceStarted struct {
 
 func (x *RebalanceStarted) Reset() {
 	*x = RebalanceStarted{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[37]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3076,7 +3437,7 @@ func (x *RebalanceStarted) String() string {
 func (*RebalanceStarted) ProtoMessage() {}
 
 func (x *RebalanceStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[37]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3089,7 +3450,7 @@ func (x *RebalanceStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceStarted.ProtoReflect.Descriptor instead.
 func (*RebalanceStarted) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{37}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RebalanceStarted) GetPerMinute() uint32 {
@@ -3108,7 +3469,7 @@ type RebalanceEnded struct {
 
 func (x *RebalanceEnded) Reset() {
 	*x = RebalanceEnded{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[38]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3120,7 +3481,7 @@ func (x *RebalanceEnded) String() string {
 func (*RebalanceEnded) ProtoMessage() {}
 
 func (x *RebalanceEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[38]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3133,7 +3494,7 @@ func (x *RebalanceEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceEnded.ProtoReflect.Descriptor instead.
 func (*RebalanceEnded) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{38}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{41}
 }
 
 // An administrator reverts intent and allocations to those of an older state;
@@ -3148,7 +3509,7 @@ type RestoreBegun struct {
 
 func (x *RestoreBegun) Reset() {
 	*x = RestoreBegun{}
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[39]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3160,7 +3521,7 @@ func (x *RestoreBegun) String() string {
 func (*RestoreBegun) ProtoMessage() {}
 
 func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_log_v1_log_proto_msgTypes[39]
+	mi := &file_quorumlb_log_v1_log_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3173,7 +3534,7 @@ func (x *RestoreBegun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreBegun.ProtoReflect.Descriptor instead.
 func (*RestoreBegun) Descriptor() ([]byte, []int) {
-	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{39}
+	return file_quorumlb_log_v1_log_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RestoreBegun) GetFromRevision() uint64 {
@@ -3200,7 +3561,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04prev\x18\x02 \x01(\fR\x04prev\x12$\n" +
 	"\x0etime_unix_nano\x18\x03 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06actors\x18\x04 \x03(\tR\x06actors\x12.\n" +
-	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\x8f\x16\n" +
+	"\x06events\x18\x05 \x03(\v2\x16.quorumlb.log.v1.EventR\x06events\"\x80\x18\n" +
 	"\x05Event\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\rR\x05actor\x12J\n" +
 	"\x0fcluster_founded\x18\n" +
@@ -3220,7 +3581,9 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x13reservation_deleted\x18\x1d \x01(\v2#.quorumlb.log.v1.ReservationDeletedH\x00R\x12reservationDeleted\x12P\n" +
 	"\x11address_allocated\x18\x1e \x01(\v2!.quorumlb.log.v1.AddressAllocatedH\x00R\x10addressAllocated\x12M\n" +
 	"\x10address_released\x18\x1f \x01(\v2 .quorumlb.log.v1.AddressReleasedH\x00R\x0faddressReleased\x12S\n" +
-	"\x12allocation_refused\x18  \x01(\v2\".quorumlb.log.v1.AllocationRefusedH\x00R\x11allocationRefused\x12G\n" +
+	"\x12allocation_refused\x18  \x01(\v2\".quorumlb.log.v1.AllocationRefusedH\x00R\x11allocationRefused\x12V\n" +
+	"\x13address_quarantined\x18! \x01(\v2#.quorumlb.log.v1.AddressQuarantinedH\x00R\x12addressQuarantined\x12M\n" +
+	"\x10quarantine_ended\x18$ \x01(\v2 .quorumlb.log.v1.QuarantineEndedH\x00R\x0fquarantineEnded\x12G\n" +
 	"\x0esession_opened\x18( \x01(\v2\x1e.quorumlb.log.v1.SessionOpenedH\x00R\rsessionOpened\x12G\n" +
 	"\x0esession_closed\x18) \x01(\v2\x1e.quorumlb.log.v1.SessionClosedH\x00R\rsessionClosed\x12J\n" +
 	"\x0fsession_expired\x18* \x01(\v2\x1f.quorumlb.log.v1.SessionExpiredH\x00R\x0esessionExpired\x12Q\n" +
@@ -3237,7 +3600,8 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x19address_conflict_observed\x186 \x01(\v2(.quorumlb.log.v1.AddressConflictObservedH\x00R\x17addressConflictObserved\x12c\n" +
 	"\x18address_conflict_cleared\x187 \x01(\v2'.quorumlb.log.v1.AddressConflictClearedH\x00R\x16addressConflictCleared\x12P\n" +
 	"\x11rebalance_started\x188 \x01(\v2!.quorumlb.log.v1.RebalanceStartedH\x00R\x10rebalanceStarted\x12J\n" +
-	"\x0frebalance_ended\x189 \x01(\v2\x1f.quorumlb.log.v1.RebalanceEndedH\x00R\x0erebalanceEnded\x12D\n" +
+	"\x0frebalance_ended\x189 \x01(\v2\x1f.quorumlb.log.v1.RebalanceEndedH\x00R\x0erebalanceEnded\x12H\n" +
+	"\x0fsoft_move_ended\x18; \x01(\v2\x1e.quorumlb.log.v1.SoftMoveEndedH\x00R\rsoftMoveEnded\x12D\n" +
 	"\rrestore_begun\x18< \x01(\v2\x1d.quorumlb.log.v1.RestoreBegunH\x00R\frestoreBegunB\x06\n" +
 	"\x04fact\"X\n" +
 	"\x0eClusterFounded\x12\x1d\n" +
@@ -3326,10 +3690,12 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\bprefixes\x18\x04 \x03(\tR\bprefixes\"S\n" +
 	"\x10NodeLinksChanged\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12+\n" +
-	"\x05links\x18\x02 \x03(\v2\x15.quorumlb.log.v1.LinkR\x05links\"W\n" +
+	"\x05links\x18\x02 \x03(\v2\x15.quorumlb.log.v1.LinkR\x05links\"x\n" +
 	"\vNodeDrained\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x124\n" +
-	"\x06reason\x18\x02 \x01(\x0e2\x1c.quorumlb.log.v1.DrainReasonR\x06reason\"#\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1c.quorumlb.log.v1.DrainReasonR\x06reason\x12\x1f\n" +
+	"\vgrace_nanos\x18\x03 \x01(\x03R\n" +
+	"graceNanos\"#\n" +
 	"\rNodeUndrained\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"}\n" +
 	"\x11EndpointsObserved\x12\x1c\n" +
@@ -3344,13 +3710,20 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\ahealthy\x18\x04 \x01(\bR\ahealthy\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\"#\n" +
 	"\rNodeForgotten\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"\x89\x01\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\x9d\x01\n" +
 	"\rOwnerReleased\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x124\n" +
-	"\x06reason\x18\x04 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\"s\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\x12\x12\n" +
+	"\x04soft\x18\x05 \x01(\bR\x04soft\"\xb2\x01\n" +
 	"\rOwnerAssigned\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x124\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\x12 \n" +
+	"\vpredecessor\x18\x04 \x01(\tR\vpredecessor\x12\x1b\n" +
+	"\tfirst_use\x18\x05 \x01(\bR\bfirstUse\"s\n" +
+	"\rSoftMoveEnded\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x124\n" +
 	"\x06reason\x18\x03 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\"l\n" +
@@ -3361,11 +3734,20 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"A\n" +
 	"\x11AnnounceRecovered\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"Y\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\xa4\x01\n" +
 	"\x17AddressConflictObserved\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x10\n" +
-	"\x03mac\x18\x03 \x01(\fR\x03mac\"2\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\x121\n" +
+	"\x04kind\x18\x04 \x01(\x0e2\x1d.quorumlb.log.v1.ConflictKindR\x04kind\x12\x16\n" +
+	"\x06holder\x18\x05 \x01(\tR\x06holder\"|\n" +
+	"\x12AddressQuarantined\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x10\n" +
+	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12&\n" +
+	"\x0funtil_unix_nano\x18\x04 \x01(\x03R\runtilUnixNano\"+\n" +
+	"\x0fQuarantineEnded\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\fR\aaddress\"2\n" +
 	"\x16AddressConflictCleared\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\"1\n" +
 	"\x10RebalanceStarted\x12\x1d\n" +
@@ -3382,7 +3764,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x17ALLOCATION_REASON_FRESH\x10\x03\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_REUSED\x10\x04\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_SHARED\x10\x05\x12\x1e\n" +
-	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xde\x04\n" +
+	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xfa\x04\n" +
 	"\rRefusalReason\x12\x1e\n" +
 	"\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dREFUSAL_REASON_NOT_AN_ADDRESS\x10\x01\x12\x1d\n" +
@@ -3403,11 +3785,12 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x13REFUSAL_REASON_KEPT\x10\x0f\x12\x1b\n" +
 	"\x17REFUSAL_REASON_RESERVED\x10\x10\x12\x18\n" +
 	"\x14REFUSAL_REASON_QUOTA\x10\x11\x12\x1e\n" +
-	"\x1aREFUSAL_REASON_QUARANTINED\x10\x12*[\n" +
+	"\x1aREFUSAL_REASON_QUARANTINED\x10\x12\x12\x1a\n" +
+	"\x16REFUSAL_REASON_FOREIGN\x10\x13*[\n" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +
-	"\x12DRAIN_REASON_LEAVE\x10\x02*\xda\x03\n" +
+	"\x12DRAIN_REASON_LEAVE\x10\x02*\xb3\x04\n" +
 	"\vOwnerReason\x12\x1c\n" +
 	"\x18OWNER_REASON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18OWNER_REASON_NEW_ADDRESS\x10\x01\x12\x1e\n" +
@@ -3425,7 +3808,15 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x16OWNER_REASON_REBALANCE\x10\f\x12\x1c\n" +
 	"\x18OWNER_REASON_NOT_SERVING\x10\r\x12\x19\n" +
 	"\x15OWNER_REASON_UNPROVEN\x10\x0e\x12\x1b\n" +
-	"\x17OWNER_REASON_OFF_SUBNET\x10\x0fB:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
+	"\x17OWNER_REASON_OFF_SUBNET\x10\x0f\x12\x1b\n" +
+	"\x17OWNER_REASON_GRACE_OVER\x10\x10\x12\x1f\n" +
+	"\x1bOWNER_REASON_NO_CONNECTIONS\x10\x11\x12\x19\n" +
+	"\x15OWNER_REASON_CONFLICT\x10\x12*{\n" +
+	"\fConflictKind\x12\x1d\n" +
+	"\x19CONFLICT_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15CONFLICT_KIND_FOREIGN\x10\x01\x12\x17\n" +
+	"\x13CONFLICT_KIND_PROXY\x10\x02\x12\x18\n" +
+	"\x14CONFLICT_KIND_KERNEL\x10\x03B:Z8github.com/quorumlb/quorumlb/proto/quorumlb/log/v1;logv1b\x06proto3"
 
 var (
 	file_quorumlb_log_v1_log_proto_rawDescOnce sync.Once
@@ -3439,119 +3830,128 @@ func file_quorumlb_log_v1_log_proto_rawDescGZIP() []byte {
 	return file_quorumlb_log_v1_log_proto_rawDescData
 }
 
-var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_quorumlb_log_v1_log_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_quorumlb_log_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_quorumlb_log_v1_log_proto_goTypes = []any{
 	(AllocationReason)(0),           // 0: quorumlb.log.v1.AllocationReason
 	(RefusalReason)(0),              // 1: quorumlb.log.v1.RefusalReason
 	(DrainReason)(0),                // 2: quorumlb.log.v1.DrainReason
 	(OwnerReason)(0),                // 3: quorumlb.log.v1.OwnerReason
-	(*Batch)(nil),                   // 4: quorumlb.log.v1.Batch
-	(*Event)(nil),                   // 5: quorumlb.log.v1.Event
-	(*ClusterFounded)(nil),          // 6: quorumlb.log.v1.ClusterFounded
-	(*ClusterVersionRaised)(nil),    // 7: quorumlb.log.v1.ClusterVersionRaised
-	(*LeaseTimes)(nil),              // 8: quorumlb.log.v1.LeaseTimes
-	(*LeaseTimesSet)(nil),           // 9: quorumlb.log.v1.LeaseTimesSet
-	(*RetentionSet)(nil),            // 10: quorumlb.log.v1.RetentionSet
-	(*PoolDefined)(nil),             // 11: quorumlb.log.v1.PoolDefined
-	(*PoolDeleted)(nil),             // 12: quorumlb.log.v1.PoolDeleted
-	(*AdvertisementDefined)(nil),    // 13: quorumlb.log.v1.AdvertisementDefined
-	(*AdvertisementDeleted)(nil),    // 14: quorumlb.log.v1.AdvertisementDeleted
-	(*ServiceDeclared)(nil),         // 15: quorumlb.log.v1.ServiceDeclared
-	(*ServiceDeleted)(nil),          // 16: quorumlb.log.v1.ServiceDeleted
-	(*NamespaceDefined)(nil),        // 17: quorumlb.log.v1.NamespaceDefined
-	(*NamespaceDeleted)(nil),        // 18: quorumlb.log.v1.NamespaceDeleted
-	(*ReservationDefined)(nil),      // 19: quorumlb.log.v1.ReservationDefined
-	(*ReservationDeleted)(nil),      // 20: quorumlb.log.v1.ReservationDeleted
-	(*AddressAllocated)(nil),        // 21: quorumlb.log.v1.AddressAllocated
-	(*AddressReleased)(nil),         // 22: quorumlb.log.v1.AddressReleased
-	(*AllocationRefused)(nil),       // 23: quorumlb.log.v1.AllocationRefused
-	(*Refusal)(nil),                 // 24: quorumlb.log.v1.Refusal
-	(*SessionOpened)(nil),           // 25: quorumlb.log.v1.SessionOpened
-	(*SessionClosed)(nil),           // 26: quorumlb.log.v1.SessionClosed
-	(*SessionExpired)(nil),          // 27: quorumlb.log.v1.SessionExpired
-	(*Link)(nil),                    // 28: quorumlb.log.v1.Link
-	(*NodeLinksChanged)(nil),        // 29: quorumlb.log.v1.NodeLinksChanged
-	(*NodeDrained)(nil),             // 30: quorumlb.log.v1.NodeDrained
-	(*NodeUndrained)(nil),           // 31: quorumlb.log.v1.NodeUndrained
-	(*EndpointsObserved)(nil),       // 32: quorumlb.log.v1.EndpointsObserved
-	(*HealthChanged)(nil),           // 33: quorumlb.log.v1.HealthChanged
-	(*NodeForgotten)(nil),           // 34: quorumlb.log.v1.NodeForgotten
-	(*OwnerReleased)(nil),           // 35: quorumlb.log.v1.OwnerReleased
-	(*OwnerAssigned)(nil),           // 36: quorumlb.log.v1.OwnerAssigned
-	(*AnnounceFailed)(nil),          // 37: quorumlb.log.v1.AnnounceFailed
-	(*AnnounceRecovered)(nil),       // 38: quorumlb.log.v1.AnnounceRecovered
-	(*AddressConflictObserved)(nil), // 39: quorumlb.log.v1.AddressConflictObserved
-	(*AddressConflictCleared)(nil),  // 40: quorumlb.log.v1.AddressConflictCleared
-	(*RebalanceStarted)(nil),        // 41: quorumlb.log.v1.RebalanceStarted
-	(*RebalanceEnded)(nil),          // 42: quorumlb.log.v1.RebalanceEnded
-	(*RestoreBegun)(nil),            // 43: quorumlb.log.v1.RestoreBegun
-	nil,                             // 44: quorumlb.log.v1.SessionOpened.LabelsEntry
-	(*Pool)(nil),                    // 45: quorumlb.log.v1.Pool
-	(*L2Advertisement)(nil),         // 46: quorumlb.log.v1.L2Advertisement
-	(*Service)(nil),                 // 47: quorumlb.log.v1.Service
-	(*Namespace)(nil),               // 48: quorumlb.log.v1.Namespace
-	(*Reservation)(nil),             // 49: quorumlb.log.v1.Reservation
-	(IPFamily)(0),                   // 50: quorumlb.log.v1.IPFamily
+	(ConflictKind)(0),               // 4: quorumlb.log.v1.ConflictKind
+	(*Batch)(nil),                   // 5: quorumlb.log.v1.Batch
+	(*Event)(nil),                   // 6: quorumlb.log.v1.Event
+	(*ClusterFounded)(nil),          // 7: quorumlb.log.v1.ClusterFounded
+	(*ClusterVersionRaised)(nil),    // 8: quorumlb.log.v1.ClusterVersionRaised
+	(*LeaseTimes)(nil),              // 9: quorumlb.log.v1.LeaseTimes
+	(*LeaseTimesSet)(nil),           // 10: quorumlb.log.v1.LeaseTimesSet
+	(*RetentionSet)(nil),            // 11: quorumlb.log.v1.RetentionSet
+	(*PoolDefined)(nil),             // 12: quorumlb.log.v1.PoolDefined
+	(*PoolDeleted)(nil),             // 13: quorumlb.log.v1.PoolDeleted
+	(*AdvertisementDefined)(nil),    // 14: quorumlb.log.v1.AdvertisementDefined
+	(*AdvertisementDeleted)(nil),    // 15: quorumlb.log.v1.AdvertisementDeleted
+	(*ServiceDeclared)(nil),         // 16: quorumlb.log.v1.ServiceDeclared
+	(*ServiceDeleted)(nil),          // 17: quorumlb.log.v1.ServiceDeleted
+	(*NamespaceDefined)(nil),        // 18: quorumlb.log.v1.NamespaceDefined
+	(*NamespaceDeleted)(nil),        // 19: quorumlb.log.v1.NamespaceDeleted
+	(*ReservationDefined)(nil),      // 20: quorumlb.log.v1.ReservationDefined
+	(*ReservationDeleted)(nil),      // 21: quorumlb.log.v1.ReservationDeleted
+	(*AddressAllocated)(nil),        // 22: quorumlb.log.v1.AddressAllocated
+	(*AddressReleased)(nil),         // 23: quorumlb.log.v1.AddressReleased
+	(*AllocationRefused)(nil),       // 24: quorumlb.log.v1.AllocationRefused
+	(*Refusal)(nil),                 // 25: quorumlb.log.v1.Refusal
+	(*SessionOpened)(nil),           // 26: quorumlb.log.v1.SessionOpened
+	(*SessionClosed)(nil),           // 27: quorumlb.log.v1.SessionClosed
+	(*SessionExpired)(nil),          // 28: quorumlb.log.v1.SessionExpired
+	(*Link)(nil),                    // 29: quorumlb.log.v1.Link
+	(*NodeLinksChanged)(nil),        // 30: quorumlb.log.v1.NodeLinksChanged
+	(*NodeDrained)(nil),             // 31: quorumlb.log.v1.NodeDrained
+	(*NodeUndrained)(nil),           // 32: quorumlb.log.v1.NodeUndrained
+	(*EndpointsObserved)(nil),       // 33: quorumlb.log.v1.EndpointsObserved
+	(*HealthChanged)(nil),           // 34: quorumlb.log.v1.HealthChanged
+	(*NodeForgotten)(nil),           // 35: quorumlb.log.v1.NodeForgotten
+	(*OwnerReleased)(nil),           // 36: quorumlb.log.v1.OwnerReleased
+	(*OwnerAssigned)(nil),           // 37: quorumlb.log.v1.OwnerAssigned
+	(*SoftMoveEnded)(nil),           // 38: quorumlb.log.v1.SoftMoveEnded
+	(*AnnounceFailed)(nil),          // 39: quorumlb.log.v1.AnnounceFailed
+	(*AnnounceRecovered)(nil),       // 40: quorumlb.log.v1.AnnounceRecovered
+	(*AddressConflictObserved)(nil), // 41: quorumlb.log.v1.AddressConflictObserved
+	(*AddressQuarantined)(nil),      // 42: quorumlb.log.v1.AddressQuarantined
+	(*QuarantineEnded)(nil),         // 43: quorumlb.log.v1.QuarantineEnded
+	(*AddressConflictCleared)(nil),  // 44: quorumlb.log.v1.AddressConflictCleared
+	(*RebalanceStarted)(nil),        // 45: quorumlb.log.v1.RebalanceStarted
+	(*RebalanceEnded)(nil),          // 46: quorumlb.log.v1.RebalanceEnded
+	(*RestoreBegun)(nil),            // 47: quorumlb.log.v1.RestoreBegun
+	nil,                             // 48: quorumlb.log.v1.SessionOpened.LabelsEntry
+	(*Pool)(nil),                    // 49: quorumlb.log.v1.Pool
+	(*L2Advertisement)(nil),         // 50: quorumlb.log.v1.L2Advertisement
+	(*Service)(nil),                 // 51: quorumlb.log.v1.Service
+	(*Namespace)(nil),               // 52: quorumlb.log.v1.Namespace
+	(*Reservation)(nil),             // 53: quorumlb.log.v1.Reservation
+	(IPFamily)(0),                   // 54: quorumlb.log.v1.IPFamily
 }
 var file_quorumlb_log_v1_log_proto_depIdxs = []int32{
-	5,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
-	6,  // 1: quorumlb.log.v1.Event.cluster_founded:type_name -> quorumlb.log.v1.ClusterFounded
-	7,  // 2: quorumlb.log.v1.Event.cluster_version_raised:type_name -> quorumlb.log.v1.ClusterVersionRaised
-	9,  // 3: quorumlb.log.v1.Event.lease_times_set:type_name -> quorumlb.log.v1.LeaseTimesSet
-	10, // 4: quorumlb.log.v1.Event.retention_set:type_name -> quorumlb.log.v1.RetentionSet
-	11, // 5: quorumlb.log.v1.Event.pool_defined:type_name -> quorumlb.log.v1.PoolDefined
-	12, // 6: quorumlb.log.v1.Event.pool_deleted:type_name -> quorumlb.log.v1.PoolDeleted
-	13, // 7: quorumlb.log.v1.Event.advertisement_defined:type_name -> quorumlb.log.v1.AdvertisementDefined
-	14, // 8: quorumlb.log.v1.Event.advertisement_deleted:type_name -> quorumlb.log.v1.AdvertisementDeleted
-	15, // 9: quorumlb.log.v1.Event.service_declared:type_name -> quorumlb.log.v1.ServiceDeclared
-	16, // 10: quorumlb.log.v1.Event.service_deleted:type_name -> quorumlb.log.v1.ServiceDeleted
-	17, // 11: quorumlb.log.v1.Event.namespace_defined:type_name -> quorumlb.log.v1.NamespaceDefined
-	18, // 12: quorumlb.log.v1.Event.namespace_deleted:type_name -> quorumlb.log.v1.NamespaceDeleted
-	19, // 13: quorumlb.log.v1.Event.reservation_defined:type_name -> quorumlb.log.v1.ReservationDefined
-	20, // 14: quorumlb.log.v1.Event.reservation_deleted:type_name -> quorumlb.log.v1.ReservationDeleted
-	21, // 15: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
-	22, // 16: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
-	23, // 17: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
-	25, // 18: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
-	26, // 19: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
-	27, // 20: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
-	29, // 21: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
-	30, // 22: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
-	31, // 23: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
-	34, // 24: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
-	32, // 25: quorumlb.log.v1.Event.endpoints_observed:type_name -> quorumlb.log.v1.EndpointsObserved
-	33, // 26: quorumlb.log.v1.Event.health_changed:type_name -> quorumlb.log.v1.HealthChanged
-	35, // 27: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
-	36, // 28: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
-	37, // 29: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
-	38, // 30: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
-	39, // 31: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
-	40, // 32: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
-	41, // 33: quorumlb.log.v1.Event.rebalance_started:type_name -> quorumlb.log.v1.RebalanceStarted
-	42, // 34: quorumlb.log.v1.Event.rebalance_ended:type_name -> quorumlb.log.v1.RebalanceEnded
-	43, // 35: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
-	8,  // 36: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
-	45, // 37: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
-	46, // 38: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	47, // 39: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
-	48, // 40: quorumlb.log.v1.NamespaceDefined.namespace:type_name -> quorumlb.log.v1.Namespace
-	49, // 41: quorumlb.log.v1.ReservationDefined.reservation:type_name -> quorumlb.log.v1.Reservation
-	0,  // 42: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
-	24, // 43: quorumlb.log.v1.AllocationRefused.refusals:type_name -> quorumlb.log.v1.Refusal
-	1,  // 44: quorumlb.log.v1.Refusal.reason:type_name -> quorumlb.log.v1.RefusalReason
-	50, // 45: quorumlb.log.v1.Refusal.family:type_name -> quorumlb.log.v1.IPFamily
-	44, // 46: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
-	28, // 47: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
-	28, // 48: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
-	2,  // 49: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
-	3,  // 50: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
-	3,  // 51: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	6,  // 0: quorumlb.log.v1.Batch.events:type_name -> quorumlb.log.v1.Event
+	7,  // 1: quorumlb.log.v1.Event.cluster_founded:type_name -> quorumlb.log.v1.ClusterFounded
+	8,  // 2: quorumlb.log.v1.Event.cluster_version_raised:type_name -> quorumlb.log.v1.ClusterVersionRaised
+	10, // 3: quorumlb.log.v1.Event.lease_times_set:type_name -> quorumlb.log.v1.LeaseTimesSet
+	11, // 4: quorumlb.log.v1.Event.retention_set:type_name -> quorumlb.log.v1.RetentionSet
+	12, // 5: quorumlb.log.v1.Event.pool_defined:type_name -> quorumlb.log.v1.PoolDefined
+	13, // 6: quorumlb.log.v1.Event.pool_deleted:type_name -> quorumlb.log.v1.PoolDeleted
+	14, // 7: quorumlb.log.v1.Event.advertisement_defined:type_name -> quorumlb.log.v1.AdvertisementDefined
+	15, // 8: quorumlb.log.v1.Event.advertisement_deleted:type_name -> quorumlb.log.v1.AdvertisementDeleted
+	16, // 9: quorumlb.log.v1.Event.service_declared:type_name -> quorumlb.log.v1.ServiceDeclared
+	17, // 10: quorumlb.log.v1.Event.service_deleted:type_name -> quorumlb.log.v1.ServiceDeleted
+	18, // 11: quorumlb.log.v1.Event.namespace_defined:type_name -> quorumlb.log.v1.NamespaceDefined
+	19, // 12: quorumlb.log.v1.Event.namespace_deleted:type_name -> quorumlb.log.v1.NamespaceDeleted
+	20, // 13: quorumlb.log.v1.Event.reservation_defined:type_name -> quorumlb.log.v1.ReservationDefined
+	21, // 14: quorumlb.log.v1.Event.reservation_deleted:type_name -> quorumlb.log.v1.ReservationDeleted
+	22, // 15: quorumlb.log.v1.Event.address_allocated:type_name -> quorumlb.log.v1.AddressAllocated
+	23, // 16: quorumlb.log.v1.Event.address_released:type_name -> quorumlb.log.v1.AddressReleased
+	24, // 17: quorumlb.log.v1.Event.allocation_refused:type_name -> quorumlb.log.v1.AllocationRefused
+	42, // 18: quorumlb.log.v1.Event.address_quarantined:type_name -> quorumlb.log.v1.AddressQuarantined
+	43, // 19: quorumlb.log.v1.Event.quarantine_ended:type_name -> quorumlb.log.v1.QuarantineEnded
+	26, // 20: quorumlb.log.v1.Event.session_opened:type_name -> quorumlb.log.v1.SessionOpened
+	27, // 21: quorumlb.log.v1.Event.session_closed:type_name -> quorumlb.log.v1.SessionClosed
+	28, // 22: quorumlb.log.v1.Event.session_expired:type_name -> quorumlb.log.v1.SessionExpired
+	30, // 23: quorumlb.log.v1.Event.node_links_changed:type_name -> quorumlb.log.v1.NodeLinksChanged
+	31, // 24: quorumlb.log.v1.Event.node_drained:type_name -> quorumlb.log.v1.NodeDrained
+	32, // 25: quorumlb.log.v1.Event.node_undrained:type_name -> quorumlb.log.v1.NodeUndrained
+	35, // 26: quorumlb.log.v1.Event.node_forgotten:type_name -> quorumlb.log.v1.NodeForgotten
+	33, // 27: quorumlb.log.v1.Event.endpoints_observed:type_name -> quorumlb.log.v1.EndpointsObserved
+	34, // 28: quorumlb.log.v1.Event.health_changed:type_name -> quorumlb.log.v1.HealthChanged
+	36, // 29: quorumlb.log.v1.Event.owner_released:type_name -> quorumlb.log.v1.OwnerReleased
+	37, // 30: quorumlb.log.v1.Event.owner_assigned:type_name -> quorumlb.log.v1.OwnerAssigned
+	39, // 31: quorumlb.log.v1.Event.announce_failed:type_name -> quorumlb.log.v1.AnnounceFailed
+	40, // 32: quorumlb.log.v1.Event.announce_recovered:type_name -> quorumlb.log.v1.AnnounceRecovered
+	41, // 33: quorumlb.log.v1.Event.address_conflict_observed:type_name -> quorumlb.log.v1.AddressConflictObserved
+	44, // 34: quorumlb.log.v1.Event.address_conflict_cleared:type_name -> quorumlb.log.v1.AddressConflictCleared
+	45, // 35: quorumlb.log.v1.Event.rebalance_started:type_name -> quorumlb.log.v1.RebalanceStarted
+	46, // 36: quorumlb.log.v1.Event.rebalance_ended:type_name -> quorumlb.log.v1.RebalanceEnded
+	38, // 37: quorumlb.log.v1.Event.soft_move_ended:type_name -> quorumlb.log.v1.SoftMoveEnded
+	47, // 38: quorumlb.log.v1.Event.restore_begun:type_name -> quorumlb.log.v1.RestoreBegun
+	9,  // 39: quorumlb.log.v1.LeaseTimesSet.times:type_name -> quorumlb.log.v1.LeaseTimes
+	49, // 40: quorumlb.log.v1.PoolDefined.pool:type_name -> quorumlb.log.v1.Pool
+	50, // 41: quorumlb.log.v1.AdvertisementDefined.advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	51, // 42: quorumlb.log.v1.ServiceDeclared.service:type_name -> quorumlb.log.v1.Service
+	52, // 43: quorumlb.log.v1.NamespaceDefined.namespace:type_name -> quorumlb.log.v1.Namespace
+	53, // 44: quorumlb.log.v1.ReservationDefined.reservation:type_name -> quorumlb.log.v1.Reservation
+	0,  // 45: quorumlb.log.v1.AddressAllocated.reason:type_name -> quorumlb.log.v1.AllocationReason
+	25, // 46: quorumlb.log.v1.AllocationRefused.refusals:type_name -> quorumlb.log.v1.Refusal
+	1,  // 47: quorumlb.log.v1.Refusal.reason:type_name -> quorumlb.log.v1.RefusalReason
+	54, // 48: quorumlb.log.v1.Refusal.family:type_name -> quorumlb.log.v1.IPFamily
+	48, // 49: quorumlb.log.v1.SessionOpened.labels:type_name -> quorumlb.log.v1.SessionOpened.LabelsEntry
+	29, // 50: quorumlb.log.v1.SessionOpened.links:type_name -> quorumlb.log.v1.Link
+	29, // 51: quorumlb.log.v1.NodeLinksChanged.links:type_name -> quorumlb.log.v1.Link
+	2,  // 52: quorumlb.log.v1.NodeDrained.reason:type_name -> quorumlb.log.v1.DrainReason
+	3,  // 53: quorumlb.log.v1.OwnerReleased.reason:type_name -> quorumlb.log.v1.OwnerReason
+	3,  // 54: quorumlb.log.v1.OwnerAssigned.reason:type_name -> quorumlb.log.v1.OwnerReason
+	3,  // 55: quorumlb.log.v1.SoftMoveEnded.reason:type_name -> quorumlb.log.v1.OwnerReason
+	4,  // 56: quorumlb.log.v1.AddressConflictObserved.kind:type_name -> quorumlb.log.v1.ConflictKind
+	57, // [57:57] is the sub-list for method output_type
+	57, // [57:57] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_log_proto_init() }
@@ -3578,6 +3978,8 @@ func file_quorumlb_log_v1_log_proto_init() {
 		(*Event_AddressAllocated)(nil),
 		(*Event_AddressReleased)(nil),
 		(*Event_AllocationRefused)(nil),
+		(*Event_AddressQuarantined)(nil),
+		(*Event_QuarantineEnded)(nil),
 		(*Event_SessionOpened)(nil),
 		(*Event_SessionClosed)(nil),
 		(*Event_SessionExpired)(nil),
@@ -3595,6 +3997,7 @@ func file_quorumlb_log_v1_log_proto_init() {
 		(*Event_AddressConflictCleared)(nil),
 		(*Event_RebalanceStarted)(nil),
 		(*Event_RebalanceEnded)(nil),
+		(*Event_SoftMoveEnded)(nil),
 		(*Event_RestoreBegun)(nil),
 	}
 	type x struct{}
@@ -3602,8 +4005,8 @@ func file_quorumlb_log_v1_log_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_log_proto_rawDesc), len(file_quorumlb_log_v1_log_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   41,
+			NumEnums:      5,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -136,6 +136,66 @@ func (HealthState) EnumDescriptor() ([]byte, []int) {
 	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{1}
 }
 
+type FirstUse int32
+
+const (
+	// Not asked.
+	FirstUse_FIRST_USE_UNSPECIFIED FirstUse = 0
+	// Nobody else answers for the address.
+	FirstUse_FIRST_USE_CLEAR FirstUse = 1
+	// A foreign station does.
+	FirstUse_FIRST_USE_FOREIGN FirstUse = 2
+	// A router does that answers for any address.
+	FirstUse_FIRST_USE_PROXY FirstUse = 3
+	// The kernel of another node does.
+	FirstUse_FIRST_USE_KERNEL FirstUse = 4
+)
+
+// Enum value maps for FirstUse.
+var (
+	FirstUse_name = map[int32]string{
+		0: "FIRST_USE_UNSPECIFIED",
+		1: "FIRST_USE_CLEAR",
+		2: "FIRST_USE_FOREIGN",
+		3: "FIRST_USE_PROXY",
+		4: "FIRST_USE_KERNEL",
+	}
+	FirstUse_value = map[string]int32{
+		"FIRST_USE_UNSPECIFIED": 0,
+		"FIRST_USE_CLEAR":       1,
+		"FIRST_USE_FOREIGN":     2,
+		"FIRST_USE_PROXY":       3,
+		"FIRST_USE_KERNEL":      4,
+	}
+)
+
+func (x FirstUse) Enum() *FirstUse {
+	p := new(FirstUse)
+	*p = x
+	return p
+}
+
+func (x FirstUse) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FirstUse) Descriptor() protoreflect.EnumDescriptor {
+	return file_quorumlb_speaker_v1_speaker_proto_enumTypes[2].Descriptor()
+}
+
+func (FirstUse) Type() protoreflect.EnumType {
+	return &file_quorumlb_speaker_v1_speaker_proto_enumTypes[2]
+}
+
+func (x FirstUse) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FirstUse.Descriptor instead.
+func (FirstUse) EnumDescriptor() ([]byte, []int) {
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{2}
+}
+
 type Announced int32
 
 const (
@@ -152,18 +212,21 @@ const (
 	Announced_ANNOUNCED_YIELDED Announced = 5
 	// Not announced; see reason.
 	Announced_ANNOUNCED_FAILED Announced = 6
+	// No longer the owner; answers only those who ask this node alone (soft move).
+	Announced_ANNOUNCED_SOFT Announced = 20
 )
 
 // Enum value maps for Announced.
 var (
 	Announced_name = map[int32]string{
-		0: "ANNOUNCED_UNSPECIFIED",
-		1: "ANNOUNCED_UNPROVEN",
-		2: "ANNOUNCED_PROVEN",
-		3: "ANNOUNCED_UNCONFIRMED",
-		4: "ANNOUNCED_RELEASED",
-		5: "ANNOUNCED_YIELDED",
-		6: "ANNOUNCED_FAILED",
+		0:  "ANNOUNCED_UNSPECIFIED",
+		1:  "ANNOUNCED_UNPROVEN",
+		2:  "ANNOUNCED_PROVEN",
+		3:  "ANNOUNCED_UNCONFIRMED",
+		4:  "ANNOUNCED_RELEASED",
+		5:  "ANNOUNCED_YIELDED",
+		6:  "ANNOUNCED_FAILED",
+		20: "ANNOUNCED_SOFT",
 	}
 	Announced_value = map[string]int32{
 		"ANNOUNCED_UNSPECIFIED": 0,
@@ -173,6 +236,7 @@ var (
 		"ANNOUNCED_RELEASED":    4,
 		"ANNOUNCED_YIELDED":     5,
 		"ANNOUNCED_FAILED":      6,
+		"ANNOUNCED_SOFT":        20,
 	}
 )
 
@@ -187,11 +251,11 @@ func (x Announced) String() string {
 }
 
 func (Announced) Descriptor() protoreflect.EnumDescriptor {
-	return file_quorumlb_speaker_v1_speaker_proto_enumTypes[2].Descriptor()
+	return file_quorumlb_speaker_v1_speaker_proto_enumTypes[3].Descriptor()
 }
 
 func (Announced) Type() protoreflect.EnumType {
-	return &file_quorumlb_speaker_v1_speaker_proto_enumTypes[2]
+	return &file_quorumlb_speaker_v1_speaker_proto_enumTypes[3]
 }
 
 func (x Announced) Number() protoreflect.EnumNumber {
@@ -200,7 +264,7 @@ func (x Announced) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Announced.Descriptor instead.
 func (Announced) EnumDescriptor() ([]byte, []int) {
-	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{2}
+	return file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP(), []int{3}
 }
 
 type OpenSessionRequest struct {
@@ -706,7 +770,11 @@ type View struct {
 	// Link-layer addresses of the other nodes' speakers.
 	Nodes []*NodeMacs `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// Health checks that the node has to run, owner or not, sorted by service.
-	HealthTasks   []*HealthTask `protobuf:"bytes,7,rep,name=health_tasks,json=healthTasks,proto3" json:"health_tasks,omitempty"`
+	HealthTasks []*HealthTask `protobuf:"bytes,7,rep,name=health_tasks,json=healthTasks,proto3" json:"health_tasks,omitempty"`
+	// Addresses that are moving away softly: the node owns them no more and answers
+	// only those who ask it alone, while it is confirmed. Sorted; the epoch is that
+	// which the node had.
+	SoftVips      []*Vip `protobuf:"bytes,20,rep,name=soft_vips,json=softVips,proto3" json:"soft_vips,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -786,6 +854,13 @@ func (x *View) GetNodes() []*NodeMacs {
 func (x *View) GetHealthTasks() []*HealthTask {
 	if x != nil {
 		return x.HealthTasks
+	}
+	return nil
+}
+
+func (x *View) GetSoftVips() []*Vip {
+	if x != nil {
+		return x.SoftVips
 	}
 	return nil
 }
@@ -932,6 +1007,8 @@ type ViewDelta struct {
 	// Health checks that are new or changed, and those to end.
 	HealthTasks     []*HealthTask  `protobuf:"bytes,10,rep,name=health_tasks,json=healthTasks,proto3" json:"health_tasks,omitempty"`
 	GoneHealthTasks []*ServiceName `protobuf:"bytes,11,rep,name=gone_health_tasks,json=goneHealthTasks,proto3" json:"gone_health_tasks,omitempty"`
+	SoftVips        []*Vip         `protobuf:"bytes,20,rep,name=soft_vips,json=softVips,proto3" json:"soft_vips,omitempty"`
+	GoneSoftVips    [][]byte       `protobuf:"bytes,21,rep,name=gone_soft_vips,json=goneSoftVips,proto3" json:"gone_soft_vips,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1043,6 +1120,20 @@ func (x *ViewDelta) GetGoneHealthTasks() []*ServiceName {
 	return nil
 }
 
+func (x *ViewDelta) GetSoftVips() []*Vip {
+	if x != nil {
+		return x.SoftVips
+	}
+	return nil
+}
+
+func (x *ViewDelta) GetGoneSoftVips() [][]byte {
+	if x != nil {
+		return x.GoneSoftVips
+	}
+	return nil
+}
+
 type NodeMacsList struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []*NodeMacs            `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -1146,10 +1237,17 @@ type Vip struct {
 	Epoch         uint64         `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	OnControlLoss v1.ControlLoss `protobuf:"varint,3,opt,name=on_control_loss,json=onControlLoss,proto3,enum=quorumlb.log.v1.ControlLoss" json:"on_control_loss,omitempty"`
 	// Names of the links to announce on; empty: all.
-	Interfaces    []string       `protobuf:"bytes,4,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
-	Reason        v1.OwnerReason `protobuf:"varint,5,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Interfaces []string       `protobuf:"bytes,4,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Reason     v1.OwnerReason `protobuf:"varint,5,opt,name=reason,proto3,enum=quorumlb.log.v1.OwnerReason" json:"reason,omitempty"`
+	// The node that goes on answering its old clients, in a soft move: answer, but
+	// say nothing unasked. Empty when none does.
+	Predecessor string `protobuf:"bytes,20,opt,name=predecessor,proto3" json:"predecessor,omitempty"`
+	// Nobody has owned the address before: ask whether a foreign station has it.
+	FirstUse bool `protobuf:"varint,21,opt,name=first_use,json=firstUse,proto3" json:"first_use,omitempty"`
+	// Somebody answered when that was asked: ask again, also after a restart.
+	FirstUseConflict bool `protobuf:"varint,22,opt,name=first_use_conflict,json=firstUseConflict,proto3" json:"first_use_conflict,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Vip) Reset() {
@@ -1215,6 +1313,27 @@ func (x *Vip) GetReason() v1.OwnerReason {
 		return x.Reason
 	}
 	return v1.OwnerReason(0)
+}
+
+func (x *Vip) GetPredecessor() string {
+	if x != nil {
+		return x.Predecessor
+	}
+	return ""
+}
+
+func (x *Vip) GetFirstUse() bool {
+	if x != nil {
+		return x.FirstUse
+	}
+	return false
+}
+
+func (x *Vip) GetFirstUseConflict() bool {
+	if x != nil {
+		return x.FirstUseConflict
+	}
+	return false
 }
 
 type AttachRequest struct {
@@ -1504,8 +1623,15 @@ type VipStatus struct {
 	// Who answered to the owner's MAC after the takeover.
 	ProvenBy [][]byte `protobuf:"bytes,6,rep,name=proven_by,json=provenBy,proto3" json:"proven_by,omitempty"`
 	// Another station that claims the address, and since when it was silent.
-	ForeignMac    []byte `protobuf:"bytes,7,opt,name=foreign_mac,json=foreignMac,proto3" json:"foreign_mac,omitempty"`
-	ForeignNode   string `protobuf:"bytes,8,opt,name=foreign_node,json=foreignNode,proto3" json:"foreign_node,omitempty"`
+	ForeignMac  []byte `protobuf:"bytes,7,opt,name=foreign_mac,json=foreignMac,proto3" json:"foreign_mac,omitempty"`
+	ForeignNode string `protobuf:"bytes,8,opt,name=foreign_node,json=foreignNode,proto3" json:"foreign_node,omitempty"`
+	// What came of the question before the first use, and who answered.
+	FirstUse     FirstUse `protobuf:"varint,20,opt,name=first_use,json=firstUse,proto3,enum=quorumlb.speaker.v1.FirstUse" json:"first_use,omitempty"`
+	FirstUseMac  []byte   `protobuf:"bytes,21,opt,name=first_use_mac,json=firstUseMac,proto3" json:"first_use_mac,omitempty"`
+	FirstUseNode string   `protobuf:"bytes,22,opt,name=first_use_node,json=firstUseNode,proto3" json:"first_use_node,omitempty"`
+	// With ANNOUNCED_SOFT: connections of clients to the address that this node's
+	// kernel tracks. Absent when it does not tell.
+	Connections   *uint32 `protobuf:"varint,23,opt,name=connections,proto3,oneof" json:"connections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1594,6 +1720,34 @@ func (x *VipStatus) GetForeignNode() string {
 		return x.ForeignNode
 	}
 	return ""
+}
+
+func (x *VipStatus) GetFirstUse() FirstUse {
+	if x != nil {
+		return x.FirstUse
+	}
+	return FirstUse_FIRST_USE_UNSPECIFIED
+}
+
+func (x *VipStatus) GetFirstUseMac() []byte {
+	if x != nil {
+		return x.FirstUseMac
+	}
+	return nil
+}
+
+func (x *VipStatus) GetFirstUseNode() string {
+	if x != nil {
+		return x.FirstUseNode
+	}
+	return ""
+}
+
+func (x *VipStatus) GetConnections() uint32 {
+	if x != nil && x.Connections != nil {
+		return *x.Connections
+	}
+	return 0
 }
 
 type AttachResponse struct {
@@ -2044,7 +2198,7 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12/\n" +
 	"\x04view\x18\x02 \x01(\v2\x19.quorumlb.speaker.v1.ViewH\x00R\x04view\x126\n" +
 	"\x05delta\x18\x03 \x01(\v2\x1e.quorumlb.speaker.v1.ViewDeltaH\x00R\x05deltaB\b\n" +
-	"\x06change\"\xcb\x02\n" +
+	"\x06change\"\x82\x03\n" +
 	"\x04View\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\fR\tclusterId\x12<\n" +
@@ -2054,7 +2208,8 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\x04vips\x18\x04 \x03(\v2\x18.quorumlb.speaker.v1.VipR\x04vips\x12%\n" +
 	"\x0ehost_addresses\x18\x05 \x03(\fR\rhostAddresses\x123\n" +
 	"\x05nodes\x18\x06 \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\x05nodes\x12B\n" +
-	"\fhealth_tasks\x18\a \x03(\v2\x1f.quorumlb.speaker.v1.HealthTaskR\vhealthTasks\"?\n" +
+	"\fhealth_tasks\x18\a \x03(\v2\x1f.quorumlb.speaker.v1.HealthTaskR\vhealthTasks\x125\n" +
+	"\tsoft_vips\x18\x14 \x03(\v2\x18.quorumlb.speaker.v1.VipR\bsoftVips\"?\n" +
 	"\vServiceName\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\xae\x01\n" +
@@ -2063,7 +2218,7 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\v2 .quorumlb.speaker.v1.ServiceNameR\aservice\x122\n" +
 	"\x05check\x18\x02 \x01(\v2\x1c.quorumlb.log.v1.HealthCheckR\x05check\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\fR\taddresses\x12\x12\n" +
-	"\x04port\x18\x04 \x01(\rR\x04port\"\xc4\x04\n" +
+	"\x04port\x18\x04 \x01(\rR\x04port\"\xa1\x05\n" +
 	"\tViewDelta\x12,\n" +
 	"\x04vips\x18\x01 \x03(\v2\x18.quorumlb.speaker.v1.VipR\x04vips\x12\x1b\n" +
 	"\tgone_vips\x18\x02 \x03(\fR\bgoneVips\x12%\n" +
@@ -2078,14 +2233,16 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"gone_nodes\x18\t \x03(\tR\tgoneNodes\x12B\n" +
 	"\fhealth_tasks\x18\n" +
 	" \x03(\v2\x1f.quorumlb.speaker.v1.HealthTaskR\vhealthTasks\x12L\n" +
-	"\x11gone_health_tasks\x18\v \x03(\v2 .quorumlb.speaker.v1.ServiceNameR\x0fgoneHealthTasksB\n" +
+	"\x11gone_health_tasks\x18\v \x03(\v2 .quorumlb.speaker.v1.ServiceNameR\x0fgoneHealthTasks\x125\n" +
+	"\tsoft_vips\x18\x14 \x03(\v2\x18.quorumlb.speaker.v1.VipR\bsoftVips\x12$\n" +
+	"\x0egone_soft_vips\x18\x15 \x03(\fR\fgoneSoftVipsB\n" +
 	"\n" +
 	"\b_drained\"C\n" +
 	"\fNodeMacsList\x123\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1d.quorumlb.speaker.v1.NodeMacsR\x05nodes\"2\n" +
 	"\bNodeMacs\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
-	"\x04macs\x18\x02 \x03(\fR\x04macs\"\xd1\x01\n" +
+	"\x04macs\x18\x02 \x03(\fR\x04macs\"\xbe\x02\n" +
 	"\x03Vip\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12D\n" +
@@ -2093,7 +2250,10 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\n" +
 	"interfaces\x18\x04 \x03(\tR\n" +
 	"interfaces\x124\n" +
-	"\x06reason\x18\x05 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\"\x92\x03\n" +
+	"\x06reason\x18\x05 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\x12 \n" +
+	"\vpredecessor\x18\x14 \x01(\tR\vpredecessor\x12\x1b\n" +
+	"\tfirst_use\x18\x15 \x01(\bR\bfirstUse\x12,\n" +
+	"\x12first_use_conflict\x18\x16 \x01(\bR\x10firstUseConflict\"\x92\x03\n" +
 	"\rAttachRequest\x126\n" +
 	"\x05hello\x18\x01 \x01(\v2 .quorumlb.speaker.v1.AttachHelloR\x05hello\x122\n" +
 	"\x04vips\x18\x02 \x03(\v2\x1e.quorumlb.speaker.v1.VipStatusR\x04vips\x12\x1b\n" +
@@ -2113,7 +2273,7 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\asession\x18\x02 \x01(\x04R\asession\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\"7\n" +
 	"\bLinkList\x12+\n" +
-	"\x05links\x18\x01 \x03(\v2\x15.quorumlb.log.v1.LinkR\x05links\"\x92\x02\n" +
+	"\x05links\x18\x01 \x03(\v2\x15.quorumlb.log.v1.LinkR\x05links\"\xcf\x03\n" +
 	"\tVipStatus\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12<\n" +
@@ -2125,7 +2285,12 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\tproven_by\x18\x06 \x03(\fR\bprovenBy\x12\x1f\n" +
 	"\vforeign_mac\x18\a \x01(\fR\n" +
 	"foreignMac\x12!\n" +
-	"\fforeign_node\x18\b \x01(\tR\vforeignNode\"\x80\x01\n" +
+	"\fforeign_node\x18\b \x01(\tR\vforeignNode\x12:\n" +
+	"\tfirst_use\x18\x14 \x01(\x0e2\x1d.quorumlb.speaker.v1.FirstUseR\bfirstUse\x12\"\n" +
+	"\rfirst_use_mac\x18\x15 \x01(\fR\vfirstUseMac\x12$\n" +
+	"\x0efirst_use_node\x18\x16 \x01(\tR\ffirstUseNode\x12%\n" +
+	"\vconnections\x18\x17 \x01(\rH\x00R\vconnections\x88\x01\x01B\x0e\n" +
+	"\f_connections\"\x80\x01\n" +
 	"\x0eAttachResponse\x12<\n" +
 	"\amembers\x18\x01 \x03(\v2\".quorumlb.speaker.v1.MemberAddressR\amembers\x120\n" +
 	"\x05probe\x18\x02 \x01(\v2\x1a.quorumlb.speaker.v1.ProbeR\x05probe\"9\n" +
@@ -2161,7 +2326,13 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14HEALTH_STATE_UNKNOWN\x10\x01\x12\x18\n" +
 	"\x14HEALTH_STATE_HEALTHY\x10\x02\x12\x1a\n" +
-	"\x16HEALTH_STATE_UNHEALTHY\x10\x03*\xb4\x01\n" +
+	"\x16HEALTH_STATE_UNHEALTHY\x10\x03*|\n" +
+	"\bFirstUse\x12\x19\n" +
+	"\x15FIRST_USE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fFIRST_USE_CLEAR\x10\x01\x12\x15\n" +
+	"\x11FIRST_USE_FOREIGN\x10\x02\x12\x13\n" +
+	"\x0fFIRST_USE_PROXY\x10\x03\x12\x14\n" +
+	"\x10FIRST_USE_KERNEL\x10\x04*\xc8\x01\n" +
 	"\tAnnounced\x12\x19\n" +
 	"\x15ANNOUNCED_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ANNOUNCED_UNPROVEN\x10\x01\x12\x14\n" +
@@ -2169,7 +2340,8 @@ const file_quorumlb_speaker_v1_speaker_proto_rawDesc = "" +
 	"\x15ANNOUNCED_UNCONFIRMED\x10\x03\x12\x16\n" +
 	"\x12ANNOUNCED_RELEASED\x10\x04\x12\x15\n" +
 	"\x11ANNOUNCED_YIELDED\x10\x05\x12\x14\n" +
-	"\x10ANNOUNCED_FAILED\x10\x062\xcb\x03\n" +
+	"\x10ANNOUNCED_FAILED\x10\x06\x12\x12\n" +
+	"\x0eANNOUNCED_SOFT\x10\x142\xcb\x03\n" +
 	"\x0eSpeakerService\x12`\n" +
 	"\vOpenSession\x12'.quorumlb.speaker.v1.OpenSessionRequest\x1a(.quorumlb.speaker.v1.OpenSessionResponse\x12^\n" +
 	"\tHeartbeat\x12%.quorumlb.speaker.v1.HeartbeatRequest\x1a&.quorumlb.speaker.v1.HeartbeatResponse(\x010\x01\x12P\n" +
@@ -2189,94 +2361,98 @@ func file_quorumlb_speaker_v1_speaker_proto_rawDescGZIP() []byte {
 	return file_quorumlb_speaker_v1_speaker_proto_rawDescData
 }
 
-var file_quorumlb_speaker_v1_speaker_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_quorumlb_speaker_v1_speaker_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_quorumlb_speaker_v1_speaker_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_quorumlb_speaker_v1_speaker_proto_goTypes = []any{
 	(HeartbeatRefusal)(0),       // 0: quorumlb.speaker.v1.HeartbeatRefusal
 	(HealthState)(0),            // 1: quorumlb.speaker.v1.HealthState
-	(Announced)(0),              // 2: quorumlb.speaker.v1.Announced
-	(*OpenSessionRequest)(nil),  // 3: quorumlb.speaker.v1.OpenSessionRequest
-	(*OpenSessionResponse)(nil), // 4: quorumlb.speaker.v1.OpenSessionResponse
-	(*HeartbeatRequest)(nil),    // 5: quorumlb.speaker.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),   // 6: quorumlb.speaker.v1.HeartbeatResponse
-	(*WatchRequest)(nil),        // 7: quorumlb.speaker.v1.WatchRequest
-	(*WatchResponse)(nil),       // 8: quorumlb.speaker.v1.WatchResponse
-	(*View)(nil),                // 9: quorumlb.speaker.v1.View
-	(*ServiceName)(nil),         // 10: quorumlb.speaker.v1.ServiceName
-	(*HealthTask)(nil),          // 11: quorumlb.speaker.v1.HealthTask
-	(*ViewDelta)(nil),           // 12: quorumlb.speaker.v1.ViewDelta
-	(*NodeMacsList)(nil),        // 13: quorumlb.speaker.v1.NodeMacsList
-	(*NodeMacs)(nil),            // 14: quorumlb.speaker.v1.NodeMacs
-	(*Vip)(nil),                 // 15: quorumlb.speaker.v1.Vip
-	(*AttachRequest)(nil),       // 16: quorumlb.speaker.v1.AttachRequest
-	(*HealthStatus)(nil),        // 17: quorumlb.speaker.v1.HealthStatus
-	(*AttachHello)(nil),         // 18: quorumlb.speaker.v1.AttachHello
-	(*LinkList)(nil),            // 19: quorumlb.speaker.v1.LinkList
-	(*VipStatus)(nil),           // 20: quorumlb.speaker.v1.VipStatus
-	(*AttachResponse)(nil),      // 21: quorumlb.speaker.v1.AttachResponse
-	(*MemberAddress)(nil),       // 22: quorumlb.speaker.v1.MemberAddress
-	(*Probe)(nil),               // 23: quorumlb.speaker.v1.Probe
-	(*ProbeAnswer)(nil),         // 24: quorumlb.speaker.v1.ProbeAnswer
-	(*ProbeHit)(nil),            // 25: quorumlb.speaker.v1.ProbeHit
-	(*LeaveRequest)(nil),        // 26: quorumlb.speaker.v1.LeaveRequest
-	(*LeaveResponse)(nil),       // 27: quorumlb.speaker.v1.LeaveResponse
-	nil,                         // 28: quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
-	(*v1.Link)(nil),             // 29: quorumlb.log.v1.Link
-	(*v1.LeaseTimes)(nil),       // 30: quorumlb.log.v1.LeaseTimes
-	(*v1.HealthCheck)(nil),      // 31: quorumlb.log.v1.HealthCheck
-	(v1.ControlLoss)(0),         // 32: quorumlb.log.v1.ControlLoss
-	(v1.OwnerReason)(0),         // 33: quorumlb.log.v1.OwnerReason
+	(FirstUse)(0),               // 2: quorumlb.speaker.v1.FirstUse
+	(Announced)(0),              // 3: quorumlb.speaker.v1.Announced
+	(*OpenSessionRequest)(nil),  // 4: quorumlb.speaker.v1.OpenSessionRequest
+	(*OpenSessionResponse)(nil), // 5: quorumlb.speaker.v1.OpenSessionResponse
+	(*HeartbeatRequest)(nil),    // 6: quorumlb.speaker.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),   // 7: quorumlb.speaker.v1.HeartbeatResponse
+	(*WatchRequest)(nil),        // 8: quorumlb.speaker.v1.WatchRequest
+	(*WatchResponse)(nil),       // 9: quorumlb.speaker.v1.WatchResponse
+	(*View)(nil),                // 10: quorumlb.speaker.v1.View
+	(*ServiceName)(nil),         // 11: quorumlb.speaker.v1.ServiceName
+	(*HealthTask)(nil),          // 12: quorumlb.speaker.v1.HealthTask
+	(*ViewDelta)(nil),           // 13: quorumlb.speaker.v1.ViewDelta
+	(*NodeMacsList)(nil),        // 14: quorumlb.speaker.v1.NodeMacsList
+	(*NodeMacs)(nil),            // 15: quorumlb.speaker.v1.NodeMacs
+	(*Vip)(nil),                 // 16: quorumlb.speaker.v1.Vip
+	(*AttachRequest)(nil),       // 17: quorumlb.speaker.v1.AttachRequest
+	(*HealthStatus)(nil),        // 18: quorumlb.speaker.v1.HealthStatus
+	(*AttachHello)(nil),         // 19: quorumlb.speaker.v1.AttachHello
+	(*LinkList)(nil),            // 20: quorumlb.speaker.v1.LinkList
+	(*VipStatus)(nil),           // 21: quorumlb.speaker.v1.VipStatus
+	(*AttachResponse)(nil),      // 22: quorumlb.speaker.v1.AttachResponse
+	(*MemberAddress)(nil),       // 23: quorumlb.speaker.v1.MemberAddress
+	(*Probe)(nil),               // 24: quorumlb.speaker.v1.Probe
+	(*ProbeAnswer)(nil),         // 25: quorumlb.speaker.v1.ProbeAnswer
+	(*ProbeHit)(nil),            // 26: quorumlb.speaker.v1.ProbeHit
+	(*LeaveRequest)(nil),        // 27: quorumlb.speaker.v1.LeaveRequest
+	(*LeaveResponse)(nil),       // 28: quorumlb.speaker.v1.LeaveResponse
+	nil,                         // 29: quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
+	(*v1.Link)(nil),             // 30: quorumlb.log.v1.Link
+	(*v1.LeaseTimes)(nil),       // 31: quorumlb.log.v1.LeaseTimes
+	(*v1.HealthCheck)(nil),      // 32: quorumlb.log.v1.HealthCheck
+	(v1.ControlLoss)(0),         // 33: quorumlb.log.v1.ControlLoss
+	(v1.OwnerReason)(0),         // 34: quorumlb.log.v1.OwnerReason
 }
 var file_quorumlb_speaker_v1_speaker_proto_depIdxs = []int32{
-	28, // 0: quorumlb.speaker.v1.OpenSessionRequest.labels:type_name -> quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
-	29, // 1: quorumlb.speaker.v1.OpenSessionRequest.links:type_name -> quorumlb.log.v1.Link
-	30, // 2: quorumlb.speaker.v1.OpenSessionResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	29, // 0: quorumlb.speaker.v1.OpenSessionRequest.labels:type_name -> quorumlb.speaker.v1.OpenSessionRequest.LabelsEntry
+	30, // 1: quorumlb.speaker.v1.OpenSessionRequest.links:type_name -> quorumlb.log.v1.Link
+	31, // 2: quorumlb.speaker.v1.OpenSessionResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
 	0,  // 3: quorumlb.speaker.v1.HeartbeatResponse.refusal:type_name -> quorumlb.speaker.v1.HeartbeatRefusal
-	9,  // 4: quorumlb.speaker.v1.WatchResponse.view:type_name -> quorumlb.speaker.v1.View
-	12, // 5: quorumlb.speaker.v1.WatchResponse.delta:type_name -> quorumlb.speaker.v1.ViewDelta
-	30, // 6: quorumlb.speaker.v1.View.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	15, // 7: quorumlb.speaker.v1.View.vips:type_name -> quorumlb.speaker.v1.Vip
-	14, // 8: quorumlb.speaker.v1.View.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
-	11, // 9: quorumlb.speaker.v1.View.health_tasks:type_name -> quorumlb.speaker.v1.HealthTask
-	10, // 10: quorumlb.speaker.v1.HealthTask.service:type_name -> quorumlb.speaker.v1.ServiceName
-	31, // 11: quorumlb.speaker.v1.HealthTask.check:type_name -> quorumlb.log.v1.HealthCheck
-	15, // 12: quorumlb.speaker.v1.ViewDelta.vips:type_name -> quorumlb.speaker.v1.Vip
-	30, // 13: quorumlb.speaker.v1.ViewDelta.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	13, // 14: quorumlb.speaker.v1.ViewDelta.nodes:type_name -> quorumlb.speaker.v1.NodeMacsList
-	14, // 15: quorumlb.speaker.v1.ViewDelta.changed_nodes:type_name -> quorumlb.speaker.v1.NodeMacs
-	11, // 16: quorumlb.speaker.v1.ViewDelta.health_tasks:type_name -> quorumlb.speaker.v1.HealthTask
-	10, // 17: quorumlb.speaker.v1.ViewDelta.gone_health_tasks:type_name -> quorumlb.speaker.v1.ServiceName
-	14, // 18: quorumlb.speaker.v1.NodeMacsList.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
-	32, // 19: quorumlb.speaker.v1.Vip.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	33, // 20: quorumlb.speaker.v1.Vip.reason:type_name -> quorumlb.log.v1.OwnerReason
-	18, // 21: quorumlb.speaker.v1.AttachRequest.hello:type_name -> quorumlb.speaker.v1.AttachHello
-	20, // 22: quorumlb.speaker.v1.AttachRequest.vips:type_name -> quorumlb.speaker.v1.VipStatus
-	19, // 23: quorumlb.speaker.v1.AttachRequest.links:type_name -> quorumlb.speaker.v1.LinkList
-	24, // 24: quorumlb.speaker.v1.AttachRequest.probe_answers:type_name -> quorumlb.speaker.v1.ProbeAnswer
-	17, // 25: quorumlb.speaker.v1.AttachRequest.health:type_name -> quorumlb.speaker.v1.HealthStatus
-	10, // 26: quorumlb.speaker.v1.AttachRequest.gone_health:type_name -> quorumlb.speaker.v1.ServiceName
-	10, // 27: quorumlb.speaker.v1.HealthStatus.service:type_name -> quorumlb.speaker.v1.ServiceName
-	1,  // 28: quorumlb.speaker.v1.HealthStatus.state:type_name -> quorumlb.speaker.v1.HealthState
-	29, // 29: quorumlb.speaker.v1.LinkList.links:type_name -> quorumlb.log.v1.Link
-	2,  // 30: quorumlb.speaker.v1.VipStatus.announced:type_name -> quorumlb.speaker.v1.Announced
-	22, // 31: quorumlb.speaker.v1.AttachResponse.members:type_name -> quorumlb.speaker.v1.MemberAddress
-	23, // 32: quorumlb.speaker.v1.AttachResponse.probe:type_name -> quorumlb.speaker.v1.Probe
-	25, // 33: quorumlb.speaker.v1.ProbeAnswer.hits:type_name -> quorumlb.speaker.v1.ProbeHit
-	3,  // 34: quorumlb.speaker.v1.SpeakerService.OpenSession:input_type -> quorumlb.speaker.v1.OpenSessionRequest
-	5,  // 35: quorumlb.speaker.v1.SpeakerService.Heartbeat:input_type -> quorumlb.speaker.v1.HeartbeatRequest
-	7,  // 36: quorumlb.speaker.v1.SpeakerService.Watch:input_type -> quorumlb.speaker.v1.WatchRequest
-	16, // 37: quorumlb.speaker.v1.SpeakerService.Attach:input_type -> quorumlb.speaker.v1.AttachRequest
-	26, // 38: quorumlb.speaker.v1.SpeakerService.Leave:input_type -> quorumlb.speaker.v1.LeaveRequest
-	4,  // 39: quorumlb.speaker.v1.SpeakerService.OpenSession:output_type -> quorumlb.speaker.v1.OpenSessionResponse
-	6,  // 40: quorumlb.speaker.v1.SpeakerService.Heartbeat:output_type -> quorumlb.speaker.v1.HeartbeatResponse
-	8,  // 41: quorumlb.speaker.v1.SpeakerService.Watch:output_type -> quorumlb.speaker.v1.WatchResponse
-	21, // 42: quorumlb.speaker.v1.SpeakerService.Attach:output_type -> quorumlb.speaker.v1.AttachResponse
-	27, // 43: quorumlb.speaker.v1.SpeakerService.Leave:output_type -> quorumlb.speaker.v1.LeaveResponse
-	39, // [39:44] is the sub-list for method output_type
-	34, // [34:39] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	10, // 4: quorumlb.speaker.v1.WatchResponse.view:type_name -> quorumlb.speaker.v1.View
+	13, // 5: quorumlb.speaker.v1.WatchResponse.delta:type_name -> quorumlb.speaker.v1.ViewDelta
+	31, // 6: quorumlb.speaker.v1.View.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	16, // 7: quorumlb.speaker.v1.View.vips:type_name -> quorumlb.speaker.v1.Vip
+	15, // 8: quorumlb.speaker.v1.View.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	12, // 9: quorumlb.speaker.v1.View.health_tasks:type_name -> quorumlb.speaker.v1.HealthTask
+	16, // 10: quorumlb.speaker.v1.View.soft_vips:type_name -> quorumlb.speaker.v1.Vip
+	11, // 11: quorumlb.speaker.v1.HealthTask.service:type_name -> quorumlb.speaker.v1.ServiceName
+	32, // 12: quorumlb.speaker.v1.HealthTask.check:type_name -> quorumlb.log.v1.HealthCheck
+	16, // 13: quorumlb.speaker.v1.ViewDelta.vips:type_name -> quorumlb.speaker.v1.Vip
+	31, // 14: quorumlb.speaker.v1.ViewDelta.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	14, // 15: quorumlb.speaker.v1.ViewDelta.nodes:type_name -> quorumlb.speaker.v1.NodeMacsList
+	15, // 16: quorumlb.speaker.v1.ViewDelta.changed_nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	12, // 17: quorumlb.speaker.v1.ViewDelta.health_tasks:type_name -> quorumlb.speaker.v1.HealthTask
+	11, // 18: quorumlb.speaker.v1.ViewDelta.gone_health_tasks:type_name -> quorumlb.speaker.v1.ServiceName
+	16, // 19: quorumlb.speaker.v1.ViewDelta.soft_vips:type_name -> quorumlb.speaker.v1.Vip
+	15, // 20: quorumlb.speaker.v1.NodeMacsList.nodes:type_name -> quorumlb.speaker.v1.NodeMacs
+	33, // 21: quorumlb.speaker.v1.Vip.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	34, // 22: quorumlb.speaker.v1.Vip.reason:type_name -> quorumlb.log.v1.OwnerReason
+	19, // 23: quorumlb.speaker.v1.AttachRequest.hello:type_name -> quorumlb.speaker.v1.AttachHello
+	21, // 24: quorumlb.speaker.v1.AttachRequest.vips:type_name -> quorumlb.speaker.v1.VipStatus
+	20, // 25: quorumlb.speaker.v1.AttachRequest.links:type_name -> quorumlb.speaker.v1.LinkList
+	25, // 26: quorumlb.speaker.v1.AttachRequest.probe_answers:type_name -> quorumlb.speaker.v1.ProbeAnswer
+	18, // 27: quorumlb.speaker.v1.AttachRequest.health:type_name -> quorumlb.speaker.v1.HealthStatus
+	11, // 28: quorumlb.speaker.v1.AttachRequest.gone_health:type_name -> quorumlb.speaker.v1.ServiceName
+	11, // 29: quorumlb.speaker.v1.HealthStatus.service:type_name -> quorumlb.speaker.v1.ServiceName
+	1,  // 30: quorumlb.speaker.v1.HealthStatus.state:type_name -> quorumlb.speaker.v1.HealthState
+	30, // 31: quorumlb.speaker.v1.LinkList.links:type_name -> quorumlb.log.v1.Link
+	3,  // 32: quorumlb.speaker.v1.VipStatus.announced:type_name -> quorumlb.speaker.v1.Announced
+	2,  // 33: quorumlb.speaker.v1.VipStatus.first_use:type_name -> quorumlb.speaker.v1.FirstUse
+	23, // 34: quorumlb.speaker.v1.AttachResponse.members:type_name -> quorumlb.speaker.v1.MemberAddress
+	24, // 35: quorumlb.speaker.v1.AttachResponse.probe:type_name -> quorumlb.speaker.v1.Probe
+	26, // 36: quorumlb.speaker.v1.ProbeAnswer.hits:type_name -> quorumlb.speaker.v1.ProbeHit
+	4,  // 37: quorumlb.speaker.v1.SpeakerService.OpenSession:input_type -> quorumlb.speaker.v1.OpenSessionRequest
+	6,  // 38: quorumlb.speaker.v1.SpeakerService.Heartbeat:input_type -> quorumlb.speaker.v1.HeartbeatRequest
+	8,  // 39: quorumlb.speaker.v1.SpeakerService.Watch:input_type -> quorumlb.speaker.v1.WatchRequest
+	17, // 40: quorumlb.speaker.v1.SpeakerService.Attach:input_type -> quorumlb.speaker.v1.AttachRequest
+	27, // 41: quorumlb.speaker.v1.SpeakerService.Leave:input_type -> quorumlb.speaker.v1.LeaveRequest
+	5,  // 42: quorumlb.speaker.v1.SpeakerService.OpenSession:output_type -> quorumlb.speaker.v1.OpenSessionResponse
+	7,  // 43: quorumlb.speaker.v1.SpeakerService.Heartbeat:output_type -> quorumlb.speaker.v1.HeartbeatResponse
+	9,  // 44: quorumlb.speaker.v1.SpeakerService.Watch:output_type -> quorumlb.speaker.v1.WatchResponse
+	22, // 45: quorumlb.speaker.v1.SpeakerService.Attach:output_type -> quorumlb.speaker.v1.AttachResponse
+	28, // 46: quorumlb.speaker.v1.SpeakerService.Leave:output_type -> quorumlb.speaker.v1.LeaveResponse
+	42, // [42:47] is the sub-list for method output_type
+	37, // [37:42] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_speaker_v1_speaker_proto_init() }
@@ -2289,12 +2465,13 @@ func file_quorumlb_speaker_v1_speaker_proto_init() {
 		(*WatchResponse_Delta)(nil),
 	}
 	file_quorumlb_speaker_v1_speaker_proto_msgTypes[9].OneofWrappers = []any{}
+	file_quorumlb_speaker_v1_speaker_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_speaker_v1_speaker_proto_rawDesc), len(file_quorumlb_speaker_v1_speaker_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -1,0 +1,260 @@
+package layer2
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/arp"
+	"github.com/mdlayher/ndp"
+
+	"github.com/quorumlb/quorumlb/speakers/system"
+)
+
+func checked4() Vip { return Vip{Addr: vip4, Epoch: 1, Mode: Hold, Check: true} }
+func checked6() Vip { return Vip{Addr: vip6, Epoch: 1, Mode: Hold, Check: true} }
+
+// station answers questions on the wire, as the test says.
+type station struct {
+	mac system.MAC
+	// has tells for which addresses.
+	has func(netip.Addr) bool
+}
+
+// with lets stations answer what the rig asks, for a time.
+func (r *rig) with(d time.Duration, stations ...station) {
+	r.t.Helper()
+	answered4, answered6 := len(r.wire4.frames), len(r.wire6.frames)
+	for end := r.clock.Now() + d; r.clock.Now() < end; {
+		r.run(10*time.Millisecond, true)
+		for ; answered4 < len(r.wire4.frames); answered4++ {
+			var p arp.Packet
+			if err := p.UnmarshalBinary(r.wire4.frames[answered4].frame[14:]); err != nil {
+				r.t.Fatal(err)
+			}
+			for _, s := range stations {
+				if p.Operation == arp.OperationRequest && p.SenderIP.IsUnspecified() && s.has(p.TargetIP) {
+					r.receive(must(r.t)(marshalARP(macA, arp.OperationReply, s.mac, p.TargetIP, macA, p.SenderIP)), system.ToHost)
+				}
+			}
+		}
+		for ; answered6 < len(r.wire6.frames); answered6++ {
+			m, err := ndp.ParseMessage(r.wire6.frames[answered6].frame[icmpType:])
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			ns, ok := m.(*ndp.NeighborSolicitation)
+			if !ok {
+				continue
+			}
+			for _, s := range stations {
+				if s.has(ns.TargetAddress) {
+					r.receive(must(r.t)(announceAdvert(s.mac, ns.TargetAddress)), system.ToGroup)
+				}
+			}
+		}
+	}
+}
+
+func only(addrs ...netip.Addr) func(netip.Addr) bool {
+	return func(a netip.Addr) bool { return slices.Contains(addrs, a) }
+}
+
+func everything(netip.Addr) bool { return true }
+
+// claims counts the frames that claim an address.
+func claims(sent []string) (n int) {
+	for _, s := range sent {
+		if strings.HasPrefix(s, "garp") || strings.HasPrefix(s, "na ") && strings.HasSuffix(s, "s=false") {
+			n++
+		}
+	}
+	return n
+}
+
+func TestFirstUseFindings(t *testing.T) {
+	gateway := netip.MustParseAddr("192.0.2.254")
+	for name, c := range map[string]struct {
+		stations []station
+		want     Check
+		// claims for how long the members say nothing: during the question, and after.
+		early, late bool
+	}{
+		"nobody":                  {want: Check{Finding: Clear}, early: true, late: true},
+		"a station":               {[]station{{otherMAC, only(vip4, vip6)}}, Check{Finding: Foreign, MAC: otherMAC}, false, true},
+		"a router with proxy ARP": {[]station{{otherMAC, everything}}, Check{Finding: Proxy, MAC: otherMAC}, false, true},
+		"the gateway":             {[]station{{otherMAC, only(vip4, vip6, gateway, gateway6)}}, Check{Finding: Proxy, MAC: otherMAC}, false, true},
+		"a node's kernel":         {[]station{{peerMAC, only(vip4, vip6)}}, Check{Finding: Kernel, MAC: peerMAC, Node: "n2"}, false, true},
+		"a node whose kernel answers for all": {
+			[]station{{peerMAC, everything}}, Check{Finding: Kernel, MAC: peerMAC, Node: "n2"}, false, true,
+		},
+		"a station beside a router": {
+			[]station{{otherMAC, only(vip4, vip6)}, {system.MAC{0x52, 7}, everything}}, Check{Finding: Foreign, MAC: otherMAC}, false, true,
+		},
+		"another router's answers for the others": {
+			[]station{{otherMAC, only(vip4, vip6)}, {system.MAC{0x52, 7}, func(a netip.Addr) bool { return a != vip4 && a != vip6 }}},
+			Check{Finding: Foreign, MAC: otherMAC}, false, true,
+		},
+	} {
+		for _, vip := range []Vip{checked4(), checked6()} {
+			t.Run(name+" "+vip.Addr.String(), func(t *testing.T) {
+				r := newRig(t, Config{Gateways: []netip.Addr{gateway, gateway6}})
+				r.confirm()
+				r.apply(vip)
+				asker := system.MAC{2, 0, 0, 0, 0, 0x77}
+				frame, typ := requestFrame(t, asker, client4, vip4), system.ToAll
+				if vip.Addr.Is6() {
+					frame, typ = must(t)(probeSolicit(asker, client6, vip6)), system.ToGroup
+				}
+				if v := r.receive(frame, uint8(typ)); v != Replied {
+					t.Errorf("a client is not answered at once: %v", v)
+				}
+				r.sent()
+				r.with(450*time.Millisecond, c.stations...)
+				if got := r.sent(); claims(got) > 0 != c.early {
+					t.Errorf("early: sent %v", got)
+				}
+				r.with(1200*time.Millisecond, c.stations...)
+				if s := r.status(vip.Addr); s.Check != c.want {
+					t.Errorf("found %+v, want %+v", s.Check, c.want)
+				}
+				if s := r.status(vip.Addr); s.Foreign != (system.MAC{}) {
+					t.Errorf("an answer is taken for a claim: %+v", s)
+				}
+				r.with(2*time.Second, c.stations...)
+				if got := r.sent(); claims(got) > 0 != c.late {
+					t.Errorf("late: sent %v", got)
+				}
+			})
+		}
+	}
+}
+
+// The members take the address away from who reports a foreign station: it has
+// claimed nothing until then.
+func TestNoClaimAgainstAForeignStationThatIsDecidedAbout(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.apply(checked4())
+	r.with(700*time.Millisecond, station{otherMAC, only(vip4)})
+	if s := r.status(vip4); s.Check.Finding != Foreign {
+		t.Fatalf("found %+v", s.Check)
+	}
+	r.apply()
+	r.with(15*time.Second, station{otherMAC, only(vip4)})
+	if got := r.sent(); claims(got) > 0 {
+		t.Errorf("sent %v", got)
+	}
+	if len(r.checks)+len(r.holding)+len(r.rechecks) > 0 {
+		t.Error("something is left of the question")
+	}
+}
+
+// A failover does not ask, and waits for nothing.
+func TestOnlyAFirstUseIsAskedFor(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.apply(Vip{Addr: vip4, Epoch: 1, Mode: Hold})
+	r.run(time.Millisecond, true)
+	expect(t, r.sent(), "garp 192.0.2.100", "garp-reply 192.0.2.100")
+}
+
+// A restarted speaker asks again where somebody answered, and says at once what it
+// has to say.
+func TestInheritedAddressIsClaimedAtOnce(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	v := checked4()
+	v.Inherited = true
+	r.apply(v)
+	r.run(time.Millisecond, true)
+	if got := r.sent(); claims(got) == 0 {
+		t.Errorf("sent %v", got)
+	}
+	r.with(2*time.Second, station{peerMAC, only(vip4)})
+	if s := r.status(vip4); s.Check.Finding != Kernel {
+		t.Errorf("found %+v", s.Check)
+	}
+}
+
+// While somebody answers, the question is asked again and again; what is in use is
+// claimed meanwhile.
+func TestFindingIsForgottenWhenNobodyAnswersAnyMore(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.apply(checked4())
+	r.with(2*time.Second, station{otherMAC, everything})
+	if s := r.status(vip4); s.Check.Finding != Proxy {
+		t.Fatalf("found %+v", s.Check)
+	}
+	r.with(2*recheckInterval, station{otherMAC, everything})
+	if s := r.status(vip4); s.Check.Finding != Proxy {
+		t.Errorf("it goes on: %+v", s.Check)
+	}
+	r.with(recheckInterval + 2*time.Second)
+	if s := r.status(vip4); s.Check.Finding != Clear || len(r.rechecks) > 0 {
+		t.Errorf("it is over: %+v", s.Check)
+	}
+}
+
+// A foreign station answers late, when the claims have begun: they stop.
+func TestLateAnswerStopsTheClaims(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.apply(checked4())
+	r.with(280 * time.Millisecond)
+	if got := r.sent(); claims(got) == 0 {
+		t.Fatalf("sent %v", got)
+	}
+	r.with(time.Second, station{otherMAC, only(vip4)}) // hears the second question
+	if s := r.status(vip4); s.Check.Finding != Foreign {
+		t.Errorf("found %+v", s.Check)
+	}
+	first := r.sent()
+	r.with(decideFor/2, station{otherMAC, only(vip4)})
+	if got := r.sent(); claims(got) > 0 {
+		t.Errorf("sent %v after %v", got, first)
+	}
+}
+
+// Many addresses are asked for in turn; none of them waits longer for its claims.
+func TestManyFirstUses(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	var vips []Vip
+	a := netip.MustParseAddr("192.0.2.1")
+	for range 200 {
+		a = a.Next()
+		vips = append(vips, Vip{Addr: a, Epoch: 1, Mode: Hold, Check: true})
+	}
+	r.apply(vips...)
+	r.with(260 * time.Millisecond)
+	if got := r.sent(); claims(got) < 200 {
+		t.Errorf("%d claims", claims(got))
+	}
+	r.with(5 * time.Second)
+	for _, v := range vips {
+		if s := r.status(v.Addr); s.Check.Finding != Clear {
+			t.Errorf("%v: %+v", v.Addr, s.Check)
+		}
+	}
+}
+
+func TestRandomAddresses(t *testing.T) {
+	for _, text := range []string{"192.0.2.0/24", "192.0.2.8/29", "10.0.0.0/8", "2001:db8::/64", "2001:db8::8/125"} {
+		p := netip.MustParsePrefix(text)
+		seen := map[netip.Addr]bool{}
+		for range 200 {
+			a := randomIn(p)
+			if !p.Contains(a) || a == p.Addr() || !p.Contains(a.Next()) {
+				t.Fatalf("%v is no host of %v", a, p)
+			}
+			seen[a] = true
+		}
+		if len(seen) < 5 {
+			t.Errorf("%v: only %d addresses", p, len(seen))
+		}
+	}
+}
