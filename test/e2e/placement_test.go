@@ -198,7 +198,7 @@ func TestPlacementOfManyAddresses(t *testing.T) {
 			t.Errorf("remove the lab: %v", err)
 		}
 	})
-	p := &placed{T: t, Cluster: c, probes: map[netip.Addr]*lab.UDPProbe{}}
+	p := &placed{T: t, Cluster: c, probes: map[netip.Addr]*lab.UDPProbe{}, from: time.Now()}
 	ctx := t.Context()
 	ok(t, c.Start(ctx))
 	p.route()
