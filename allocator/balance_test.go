@@ -113,7 +113,7 @@ func (f *fleet) most() (most int) {
 // Sticky and balanced together: every node's speaker is restarted, one after the
 // other, and then the addresses are spread again.
 func TestRollingRestartThenBalance(t *testing.T) {
-	for _, c := range []struct{ nodes, addresses int }{{5, 200}, {5, 203}, {3, 10}, {2, 7}, {10, 1000}} {
+	for _, c := range []struct{ nodes, addresses int }{{5, 200}, {5, 203}, {5, 204}, {5, 205}, {5, 206}, {5, 7}, {3, 10}, {3, 11}, {4, 99}, {7, 1001}, {2, 7}, {10, 1000}} {
 		f := newFleet(t, c.nodes, c.addresses, &logv1.L2Advertisement{Name: "ad"})
 		for n := range c.nodes {
 			f.leave(n + 1)

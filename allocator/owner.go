@@ -256,6 +256,8 @@ type question struct {
 	wanted    []string
 	// owned, if set, counts what each node owns in place of the state.
 	owned []int
+	// flapped: the address was forced to move lately.
+	flapped bool
 	// serving are those of the address's services of which it is known where they can
 	// be served.
 	serving []*fsm.Service
@@ -271,6 +273,7 @@ func (c *Chooser) question(addr netip.Addr, opt Options) question {
 	}
 	q.policyChoice = c.choice(addr)
 	q.ideal = q.policy.Placement == logv1.Placement_PLACEMENT_IDEAL
+	q.flapped = !q.ideal && q.rec.Flaps > 0 && q.rec.FlapsAt(q.now) > 0
 	q.selectors = c.selectors(q.rec)
 	for _, key := range q.rec.Services {
 		svc := c.s.Services[key]
@@ -294,6 +297,9 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 	n := candidate{node: c.nodes[i], weight: q.weights[i]}
 	if n.node == q.opt.Exclude || failing(q.rec, n.node, q.now) {
 		return n, false
+	}
+	if q.flapped {
+		n.session = c.s.Nodes[n.node].Session
 	}
 	if !q.ideal || len(q.selectors) > 0 {
 		node := c.s.Nodes[n.node] // what it owns changes from one choice to the next
@@ -332,7 +338,8 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 // candidate is a node that may own an address. Of two the better is the one that
 // was heard lately; then the one of which it is known that it can serve; then the one
 // that has the address's subnet; then the one that services and advertisements prefer;
-// then the one that owns fewer; then the one of the higher rank.
+// then the one that owns fewer; then, for an address that was forced to move lately,
+// the one that started last; then the one of the higher rank.
 type candidate struct {
 	node  string
 	heard bool
@@ -340,6 +347,9 @@ type candidate struct {
 	unchecked int
 	// foreign: the address's subnet is on no interface of the node.
 	foreign bool
+	// session is the node's, for an address that was forced to move lately: of nodes that
+	// are equal the one that started last is the least likely to be restarted next.
+	session uint64
 	weight  int
 	owned   int
 	hash    uint64
@@ -349,6 +359,9 @@ type candidate struct {
 func (n *candidate) better(o *candidate, addr netip.Addr) bool {
 	if c := n.compare(o); c != 0 {
 		return c < 0
+	}
+	if n.session != o.session {
+		return n.session > o.session
 	}
 	if a, b := n.rank(addr), o.rank(addr); a != b {
 		return a > b
