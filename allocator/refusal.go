@@ -54,6 +54,8 @@ const (
 	Quota
 	// Quarantined: another service gave the address asked for up lately.
 	Quarantined
+	// LetGo: the address's pool lets it go, or is no longer for the service.
+	LetGo
 )
 
 var whyTexts = [...]string{
@@ -76,6 +78,7 @@ var whyTexts = [...]string{
 	Reserved:        "reserved",
 	Quota:           "the namespace has as many as it may",
 	Quarantined:     "in quarantine after another service gave it up",
+	LetGo:           "its pool lets it go",
 }
 
 // String explains the reason to an operator.
@@ -106,6 +109,8 @@ type Refusal struct {
 	Why Why
 	// Service stands in the way of the request: it has the address.
 	Service fsm.ServiceKey
+	// Leaves is an address that the service keeps until it has another; invalid for none.
+	Leaves netip.Addr
 	// pool whose quota refuses the request.
 	pool string
 	// Pools were tried in this order.
@@ -155,6 +160,9 @@ func (r *Refusal) Refusals() []fsm.Refusal {
 // Error names the first eight pools, those that are for the service before others.
 func (r *Refusal) Error() string {
 	var b strings.Builder
+	if r.Leaves.IsValid() {
+		fmt.Fprintf(&b, "keeps %s, which is to be replaced: ", r.Leaves)
+	}
 	switch {
 	case r.Requested != "":
 		fmt.Fprintf(&b, "requested address %s: %s", r.Requested, r.Why)

@@ -69,7 +69,7 @@ func (c *checker) pool(s *IPAddressPoolSpec) *adminv1.Resource {
 		Name: c.meta.Name, Labels: c.meta.Labels, Addresses: s.Addresses,
 		ManualOnly: !s.AutoAssign, AvoidBuggyIps: s.AvoidBuggyIPs,
 		ServiceAllocation: toAllocation(s.ServiceAllocation),
-		Quota:             toQuota(s.Quota), QuarantineNanos: int64(s.Quarantine),
+		Quota:             toQuota(s.Quota), QuarantineNanos: int64(s.Quarantine), Reallocate: s.Reallocate,
 	}}}
 }
 

@@ -60,6 +60,9 @@ type IPAddressPoolSpec struct {
 	// Quarantine (default none) is how long an address that was given up is given
 	// to no other service, not even on request.
 	Quarantine Duration `json:"quarantine,omitempty"`
+	// Reallocate (default false) replaces addresses in use that the pool no longer
+	// has, or whose service it is no longer for; else they stay with their services.
+	Reallocate bool `json:"reallocate,omitempty"`
 }
 
 // Quota bounds the addresses of a pool that the services of a namespace have.

@@ -44,7 +44,7 @@ func FromPool(p *logv1.Pool) *Object {
 		Spec: IPAddressPoolSpec{
 			Addresses: p.GetAddresses(), AutoAssign: !p.GetManualOnly(), AvoidBuggyIPs: p.GetAvoidBuggyIps(),
 			ServiceAllocation: fromAllocation(p.GetServiceAllocation()),
-			Quota:             fromQuota(p.GetQuota()), Quarantine: Duration(p.GetQuarantineNanos()),
+			Quota:             fromQuota(p.GetQuota()), Quarantine: Duration(p.GetQuarantineNanos()), Reallocate: p.GetReallocate(),
 		},
 	}
 }

@@ -16,6 +16,7 @@ func (e *encoder) pool(p *logv1.Pool) {
 	e.serviceAllocation(p.GetServiceAllocation())
 	e.quota(p.GetQuota())
 	e.int(p.GetQuarantineNanos())
+	e.bool(p.GetReallocate())
 }
 
 func (d *decoder) pool() *logv1.Pool {
@@ -29,6 +30,7 @@ func (d *decoder) pool() *logv1.Pool {
 		ServiceAllocation: d.serviceAllocation(),
 		Quota:             d.quota(),
 		QuarantineNanos:   d.int(),
+		Reallocate:        d.bool(),
 	}
 }
 

@@ -22,9 +22,9 @@ func (s *State) Dump(w io.Writer) error {
 		timesText(s.Lease), timesText(s.PriorLease), s.Retention, s.PolicyAt)
 	for _, k := range slices.Sorted(maps.Keys(s.Pools)) {
 		p := s.Pools[k]
-		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s for=%s quota=%s quarantine=%s at=%d\n",
+		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s for=%s quota=%s quarantine=%s reallocate=%t at=%d\n",
 			k, p.Spec.GetAddresses(), p.Spec.GetManualOnly(), p.Spec.GetAvoidBuggyIps(), labelText(p.Spec.GetLabels()),
-			allocationText(p.Spec.GetServiceAllocation()), quotaText(p.Spec.GetQuota()), time.Duration(p.Spec.GetQuarantineNanos()), p.DefinedAt)
+			allocationText(p.Spec.GetServiceAllocation()), quotaText(p.Spec.GetQuota()), time.Duration(p.Spec.GetQuarantineNanos()), p.Spec.GetReallocate(), p.DefinedAt)
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Ads)) {
 		a := s.Ads[k]

@@ -132,6 +132,8 @@ const (
 	RefusalReason_REFUSAL_REASON_QUOTA RefusalReason = 17
 	// The address asked for was given up lately by another service.
 	RefusalReason_REFUSAL_REASON_QUARANTINED RefusalReason = 18
+	// The pool lets the address go.
+	RefusalReason_REFUSAL_REASON_LEAVING RefusalReason = 19
 )
 
 // Enum value maps for RefusalReason.
@@ -156,6 +158,7 @@ var (
 		16: "REFUSAL_REASON_RESERVED",
 		17: "REFUSAL_REASON_QUOTA",
 		18: "REFUSAL_REASON_QUARANTINED",
+		19: "REFUSAL_REASON_LEAVING",
 	}
 	RefusalReason_value = map[string]int32{
 		"REFUSAL_REASON_UNSPECIFIED":       0,
@@ -177,6 +180,7 @@ var (
 		"REFUSAL_REASON_RESERVED":          16,
 		"REFUSAL_REASON_QUOTA":             17,
 		"REFUSAL_REASON_QUARANTINED":       18,
+		"REFUSAL_REASON_LEAVING":           19,
 	}
 )
 
@@ -3050,7 +3054,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x17ALLOCATION_REASON_FRESH\x10\x03\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_REUSED\x10\x04\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_SHARED\x10\x05\x12\x1e\n" +
-	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xde\x04\n" +
+	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xfa\x04\n" +
 	"\rRefusalReason\x12\x1e\n" +
 	"\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dREFUSAL_REASON_NOT_AN_ADDRESS\x10\x01\x12\x1d\n" +
@@ -3071,7 +3075,8 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x13REFUSAL_REASON_KEPT\x10\x0f\x12\x1b\n" +
 	"\x17REFUSAL_REASON_RESERVED\x10\x10\x12\x18\n" +
 	"\x14REFUSAL_REASON_QUOTA\x10\x11\x12\x1e\n" +
-	"\x1aREFUSAL_REASON_QUARANTINED\x10\x12*[\n" +
+	"\x1aREFUSAL_REASON_QUARANTINED\x10\x12\x12\x1a\n" +
+	"\x16REFUSAL_REASON_LEAVING\x10\x13*[\n" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +

@@ -511,8 +511,12 @@ type Pool struct {
 	// How long an address that its last service gave up is given to no other, not
 	// even on request. 0 to ten years.
 	QuarantineNanos int64 `protobuf:"varint,8,opt,name=quarantine_nanos,json=quarantineNanos,proto3" json:"quarantine_nanos,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// An address in use that the pool no longer has, or whose service it is no
+	// longer for, is replaced by one of another pool as soon as there is one. Else
+	// it stays with its service.
+	Reallocate    bool `protobuf:"varint,9,opt,name=reallocate,proto3" json:"reallocate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -599,6 +603,13 @@ func (x *Pool) GetQuarantineNanos() int64 {
 		return x.QuarantineNanos
 	}
 	return 0
+}
+
+func (x *Pool) GetReallocate() bool {
+	if x != nil {
+		return x.Reallocate
+	}
+	return false
 }
 
 // Quota bounds the addresses of a pool that the services of a namespace have. One
@@ -1182,7 +1193,7 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x10LabelRequirement\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\x12\x16\n" +
-	"\x06values\x18\x03 \x03(\tR\x06values\"\xa3\x03\n" +
+	"\x06values\x18\x03 \x03(\tR\x06values\"\xc3\x03\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
 	"\x06labels\x18\x02 \x03(\v2!.quorumlb.log.v1.Pool.LabelsEntryR\x06labels\x12\x1c\n" +
@@ -1192,7 +1203,10 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x0favoid_buggy_ips\x18\x05 \x01(\bR\ravoidBuggyIps\x12Q\n" +
 	"\x12service_allocation\x18\x06 \x01(\v2\".quorumlb.log.v1.ServiceAllocationR\x11serviceAllocation\x12,\n" +
 	"\x05quota\x18\a \x01(\v2\x16.quorumlb.log.v1.QuotaR\x05quota\x12)\n" +
-	"\x10quarantine_nanos\x18\b \x01(\x03R\x0fquarantineNanos\x1a9\n" +
+	"\x10quarantine_nanos\x18\b \x01(\x03R\x0fquarantineNanos\x12\x1e\n" +
+	"\n" +
+	"reallocate\x18\t \x01(\bR\n" +
+	"reallocate\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\x01\n" +
