@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -254,7 +255,8 @@ func (c *chooser) shareable(rec *fsm.Address) (Why, fsm.ServiceKey) {
 }
 
 // conflict tells why two services cannot share an address: they need one
-// sharing key, one externalTrafficPolicy, and ports that are disjoint.
+// sharing key, one externalTrafficPolicy (and, when it is Local, one selector), and
+// ports that are disjoint.
 func conflict(a, b *logv1.Service) Why {
 	if a.GetSharingKey() == "" || a.GetSharingKey() != b.GetSharingKey() {
 		return InUse
@@ -264,6 +266,9 @@ func conflict(a, b *logv1.Service) Why {
 	}
 	if local(a) != local(b) {
 		return PolicyDiffers
+	}
+	if local(a) && !maps.Equal(a.GetSelector(), b.GetSelector()) {
+		return SelectorDiffers
 	}
 	for _, p := range a.GetPorts() {
 		for _, q := range b.GetPorts() {

@@ -104,6 +104,9 @@ func policy(p logv1.IPFamilyPolicy) func(*logv1.Service) {
 func labelled(k, v string) func(*logv1.Service) {
 	return func(s *logv1.Service) { s.Labels = map[string]string{k: v} }
 }
+func selects(k, v string) func(*logv1.Service) {
+	return func(s *logv1.Service) { s.Selector = map[string]string{k: v} }
+}
 func traffic(p logv1.ExternalTrafficPolicy) func(*logv1.Service) {
 	return func(s *logv1.Service) { s.ExternalTrafficPolicy = p }
 }
@@ -269,6 +272,19 @@ func TestChooseAddresses(t *testing.T) {
 			{svc("7", port(85), sharing("k"), addresses("192.0.2.1")), "+192.0.2.1 requested"},
 			// What no longer goes together parts: the one that changed leaves.
 			{svc("2", port(80), sharing("k")), "-192.0.2.0 (port taken by a service that shares the address), !no IPv4 address: pool a: full; pool b: full"},
+		}},
+		"sharing under Local with a selector": {two, []step{
+			{svc("1", port(80), sharing("k"), traffic(local), selects("app", "web")), "+192.0.2.0 fresh"},
+			{svc("2", port(81), sharing("k"), traffic(local), selects("app", "web")), "+192.0.2.0 shared"},
+			{svc("3", port(82), sharing("k"), traffic(local), selects("app", "api")), "+192.0.2.1 fresh"},
+			{svc("4", port(83), sharing("k"), traffic(local)), "+198.51.100.0 fresh"},
+			{svc("5", port(84), sharing("k"), traffic(local), selects("app", "api"), addresses("192.0.2.0")),
+				"!requested address 192.0.2.0: selector differs from that of a service that shares the address, under externalTrafficPolicy Local (default/1)"},
+			// Under Cluster every node reaches every backend.
+			{svc("6", port(85), sharing("k"), selects("app", "web")), "+198.51.100.1 fresh"},
+			{svc("7", port(86), sharing("k"), selects("app", "api")), "+198.51.100.1 shared"},
+			// One of two changes: it leaves.
+			{svc("2", port(81), sharing("k"), traffic(local), selects("app", "api")), "-192.0.2.0 (selector differs from that of a service that shares the address, under externalTrafficPolicy Local), +192.0.2.1 shared"},
 		}},
 		"protocols part ports": {two, []step{
 			{svc("1", port(53), sharing("k")), "+192.0.2.0 fresh"},

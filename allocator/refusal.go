@@ -56,6 +56,9 @@ const (
 	Quarantined
 	// LetGo: the address's pool lets it go, or is no longer for the service.
 	LetGo
+	// SelectorDiffers: services with externalTrafficPolicy Local share an address
+	// only when they have the same backends.
+	SelectorDiffers
 )
 
 var whyTexts = [...]string{
@@ -79,6 +82,7 @@ var whyTexts = [...]string{
 	Quota:           "the namespace has as many as it may",
 	Quarantined:     "in quarantine after another service gave it up",
 	LetGo:           "its pool lets it go",
+	SelectorDiffers: "selector differs from that of a service that shares the address, under externalTrafficPolicy Local",
 }
 
 // String explains the reason to an operator.

@@ -132,6 +132,7 @@ func (c *checker) service(s *VirtualServiceSpec) *adminv1.Resource {
 		IpFamilies:            c.families(s, policy),
 		ExternalTrafficPolicy: word(c, "spec.externalTrafficPolicy", s.ExternalTrafficPolicy, trafficPolicies),
 		SharingKey:            s.SharingKey,
+		Selector:              s.Selector,
 		NodeSelectors:         toSelectors(s.NodeSelectors),
 		Delivery:              word(c, "spec.delivery", s.Delivery, deliveries),
 	}

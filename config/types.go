@@ -165,6 +165,9 @@ type VirtualServiceSpec struct {
 	// SharingKey lets services of the same key share an address when their
 	// ports differ.
 	SharingKey string `json:"sharingKey,omitempty"`
+	// Selector are the labels of the backends: with externalTrafficPolicy Local,
+	// services share an address only when theirs are the same.
+	Selector map[string]string `json:"selector,omitempty"`
 	// NodeSelectors admit nodes, any of them; empty: all nodes.
 	NodeSelectors []LabelSelector `json:"nodeSelectors,omitempty"`
 	// Delivery is None (default: something else accepts the packets) or Host (the
@@ -212,8 +215,6 @@ func (VirtualServiceSpec) fieldNote(name string) string {
 	switch name {
 	case "loadBalancerIP", "loadBalancerIPs":
 		return "is named addresses here"
-	case "selector":
-		return "is not known: a VirtualService has no endpoints, its address leads to nodes (see nodeSelectors)"
 	}
 	return ""
 }

@@ -111,6 +111,7 @@ func FromService(s *logv1.Service) (*Object, error) {
 		IPFamilyPolicy:        wordOf(&w, "spec.ipFamilyPolicy", s.GetIpFamilyPolicy(), familyPolicies),
 		ExternalTrafficPolicy: wordOf(&w, "spec.externalTrafficPolicy", s.GetExternalTrafficPolicy(), trafficPolicies),
 		SharingKey:            s.GetSharingKey(),
+		Selector:              s.GetSelector(),
 		NodeSelectors:         fromSelectors(s.GetNodeSelectors()),
 		Delivery:              wordOf(&w, "spec.delivery", s.GetDelivery(), deliveries),
 	}

@@ -93,6 +93,7 @@ func (e *encoder) service(s *logv1.Service) {
 	e.str(s.GetSharingKey())
 	encodeList(e, s.GetNodeSelectors(), (*encoder).selector)
 	e.uint(uint64(s.GetDelivery()))
+	e.labels(s.GetSelector())
 }
 
 func (d *decoder) service() *logv1.Service {
@@ -117,6 +118,7 @@ func (d *decoder) service() *logv1.Service {
 		SharingKey:            d.name(),
 		NodeSelectors:         decodeList(d, (*decoder).selector),
 		Delivery:              decodeEnum[logv1.Delivery](d, logv1.Delivery_name),
+		Selector:              d.labels(),
 	}
 }
 

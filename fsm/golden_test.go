@@ -115,7 +115,8 @@ func recordRelease(t *testing.T, dir string) {
 			Addresses: []string{"203.0.113.1", "2001:db8:9::1"}, Pool: "gold", IpFamilyPolicy: logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK,
 			IpFamilies:            []logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV6, logv1.IPFamily_IP_FAMILY_IPV4},
 			ExternalTrafficPolicy: logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL, SharingKey: "shop",
-			NodeSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "n1"}}}, Delivery: logv1.Delivery_DELIVERY_HOST}))
+			NodeSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "n1"}}}, Delivery: logv1.Delivery_DELIVERY_HOST,
+			Selector: map[string]string{"app": "shop"}}))
 	w.Apply(fsmtest.Declared(fsmtest.Service("spare", 1)), fsmtest.AllocatedFor(fsm.KeyOf("default", "spare"), spare, "gold", fresh),
 		fsmtest.Opened("n8", 1, map[string]string{"zone": "n8", "rack": "1"}), fsmtest.Opened("n9", 4, nil),
 		fsmtest.AllocatedFor(shop, a4, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED),

@@ -134,6 +134,7 @@ func ValidateService(s *logv1.Service) []FieldError {
 	known(&f, "spec.delivery", s.GetDelivery(), logv1.Delivery_name)
 	f.text("spec.sharingKey", s.GetSharingKey(), 253)
 	f.selectors("spec.nodeSelectors", s.GetNodeSelectors())
+	f.labels("spec.selector", s.GetSelector())
 	return f
 }
 

@@ -69,6 +69,7 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     externalTrafficPolicy   Cluster (default) | Local (so far it only keeps apart
                             services that share an address)
     sharingKey              services with one key may share an address
+    selector                labels of the backends; with Local, only services with the same share
     nodeSelectors           which nodes may own (default all)
     delivery                None (default) | Host
 

@@ -246,6 +246,7 @@ func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.Serv
 	f.add("Families", strings.TrimSpace(v.IPFamilyPolicy+" "+strings.Join(v.IPFamilies, ",")))
 	f.add("Traffic policy", v.ExternalTrafficPolicy)
 	f.addSome("Sharing key", spec.GetSharingKey())
+	f.addSome("Selector", unset(words.Labels(spec.GetSelector())))
 	f.add("Nodes", selectors(spec.GetNodeSelectors()))
 	f.add("Delivery", v.Delivery)
 	f.add("Declared", fmt.Sprintf("%s ago, revision %d", words.Age(a.env.Now(), sv.GetDeclaredUnixNano()), sv.GetDeclaredRevision()))

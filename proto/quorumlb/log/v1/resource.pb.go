@@ -1000,6 +1000,10 @@ type Service struct {
 	SharingKey    string           `protobuf:"bytes,10,opt,name=sharing_key,json=sharingKey,proto3" json:"sharing_key,omitempty"`
 	NodeSelectors []*LabelSelector `protobuf:"bytes,11,rep,name=node_selectors,json=nodeSelectors,proto3" json:"node_selectors,omitempty"`
 	Delivery      Delivery         `protobuf:"varint,12,opt,name=delivery,proto3,enum=quorumlb.log.v1.Delivery" json:"delivery,omitempty"`
+	// Labels of the backends. Services with externalTrafficPolicy Local share an
+	// address only when theirs are the same: else a node could have a backend of
+	// one and none of the other.
+	Selector      map[string]string `protobuf:"bytes,17,rep,name=selector,proto3" json:"selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1116,6 +1120,13 @@ func (x *Service) GetDelivery() Delivery {
 		return x.Delivery
 	}
 	return Delivery_DELIVERY_UNSPECIFIED
+}
+
+func (x *Service) GetSelector() map[string]string {
+	if x != nil {
+		return x.Selector
+	}
+	return nil
 }
 
 type Port struct {
@@ -1254,7 +1265,7 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\tplacement\x18\b \x01(\x0e2\x1a.quorumlb.log.v1.PlacementR\tplacement\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9a\x06\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12<\n" +
@@ -1270,8 +1281,12 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	" \x01(\tR\n" +
 	"sharingKey\x12E\n" +
 	"\x0enode_selectors\x18\v \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\rnodeSelectors\x125\n" +
-	"\bdelivery\x18\f \x01(\x0e2\x19.quorumlb.log.v1.DeliveryR\bdelivery\x1a9\n" +
+	"\bdelivery\x18\f \x01(\x0e2\x19.quorumlb.log.v1.DeliveryR\bdelivery\x12B\n" +
+	"\bselector\x18\x11 \x03(\v2&.quorumlb.log.v1.Service.SelectorEntryR\bselector\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
+	"\rSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
 	"\x04Port\x12\x12\n" +
@@ -1322,7 +1337,7 @@ func file_quorumlb_log_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_quorumlb_log_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_quorumlb_log_v1_resource_proto_goTypes = []any{
 	(ControlLoss)(0),           // 0: quorumlb.log.v1.ControlLoss
 	(Placement)(0),             // 1: quorumlb.log.v1.Placement
@@ -1348,6 +1363,7 @@ var file_quorumlb_log_v1_resource_proto_goTypes = []any{
 	nil,                        // 21: quorumlb.log.v1.Namespace.LabelsEntry
 	nil,                        // 22: quorumlb.log.v1.L2Advertisement.LabelsEntry
 	nil,                        // 23: quorumlb.log.v1.Service.LabelsEntry
+	nil,                        // 24: quorumlb.log.v1.Service.SelectorEntry
 }
 var file_quorumlb_log_v1_resource_proto_depIdxs = []int32{
 	17, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
@@ -1372,12 +1388,13 @@ var file_quorumlb_log_v1_resource_proto_depIdxs = []int32{
 	5,  // 19: quorumlb.log.v1.Service.external_traffic_policy:type_name -> quorumlb.log.v1.ExternalTrafficPolicy
 	7,  // 20: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
 	6,  // 21: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
-	2,  // 22: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	24, // 22: quorumlb.log.v1.Service.selector:type_name -> quorumlb.log.v1.Service.SelectorEntry
+	2,  // 23: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_resource_proto_init() }
@@ -1391,7 +1408,7 @@ func file_quorumlb_log_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_resource_proto_rawDesc), len(file_quorumlb_log_v1_resource_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
