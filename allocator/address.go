@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -42,9 +43,11 @@ func (p Plan) New() []Choice {
 // The error is a *Refusal when the service gets fewer addresses than it asks
 // for; the plan then still says what it should have and give up.
 //
-//   - An address that the service has is kept for as long as it is legal: in a
-//     pool, in the requested pool, the requested one, of a wanted family, and not
-//     in conflict with those who share it.
+//   - An address that the service has is kept for as long as it is legal: in the
+//     requested pool, the requested one, of a wanted family, and not in conflict
+//     with those who share it. One that its pool no longer has, or that is no
+//     longer for the service, is kept as well, but with reallocate: then it is
+//     given up as soon as there is another.
 //   - A requested address has to be in a pool and free, or shareable. A request
 //     outranks the time for which an address is kept for another service.
 //     Neither reservations for others, nor a quarantine, nor the quota of the
@@ -60,11 +63,22 @@ func (p Plan) New() []Choice {
 //     first, then one of the first family, then one of the second; pools for
 //     certain services before those for everybody.
 func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error) {
-	c := chooser{s: s, spec: spec, now: now, key: fsm.KeyOf(spec.GetNamespace(), spec.GetName())}
-	c.want()
-	c.keep()
-	r := c.choose()
-	if r != nil && c.required {
+	c := chooser{s: s, spec: spec, now: now, key: fsm.KeyOf(spec.GetNamespace(), spec.GetName()), replace: true}
+	r := c.attempt()
+	if c.leaves.IsValid() && (r != nil || c.plan.Wish != nil) {
+		// There is no other yet: it keeps what it has, and says so.
+		if r == nil {
+			r = c.plan.Wish
+		}
+		stay := chooser{s: s, spec: spec, now: now, key: c.key}
+		if why := stay.attempt(); why == nil {
+			r.Leaves = c.leaves
+		} else {
+			r = why
+		}
+		c = stay
+	}
+	if r != nil && c.required && !r.Leaves.IsValid() {
 		// Both or none; what it has already it keeps.
 		c.plan.Choices = slices.DeleteFunc(c.plan.Choices, func(c Choice) bool { return !c.Kept })
 	}
@@ -75,6 +89,13 @@ func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error)
 		return c.plan, r
 	}
 	return c.plan, nil
+}
+
+// attempt finds what the service should have.
+func (c *chooser) attempt() *Refusal {
+	c.want()
+	c.keep()
+	return c.choose()
 }
 
 // family is a position in arrays: IPv4, then IPv6.
@@ -125,6 +146,10 @@ type chooser struct {
 	requested [2]netip.Addr
 	asked     [2]bool
 	bad       string // a request that cannot be read
+
+	// replace: addresses that leave their pool are given up; leaves is one of them.
+	replace bool
+	leaves  netip.Addr
 
 	plan Plan
 	// has are the choices made so far, by family.
@@ -205,8 +230,14 @@ func (c *chooser) mustGo(a netip.Addr, rec *fsm.Address) Why {
 	case !c.second && c.has[f.other()].IsValid():
 		return FamilyNotWanted
 	}
-	why, _ := c.shareable(rec)
-	return why
+	if why, _ := c.shareable(rec); why != WhyInvalid {
+		return why
+	}
+	if c.replace && c.s.Pools[pool].Spec.GetReallocate() && (c.s.Leaving(a) || !c.selects(pool)) {
+		c.leaves = a
+		return LetGo
+	}
+	return WhyInvalid
 }
 
 // shareable tells whether the service may have an address together with those
@@ -224,7 +255,8 @@ func (c *chooser) shareable(rec *fsm.Address) (Why, fsm.ServiceKey) {
 }
 
 // conflict tells why two services cannot share an address: they need one
-// sharing key, one externalTrafficPolicy, and ports that are disjoint.
+// sharing key, one externalTrafficPolicy (and, when it is Local, one selector), and
+// ports that are disjoint.
 func conflict(a, b *logv1.Service) Why {
 	if a.GetSharingKey() == "" || a.GetSharingKey() != b.GetSharingKey() {
 		return InUse
@@ -234,6 +266,9 @@ func conflict(a, b *logv1.Service) Why {
 	}
 	if local(a) != local(b) {
 		return PolicyDiffers
+	}
+	if local(a) && !maps.Equal(a.GetSelector(), b.GetSelector()) {
+		return SelectorDiffers
 	}
 	for _, p := range a.GetPorts() {
 		for _, q := range b.GetPorts() {

@@ -3,7 +3,6 @@ package allocator_test
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -104,6 +103,9 @@ func policy(p logv1.IPFamilyPolicy) func(*logv1.Service) {
 }
 func labelled(k, v string) func(*logv1.Service) {
 	return func(s *logv1.Service) { s.Labels = map[string]string{k: v} }
+}
+func selects(k, v string) func(*logv1.Service) {
+	return func(s *logv1.Service) { s.Selector = map[string]string{k: v} }
 }
 func traffic(p logv1.ExternalTrafficPolicy) func(*logv1.Service) {
 	return func(s *logv1.Service) { s.ExternalTrafficPolicy = p }
@@ -271,6 +273,19 @@ func TestChooseAddresses(t *testing.T) {
 			// What no longer goes together parts: the one that changed leaves.
 			{svc("2", port(80), sharing("k")), "-192.0.2.0 (port taken by a service that shares the address), !no IPv4 address: pool a: full; pool b: full"},
 		}},
+		"sharing under Local with a selector": {two, []step{
+			{svc("1", port(80), sharing("k"), traffic(local), selects("app", "web")), "+192.0.2.0 fresh"},
+			{svc("2", port(81), sharing("k"), traffic(local), selects("app", "web")), "+192.0.2.0 shared"},
+			{svc("3", port(82), sharing("k"), traffic(local), selects("app", "api")), "+192.0.2.1 fresh"},
+			{svc("4", port(83), sharing("k"), traffic(local)), "+198.51.100.0 fresh"},
+			{svc("5", port(84), sharing("k"), traffic(local), selects("app", "api"), addresses("192.0.2.0")),
+				"!requested address 192.0.2.0: selector differs from that of a service that shares the address, under externalTrafficPolicy Local (default/1)"},
+			// Under Cluster every node reaches every backend.
+			{svc("6", port(85), sharing("k"), selects("app", "web")), "+198.51.100.1 fresh"},
+			{svc("7", port(86), sharing("k"), selects("app", "api")), "+198.51.100.1 shared"},
+			// One of two changes: it leaves.
+			{svc("2", port(81), sharing("k"), traffic(local), selects("app", "api")), "-192.0.2.0 (selector differs from that of a service that shares the address, under externalTrafficPolicy Local), +192.0.2.1 shared"},
+		}},
 		"protocols part ports": {two, []step{
 			{svc("1", port(53), sharing("k")), "+192.0.2.0 fresh"},
 			{svc("2", sharing("k"), func(s *logv1.Service) {
@@ -374,21 +389,44 @@ func TestReleasedAddressesComeBackOldestFirst(t *testing.T) {
 	}
 }
 
-// An address whose pool shrank has to go; the rest stays.
+// An address that its pool no longer has stays with its service, and nobody else
+// gets it; with reallocate it goes as soon as there is another.
 func TestPoolShrinks(t *testing.T) {
-	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/30"))
-	d.declare(svc("s0"))
-	d.declare(svc("s1"))
-	draft := d.S.Begin(d.Now)
-	must(t, draft.Add("x", fsmtest.PoolDefined("a", "192.0.2.1-192.0.2.9")))
-	plan, err := allocator.ChooseAddresses(d.S, svc("s0"), d.S.Time)
-	if err != nil || len(plan.Releases) != 1 || plan.Releases[0].Why != allocator.InNoPool || plan.New()[0].Addr != netip.MustParseAddr("192.0.2.2") {
-		t.Errorf("s0: %+v, %v", plan, err)
+	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/31", "2001:db8::/64"))
+	d.declare(svc("s0", port(80), sharing("k")))
+	d.declare(svc("both", policy(require)))
+	shrink := func(reallocate bool, addresses ...string) {
+		d.Apply(fsmtest.Pool(&logv1.Pool{Name: "a", Addresses: addresses, Reallocate: reallocate}))
 	}
-	plan, err = allocator.ChooseAddresses(d.S, svc("s1"), d.S.Time)
-	if err != nil || len(plan.Releases) != 0 || len(plan.New()) != 0 {
-		t.Errorf("s1: %+v, %v", plan, err)
-	}
+	shrink(false, "192.0.2.1-192.0.2.2")
+	d.play(t, []step{
+		{svc("s0", port(80), sharing("k")), "=192.0.2.0"},
+		{svc("both", policy(require)), "=192.0.2.1, =2001:db8::1"},
+		{svc("x", port(81), sharing("k"), addresses("192.0.2.0")), "!requested address 192.0.2.0: in no pool"},
+		{svc("x", port(81), sharing("k")), "+192.0.2.2 fresh"},
+	})
+	shrink(true, "192.0.2.1-192.0.2.2")
+	d.play(t, []step{
+		{svc("s0"), "=192.0.2.0, !keeps 192.0.2.0, which is to be replaced: no IPv4 address: pool a: full"},
+		{svc("both", policy(require)), "=192.0.2.1, =2001:db8::1, !keeps 2001:db8::1, which is to be replaced: no IPv6 address: pool a: has none"},
+		{svc("s0", addresses("192.0.2.0")), "=192.0.2.0, !keeps 192.0.2.0, which is to be replaced: requested address 192.0.2.0: in no pool"},
+	})
+	d.Apply(fsmtest.PoolDefined("b", "198.51.100.0/31", "2001:db8:b::/64"))
+	d.play(t, []step{
+		{svc("s0"), "-192.0.2.0 (its pool lets it go), +198.51.100.0 fresh"},
+		// The IPv4 address stays where it is, so both do.
+		{svc("both", policy(require)), "=192.0.2.1, =2001:db8::1, !keeps 2001:db8::1, which is to be replaced: no IPv6 address: pool a: has none"},
+	})
+	shrink(true, "192.0.2.7-192.0.2.8")
+	d.play(t, []step{
+		{svc("both", policy(require)), "-192.0.2.1 (its pool lets it go), -2001:db8::1 (its pool lets it go), +198.51.100.1 fresh, +2001:db8:b::1 fresh"},
+		{svc("s0"), "=198.51.100.0"},
+	})
+	restore(t, d.S)
+	// No longer for the service is the same.
+	d.Apply(fsmtest.Pool(&logv1.Pool{Name: "b", Addresses: []string{"198.51.100.0/31", "2001:db8:b::/64"}, Reallocate: true,
+		ServiceAllocation: &logv1.ServiceAllocation{Namespaces: []string{"other"}}}))
+	d.play(t, []step{{svc("s0"), "-198.51.100.0 (its pool lets it go), +192.0.2.7 fresh"}})
 }
 
 func TestRefusalNamesAFewPools(t *testing.T) {

@@ -57,7 +57,7 @@ func (c *chooser) request(a netip.Addr) (Choice, *Refusal) {
 	switch {
 	case !c.second && familyOf(a) != c.first:
 		no.Why = FamilyNotWanted
-	case pool == "":
+	case pool == "" || c.s.Leaving(a):
 		no.Why = InNoPool
 	case c.spec.GetPool() != "" && pool != c.spec.GetPool():
 		no.Why = InOtherPool
@@ -318,7 +318,7 @@ func (c *chooser) again(f family, pool string) (Choice, bool) {
 // record when it is in use.
 func (c *chooser) usable(a netip.Addr, f family, pool string, rec *fsm.Address) bool {
 	has := c.s.PoolOf(a)
-	if familyOf(a) != f || has == "" || pool != "" && has != pool || c.admits(has) != WhyInvalid ||
+	if familyOf(a) != f || has == "" || c.s.Leaving(a) || pool != "" && has != pool || c.admits(has) != WhyInvalid ||
 		c.reservedAgainst(a) || c.overQuota(has, rec) {
 		return false
 	}

@@ -54,6 +54,11 @@ const (
 	Quota
 	// Quarantined: another service gave the address asked for up lately.
 	Quarantined
+	// LetGo: the address's pool lets it go, or is no longer for the service.
+	LetGo
+	// SelectorDiffers: services with externalTrafficPolicy Local share an address
+	// only when they have the same backends.
+	SelectorDiffers
 	// Foreign: foreign stations have all addresses of the family that are free.
 	Foreign
 )
@@ -78,6 +83,8 @@ var whyTexts = [...]string{
 	Reserved:        "reserved",
 	Quota:           "the namespace has as many as it may",
 	Quarantined:     "in quarantine after another service gave it up",
+	LetGo:           "its pool lets it go",
+	SelectorDiffers: "selector differs from that of a service that shares the address, under externalTrafficPolicy Local",
 	Foreign:         "full but for addresses in quarantine, which foreign stations have",
 }
 
@@ -109,6 +116,8 @@ type Refusal struct {
 	Why Why
 	// Service stands in the way of the request: it has the address.
 	Service fsm.ServiceKey
+	// Leaves is an address that the service keeps until it has another; invalid for none.
+	Leaves netip.Addr
 	// pool whose quota refuses the request.
 	pool string
 	// Pools were tried in this order.
@@ -158,6 +167,9 @@ func (r *Refusal) Refusals() []fsm.Refusal {
 // Error names the first eight pools, those that are for the service before others.
 func (r *Refusal) Error() string {
 	var b strings.Builder
+	if r.Leaves.IsValid() {
+		fmt.Fprintf(&b, "keeps %s, which is to be replaced: ", r.Leaves)
+	}
 	switch {
 	case r.Requested != "":
 		fmt.Fprintf(&b, "requested address %s: %s", r.Requested, r.Why)

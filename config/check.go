@@ -71,7 +71,7 @@ func (c *checker) pool(s *IPAddressPoolSpec) *adminv1.Resource {
 		Name: c.meta.Name, Labels: c.meta.Labels, Addresses: s.Addresses,
 		ManualOnly: !s.AutoAssign, AvoidBuggyIps: s.AvoidBuggyIPs,
 		ServiceAllocation: toAllocation(s.ServiceAllocation),
-		Quota:             toQuota(s.Quota), QuarantineNanos: int64(s.Quarantine),
+		Quota:             toQuota(s.Quota), QuarantineNanos: int64(s.Quarantine), Reallocate: s.Reallocate,
 	}}}
 }
 
@@ -146,6 +146,7 @@ func (c *checker) service(s *VirtualServiceSpec) *adminv1.Resource {
 		IpFamilies:            c.families(s, policy),
 		ExternalTrafficPolicy: word(c, "spec.externalTrafficPolicy", s.ExternalTrafficPolicy, trafficPolicies),
 		SharingKey:            s.SharingKey,
+		Selector:              s.Selector,
 		NodeSelectors:         toSelectors(s.NodeSelectors),
 		Delivery:              word(c, "spec.delivery", s.Delivery, deliveries),
 		PreferredNode:         s.PreferredNode,

@@ -99,7 +99,6 @@ var refused = []struct{ name, doc, want string }{
 	{"policy", svc("  ports: [{port: 1}]\n  ipFamilyPolicy: DualStack"), "spec.ipFamilyPolicy: must be SingleStack or PreferDualStack or RequireDualStack"},
 	{"traffic policy", svc("  ports: [{port: 1}]\n  externalTrafficPolicy: local"), "spec.externalTrafficPolicy: must be Cluster or Local"},
 	{"delivery", svc("  ports: [{port: 1}]\n  delivery: host"), `spec.delivery: must be None or Host, is "host"`},
-	{"selector", svc("  ports: [{port: 1}]\n  selector: {app: web}"), "spec.selector: is not known: a VirtualService has no endpoints"},
 	{"loadBalancerIP", svc("  ports: [{port: 1}]\n  loadBalancerIP: 192.0.2.1"), "spec.loadBalancerIP: is named addresses here"},
 
 	{"syntax", "apiVersion: [", "not valid YAML: "},

@@ -58,6 +58,9 @@ type IPAddressPoolSpec struct {
 	// Quarantine (default none) is how long an address that was given up is given
 	// to no other service, not even on request.
 	Quarantine Duration `json:"quarantine,omitempty"`
+	// Reallocate (default false) replaces addresses in use that the pool no longer
+	// has, or whose service it is no longer for; else they stay with their services.
+	Reallocate bool `json:"reallocate,omitempty"`
 }
 
 // Quota bounds the addresses of a pool that the services of a namespace have.
@@ -153,6 +156,9 @@ type VirtualServiceSpec struct {
 	// SharingKey lets services of the same key share an address when their
 	// ports differ.
 	SharingKey string `json:"sharingKey,omitempty"`
+	// Selector are the labels of the backends: with externalTrafficPolicy Local,
+	// services share an address only when theirs are the same.
+	Selector map[string]string `json:"selector,omitempty"`
 	// NodeSelectors admit nodes, any of them; empty: all nodes.
 	NodeSelectors []LabelSelector `json:"nodeSelectors,omitempty"`
 	// Delivery is None (default: something else accepts the packets) or Host (the
@@ -235,8 +241,6 @@ func (VirtualServiceSpec) fieldNote(name string) string {
 	switch name {
 	case "loadBalancerIP", "loadBalancerIPs":
 		return "is named addresses here"
-	case "selector":
-		return "is not known: a VirtualService has no endpoints, its address leads to nodes (see nodeSelectors)"
 	}
 	return ""
 }

@@ -44,7 +44,7 @@ func FromPool(p *logv1.Pool) *Object {
 		Spec: IPAddressPoolSpec{
 			Addresses: p.GetAddresses(), AutoAssign: !p.GetManualOnly(), AvoidBuggyIPs: p.GetAvoidBuggyIps(),
 			ServiceAllocation: fromAllocation(p.GetServiceAllocation()),
-			Quota:             fromQuota(p.GetQuota()), Quarantine: Duration(p.GetQuarantineNanos()),
+			Quota:             fromQuota(p.GetQuota()), Quarantine: Duration(p.GetQuarantineNanos()), Reallocate: p.GetReallocate(),
 		},
 	}
 }
@@ -115,6 +115,7 @@ func FromService(s *logv1.Service) (*Object, error) {
 		IPFamilyPolicy:        wordOf(&w, "spec.ipFamilyPolicy", s.GetIpFamilyPolicy(), familyPolicies),
 		ExternalTrafficPolicy: wordOf(&w, "spec.externalTrafficPolicy", s.GetExternalTrafficPolicy(), trafficPolicies),
 		SharingKey:            s.GetSharingKey(),
+		Selector:              s.GetSelector(),
 		NodeSelectors:         fromSelectors(s.GetNodeSelectors()),
 		Delivery:              wordOf(&w, "spec.delivery", s.GetDelivery(), deliveries),
 		PreferredNode:         s.GetPreferredNode(),

@@ -5,8 +5,17 @@ import (
 	"net/netip"
 )
 
-// PoolOf names the pool whose ranges hold a; "" for none.
-func (s *State) PoolOf(a netip.Addr) string { return s.idx.poolOf(a) }
+// PoolOf names the pool whose ranges hold a, or, of an address that is leaving,
+// the pool that had it; "" for none.
+func (s *State) PoolOf(a netip.Addr) string {
+	if name := s.idx.poolOf(a); name != "" {
+		return name
+	}
+	if rec := s.Addresses[a]; rec != nil && s.Pools[rec.Pool] != nil {
+		return rec.Pool
+	}
+	return ""
+}
 
 // PoolNames are the names of all pools, sorted. Not to be changed.
 func (s *State) PoolNames() []string { return s.idx.poolOrder }
@@ -25,7 +34,8 @@ func (s *State) OwnedBy(node string) iter.Seq[*Address] {
 // Unowned iterates over the addresses in use that nobody owns, in a fixed order.
 func (s *State) Unowned() iter.Seq[*Address] { return s.OwnedBy("") }
 
-// InPool iterates over the addresses in use that lie in a pool's ranges.
+// InPool iterates over the addresses in use that lie in a pool's ranges, and then
+// over those that are leaving it.
 func (s *State) InPool(name string) iter.Seq[*Address] {
 	return func(yield func(*Address) bool) {
 		pool := s.Pools[name]
@@ -37,6 +47,11 @@ func (s *State) InPool(name string) iter.Seq[*Address] {
 				if rec := s.Addresses[a]; rec != nil && !yield(rec) {
 					return
 				}
+			}
+		}
+		for rec := range s.LeavingPool(name) {
+			if !yield(rec) {
+				return
 			}
 		}
 	}

@@ -63,8 +63,17 @@ func (s *State) checkPools() error {
 }
 
 func (s *State) checkAddress(a netip.Addr, rec *Address) error {
-	if p := s.Pools[rec.Pool]; p == nil || !p.Contains(a) {
-		return corruptf("%s is not in pool %q", a, rec.Pool)
+	p := s.Pools[rec.Pool]
+	if p == nil {
+		return corruptf("%s is in no pool, but %q", a, rec.Pool)
+	}
+	if !p.Contains(a) {
+		// It leaves the pool, unless another has it.
+		for name, other := range s.Pools { // order-free: at most one has it
+			if other.Contains(a) {
+				return corruptf("%s is in pool %q, not in %q", a, name, rec.Pool)
+			}
+		}
 	}
 	if len(rec.Services) == 0 {
 		return corruptf("%s is in use by nobody", a)

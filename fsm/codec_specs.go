@@ -16,6 +16,7 @@ func (e *encoder) pool(p *logv1.Pool) {
 	e.serviceAllocation(p.GetServiceAllocation())
 	e.quota(p.GetQuota())
 	e.int(p.GetQuarantineNanos())
+	e.bool(p.GetReallocate())
 }
 
 func (d *decoder) pool() *logv1.Pool {
@@ -29,6 +30,7 @@ func (d *decoder) pool() *logv1.Pool {
 		ServiceAllocation: d.serviceAllocation(),
 		Quota:             d.quota(),
 		QuarantineNanos:   d.int(),
+		Reallocate:        d.bool(),
 	}
 }
 
@@ -106,6 +108,7 @@ func (e *encoder) service(s *logv1.Service) {
 	e.uint(uint64(s.GetDelivery()))
 	e.str(s.GetPreferredNode())
 	e.healthCheck(s.GetHealthCheck())
+	e.labels(s.GetSelector())
 }
 
 func (d *decoder) service() *logv1.Service {
@@ -132,6 +135,7 @@ func (d *decoder) service() *logv1.Service {
 		Delivery:              decodeEnum[logv1.Delivery](d, logv1.Delivery_name),
 		PreferredNode:         d.name(),
 		HealthCheck:           d.healthCheck(),
+		Selector:              d.labels(),
 	}
 }
 

@@ -22,9 +22,9 @@ func (s *State) Dump(w io.Writer) error {
 		timesText(s.Lease), timesText(s.PriorLease), s.Retention, s.PolicyAt, s.RebalancePerMinute)
 	for _, k := range slices.Sorted(maps.Keys(s.Pools)) {
 		p := s.Pools[k]
-		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s for=%s quota=%s quarantine=%s at=%d\n",
+		fmt.Fprintf(b, "pool %s addresses=%v manual=%t avoidBuggy=%t labels=%s for=%s quota=%s quarantine=%s reallocate=%t at=%d\n",
 			k, p.Spec.GetAddresses(), p.Spec.GetManualOnly(), p.Spec.GetAvoidBuggyIps(), labelText(p.Spec.GetLabels()),
-			allocationText(p.Spec.GetServiceAllocation()), quotaText(p.Spec.GetQuota()), time.Duration(p.Spec.GetQuarantineNanos()), p.DefinedAt)
+			allocationText(p.Spec.GetServiceAllocation()), quotaText(p.Spec.GetQuota()), time.Duration(p.Spec.GetQuarantineNanos()), p.Spec.GetReallocate(), p.DefinedAt)
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Ads)) {
 		a := s.Ads[k]
@@ -74,10 +74,10 @@ func (s *Service) dump(w io.Writer) {
 	for _, r := range s.Refusals {
 		refusals = append(refusals, fmt.Sprintf("%s/%s:%d/%d", r.Pool, addrText(r.Addr), r.Family, r.Reason))
 	}
-	fmt.Fprintf(w, "service %s addresses=%v pending=%q refusals=%v ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d preferredNode=%q labels=%s source=%s/%d created=%d declared=%d/%d%s\n",
+	fmt.Fprintf(w, "service %s addresses=%v pending=%q refusals=%v ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d preferredNode=%q selector=%s labels=%s source=%s/%d created=%d declared=%d/%d%s\n",
 		s.Key, s.Addresses, s.Pending, refusals, ports, spec.GetAddresses(), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
 		spec.GetExternalTrafficPolicy(), spec.GetSharingKey(), selectorText(spec.GetNodeSelectors()), spec.GetDelivery(),
-		spec.GetPreferredNode(), labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime, s.dumpServing())
+		spec.GetPreferredNode(), labelText(spec.GetSelector()), labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime, s.dumpServing())
 }
 
 func (a *Address) dump(w io.Writer) {

@@ -17,6 +17,8 @@ type folding struct {
 	changes  Changes
 	// moved are touched addresses in ranges that a pool won or lost.
 	moved []netip.Addr
+	// poolsGone: a pool was deleted.
+	poolsGone bool
 	// reserved: a reservation was defined.
 	reserved bool
 	// nodes are the records that this batch made and that nobody else has seen,

@@ -156,8 +156,16 @@ func (f *folding) freeAddress(rec *Address, svc *Service, e *logv1.AddressReleas
 		Prior: rec.Prior, PriorAt: rec.PriorAt, PriorSession: rec.PriorSession, PriorEpoch: rec.PriorEpoch,
 	}
 	delete(f.s.Addresses, rec.Addr)
-	f.s.Free[rec.Addr] = free
 	x.dropOwner("", keyOf(rec.Addr))
+	if _, left := x.leaving.Delete(leaver{addr: keyOf(rec.Addr)}); left {
+		// No pool has it: it is remembered only for its old owner's sake.
+		free.Pool, free.KeptUntil, free.RestsUntil = "", 0, 0
+		if free.Prior == "" {
+			x.touched.Delete(keyOf(rec.Addr))
+			return
+		}
+	}
+	f.s.Free[rec.Addr] = free
 	x.remember(f.s, free)
 	var buf [1]*poolIndex
 	for _, p := range x.containing(buf[:0], rec.Addr) {

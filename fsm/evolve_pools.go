@@ -49,6 +49,7 @@ func (f *folding) poolDeleted(e *logv1.PoolDeleted) error {
 		return corruptf("PoolDeleted of unknown pool %q", e.GetName())
 	}
 	f.takenInPool(e.GetName())
+	f.poolsGone = true
 	delete(f.s.Pools, e.GetName())
 	f.reindex(old, nil)
 	f.s.idx.settleOrder(f.s)
@@ -67,12 +68,34 @@ func (f *folding) reindex(old, pool *Pool) {
 		x.removePool(old)
 	}
 	if pool == nil {
+		f.leaveWithin(old)
 		return
 	}
 	f.moveWithin(pool.Ranges)
+	x.stayWithin(f.s, pool.Ranges)
 	x.addPool(f.s, pool)
 	if other := x.overlaps(pool.Spec.GetName(), pool.Ranges); other != "" {
 		x.overlapping = append(x.overlapping, pool.Spec.GetName(), other)
+	}
+	if old != nil {
+		f.leaveWithin(old)
+	}
+}
+
+// leaveWithin has those of a pool's addresses leave it that no pool has now.
+func (f *folding) leaveWithin(old *Pool) {
+	for _, r := range old.Ranges {
+		for a := range f.s.idx.within(r) {
+			rec := f.s.Addresses[a]
+			if rec == nil || f.s.idx.poolOf(a) != "" {
+				continue
+			}
+			if name := old.Spec.GetName(); rec.Pool != name {
+				rec = f.editAddress(rec)
+				rec.Pool = name
+			}
+			f.s.idx.leave(rec)
+		}
 	}
 }
 
@@ -101,13 +124,26 @@ func (f *folding) settlePools() error {
 		}
 	}
 	f.moved = nil
+	if f.poolsGone {
+		var lost error
+		x.leaving.Scan(func(l leaver) bool {
+			if f.s.Pools[l.pool] == nil {
+				lost = corruptf("address %s of a pool that is gone, %q, is in no pool any more", l.addr.addr(), l.pool)
+			}
+			return lost == nil
+		})
+		return lost
+	}
 	return nil
 }
 
 func (f *folding) rehome(a netip.Addr, pool string) error {
 	if rec := f.s.Addresses[a]; rec != nil {
-		if pool == "" {
+		if pool == "" && f.s.Pools[rec.Pool] == nil {
 			return corruptf("address %s of %s is in no pool any more", a, rec.Services[0])
+		}
+		if pool == "" {
+			return nil // it leaves its pool
 		}
 		if rec.Pool != pool {
 			f.editAddress(rec).Pool = pool

@@ -85,7 +85,6 @@ func TestImpossibleEvents(t *testing.T) {
 		{"pools b and a overlap", []*logv1.Event{fsmtest.PoolDefined("b", "192.0.0.0/16")}},
 		{"unknown pool", []*logv1.Event{fsmtest.PoolDeleted("b")}},
 		{"192.0.2.1 of default/web is in no pool", []*logv1.Event{fsmtest.PoolDeleted("a")}},
-		{"192.0.2.1 of default/web is in no pool", []*logv1.Event{fsmtest.PoolDefined("a", "192.0.2.2-192.0.2.9")}},
 		{"without a name", []*logv1.Event{fsmtest.Ad(&logv1.L2Advertisement{})}},
 		{"unknown advertisement", []*logv1.Event{fsmtest.AdDeleted("b")}},
 		{"without namespace or name", []*logv1.Event{fsmtest.Declared(&logv1.Service{Name: "x"})}},

@@ -28,6 +28,7 @@ func (s *State) CheckIndexes() error {
 		same("waitPool", have.waitPool, want.waitPool),
 		same("waitAddr", have.waitAddr, want.waitAddr),
 		same("waitKey", have.waitKey, want.waitKey),
+		same("leaving", have.leaving, want.leaving),
 		same("reserved", have.reserved, want.reserved),
 		same("reservationEnds", have.reservationEnds, want.reservationEnds),
 		same("ranges", have.ranges, want.ranges),

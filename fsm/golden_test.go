@@ -121,7 +121,8 @@ func recordRelease(t *testing.T, dir string) {
 			ExternalTrafficPolicy: logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL, SharingKey: "shop",
 			NodeSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "n1"}}}, Delivery: logv1.Delivery_DELIVERY_HOST, PreferredNode: "n8",
 			HealthCheck: &logv1.HealthCheck{Http: &logv1.HttpCheck{Port: 8080, Path: "/healthz", Host: "shop"},
-				IntervalNanos: 2e9, TimeoutNanos: 1e9, Rise: 2, Fall: 3}}))
+				IntervalNanos: 2e9, TimeoutNanos: 1e9, Rise: 2, Fall: 3},
+			Selector: map[string]string{"app": "shop"}}))
 	w.Apply(fsmtest.Declared(fsmtest.Service("spare", 1)), fsmtest.AllocatedFor(fsm.KeyOf("default", "spare"), spare, "gold", fresh),
 		fsmtest.Opened("n8", 1, map[string]string{"zone": "n8", "rack": "1"}), fsmtest.Opened("n9", 4, nil),
 		fsmtest.AllocatedFor(shop, a4, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED),

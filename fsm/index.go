@@ -50,6 +50,8 @@ type indexes struct {
 	poolOrder []string
 	// tryOrder are the same in the order of TryOrder; replaced, never changed.
 	tryOrder []string
+	// leaving holds the addresses in use that no pool has any more, by address.
+	leaving *btree.BTreeG[leaver]
 	// reserved holds the ranges of the reservations in force, reservationEnds when
 	// they end, reservedFor their names by service (the slices are replaced, never
 	// changed).
@@ -152,6 +154,7 @@ func newIndexes() indexes {
 		waitAddr:        newTree(lessAddrWait),
 		waitKey:         newTree(lessTextWait),
 		ranges:          newTree(lessRange),
+		leaving:         newTree(lessLeaver),
 		reserved:        newTree(lessRange),
 		reservationEnds: newTree(lessTextTime),
 		reservedFor:     map[ServiceKey][]string{},
@@ -181,6 +184,7 @@ func (x *indexes) clone() indexes {
 		pools:           make(map[string]*poolIndex, len(x.pools)),
 		poolOrder:       x.poolOrder,
 		tryOrder:        x.tryOrder,
+		leaving:         x.leaving.Copy(),
 		reserved:        x.reserved.Copy(),
 		reservationEnds: x.reservationEnds.Copy(),
 		reservedFor:     maps.Clone(x.reservedFor),
@@ -229,6 +233,11 @@ func (s *State) rebuild() {
 	}
 	for _, p := range s.Pools { // order-free: fills an ordered tree and a map
 		x.addPool(s, p)
+	}
+	for _, rec := range s.Addresses { // order-free: fills an ordered tree, and counts
+		if x.poolOf(rec.Addr) == "" {
+			x.leave(rec)
+		}
 	}
 	x.settleOrder(s)
 }
@@ -321,8 +330,8 @@ func (x *indexes) within(r Range) iter.Seq[netip.Addr] {
 	}
 }
 
-// containing appends the indexes of the pools that hold a: none or one, or more
-// while a batch moves ranges between pools.
+// containing appends the indexes of the pools that hold a, or that it leaves: none
+// or one, or more while a batch moves ranges between pools.
 func (x *indexes) containing(buf []*poolIndex, a netip.Addr) []*poolIndex {
 	if len(x.overlapping) > 0 {
 		for _, name := range x.poolOrder {
@@ -330,10 +339,17 @@ func (x *indexes) containing(buf []*poolIndex, a netip.Addr) []*poolIndex {
 				buf = append(buf, p)
 			}
 		}
-		return buf
+		if len(buf) > 0 {
+			return buf
+		}
 	}
-	if name := x.poolOf(a); name != "" {
-		buf = append(buf, x.pools[name])
+	name := x.poolOf(a)
+	if name == "" {
+		l, _ := x.leaving.Get(leaver{addr: keyOf(a)})
+		name = l.pool
+	}
+	if p := x.pools[name]; p != nil {
+		buf = append(buf, p)
 	}
 	return buf
 }

@@ -148,6 +148,12 @@ func (x *indexes) addPool(s *State, pool *Pool) {
 		}
 	}
 	x.pools[name] = p
+	x.leaving.Scan(func(l leaver) bool {
+		if l.pool == name {
+			p.countLeaver(s.Addresses[l.addr.addr()], 1)
+		}
+		return true
+	})
 	if at, found := slices.BinarySearch(x.poolOrder, name); !found {
 		x.poolOrder = slices.Insert(slices.Clone(x.poolOrder), at, name)
 	}

@@ -139,6 +139,7 @@ func ValidateService(s *logv1.Service) []FieldError {
 	f.selectors("spec.nodeSelectors", s.GetNodeSelectors())
 	f.nodeName("spec.preferredNode", s.GetPreferredNode())
 	f.healthCheck("spec.healthCheck", s)
+	f.labels("spec.selector", s.GetSelector())
 	return f
 }
 

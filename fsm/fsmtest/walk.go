@@ -160,7 +160,7 @@ func (w *Walk) definePool() []*logv1.Event {
 			}
 		}
 		return false
-	})
+	}, true)
 	return append(events, Pool(p))
 }
 
@@ -169,13 +169,14 @@ func (w *Walk) deletePool() []*logv1.Event {
 	if !ok {
 		return nil
 	}
-	return append(w.vacate(name, func(netip.Addr) bool { return false }), PoolDeleted(name))
+	return append(w.vacate(name, func(netip.Addr) bool { return false }, false), PoolDeleted(name))
 }
 
 // vacate frees the addresses of a pool that do not stay.
-func (w *Walk) vacate(pool string, stays func(netip.Addr) bool) (events []*logv1.Event) {
+// One in two stays all the same, and leaves the pool.
+func (w *Walk) vacate(pool string, stays func(netip.Addr) bool, mayLeave bool) (events []*logv1.Event) {
 	for rec := range w.S.InPool(pool) {
-		if stays(rec.Addr) {
+		if stays(rec.Addr) || mayLeave && w.pick(2) == 0 {
 			continue
 		}
 		if rec.Owner != "" {

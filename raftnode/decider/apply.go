@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -25,13 +26,13 @@ const (
 // DefaultSource declares what names no source.
 const DefaultSource = "apply"
 
-// Apply declares resources: all of them or none. Errors: *InvalidError,
-// *InUseError when a pool change would take addresses from services, *StaleError.
+// Apply declares resources: all of them or none. Addresses in use that a pool lets
+// go stay with their services. Errors: *InvalidError, *StaleError.
 type Apply struct {
 	Resources []*adminv1.Resource
 	// DryRun: decide and answer, change nothing.
 	DryRun bool
-	// Force allows a pool change that takes addresses from services; they get others.
+	// Force takes addresses that a pool lets go from their services, which get others.
 	Force bool
 	// Source declares ("" is DefaultSource). Generation counts its declarations of
 	// a service; an older one never overwrites a newer one. 0: always newest.
@@ -51,11 +52,12 @@ type applying struct {
 	outcomes []Outcome
 	changed  []bool
 	pools    poolSet
+	begun    mark
 }
 
 func (c *Apply) decide(t *tx) (answer, error) {
 	t.dry = c.DryRun
-	a := &applying{Apply: c, t: t}
+	a := &applying{Apply: c, t: t, begun: t.mark()}
 	if err := a.check(); err != nil {
 		return nil, err
 	}
@@ -291,6 +293,28 @@ func (a *applying) answer(head *fsm.State, r *Result) {
 		}
 		r.Resources = append(r.Resources, out)
 	}
+	if a.DryRun {
+		r.Effects = a.effects(head)
+	}
+}
+
+// effects tells what the services notice that are neither new nor gone.
+func (a *applying) effects(head *fsm.State) []Effect {
+	e := collectEffects(a.t, a.begun)
+	for _, gone := range a.pools.leaving {
+		for _, key := range gone.services {
+			if head.Leaving(gone.addr) && slices.Contains(head.Addresses[gone.addr].Services, key) {
+				one := e.of(key)
+				one.Leaving = append(one.Leaving, gone.addr)
+			}
+		}
+	}
+	for i, res := range a.Resources {
+		if a.outcomes[i] == Created && res.GetService() != nil {
+			delete(e, keyOf(res.GetService()))
+		}
+	}
+	return e.list(head)
 }
 
 func keyOf(spec *logv1.Service) fsm.ServiceKey { return fsm.KeyOf(spec.GetNamespace(), spec.GetName()) }

@@ -14,8 +14,8 @@ import (
 // poolSet is all ranges of all pools as they will be, sorted by first address.
 type poolSet struct {
 	ranges []pooledRange
-	// leaving are addresses in use that will be in no pool, or not in the one
-	// that a service asks for, with the services that lose them.
+	// leaving are addresses in use that will be in no pool, or not in the one that a
+	// service asks for, with the services that have them.
 	leaving []leaving
 }
 
@@ -27,12 +27,9 @@ type pooledRange struct {
 type leaving struct {
 	addr     netip.Addr
 	services []fsm.ServiceKey
-	// resource is the index of the pool that lets the address go.
-	resource int
 }
 
-// checkPools refuses pools that overlap, and, without force, pools that take
-// addresses from services.
+// checkPools refuses pools that overlap, and finds the addresses that they let go.
 func (a *applying) checkPools() error {
 	declared := map[string]int{}
 	for i, res := range a.Resources {
@@ -47,12 +44,9 @@ func (a *applying) checkPools() error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(declared)) {
-		a.collectLeaving(name, declared[name])
+		a.collectLeaving(name)
 	}
-	if a.Force || len(a.pools.leaving) == 0 {
-		return nil
-	}
-	return &InUseError{Fields: a.leavingFields()}
+	return nil
 }
 
 // collectRanges makes the pool set; an error when ranges overlap.
@@ -105,13 +99,13 @@ func (p *poolSet) poolOf(addr netip.Addr) string {
 }
 
 // collectLeaving finds the addresses in use that a pool lets go.
-func (a *applying) collectLeaving(name string, resource int) {
+func (a *applying) collectLeaving(name string) {
 	for rec := range a.t.s.InPool(name) {
 		to := a.pools.poolOf(rec.Addr)
 		if to == name {
 			continue
 		}
-		gone := leaving{addr: rec.Addr, resource: resource}
+		gone := leaving{addr: rec.Addr}
 		for _, key := range rec.Services {
 			if to == "" || a.t.s.Services[key].Spec.GetPool() == name {
 				gone.services = append(gone.services, key)
@@ -123,27 +117,8 @@ func (a *applying) collectLeaving(name string, resource int) {
 	}
 }
 
-// leavingShown bounds the addresses that a refusal names for each pool.
+// leavingShown bounds the services that a refusal names for each pool.
 const leavingShown = 10
-
-func (a *applying) leavingFields() []FieldError {
-	byPool := map[int][]string{}
-	for _, gone := range a.pools.leaving {
-		names := make([]string, 0, len(gone.services))
-		for _, key := range gone.services {
-			names = append(names, key.String())
-		}
-		byPool[gone.resource] = append(byPool[gone.resource], fmt.Sprintf("%s (%s)", gone.addr, strings.Join(names, ", ")))
-	}
-	var fields []FieldError
-	for _, i := range slices.Sorted(maps.Keys(byPool)) {
-		fields = append(fields, FieldError{
-			Path:    fmt.Sprintf("resources[%d].spec.addresses", i),
-			Message: "takes " + shorten(byPool[i], leavingShown),
-		})
-	}
-	return fields
-}
 
 // shorten joins the first n items and counts the others.
 func shorten(items []string, n int) string {
@@ -153,9 +128,12 @@ func shorten(items []string, n int) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(items[:n], ", "), len(items)-n)
 }
 
-// takeLeaving takes the leaving addresses from their services, which get others
-// when the command has been decided.
+// takeLeaving takes, with force, the leaving addresses from their services, which
+// get others when the command has been decided. Without it they stay.
 func (a *applying) takeLeaving() {
+	if !a.Force {
+		return
+	}
 	for _, gone := range a.pools.leaving {
 		for _, key := range gone.services {
 			a.t.release(gone.addr, key, 0)

@@ -99,13 +99,6 @@ func TestBadInput(t *testing.T) {
 		"delete of an unknown kind": {
 			&Delete{Names: []*adminv1.ResourceName{{Kind: "Pool", Name: "p"}}}, []string{"names[0].kind"},
 		},
-		"pool change that takes an address": {
-			apply(pool("p", "10.0.0.2-10.0.0.9")), []string{"resources[0].spec.addresses"},
-		},
-		"pool change that gives an address to another pool": {
-			apply(service("x"), pool("p", "10.0.0.1-10.0.0.1", "10.0.0.3-10.0.0.9"), pool("other", "10.0.0.2/32")),
-			[]string{"resources[1].spec.addresses"},
-		},
 		"lease times": {
 			&SetLeaseTimes{Times: fsm.LeaseTimes{Detection: 90 * time.Second, Heartbeat: 5 * time.Millisecond, Settle: -1}},
 			[]string{"times.detection", "times.heartbeat", "times.settle"},

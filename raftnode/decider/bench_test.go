@@ -198,3 +198,24 @@ func BenchmarkTakeover(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkOthersComeAndGo replaces one service by another while so many wait on a
+// full pool: the one that has waited longest gets what the first gives up.
+func BenchmarkOthersComeAndGo(b *testing.B) {
+	for _, waiting := range []int{1, 1000, 10_000} {
+		b.Run(fmt.Sprintf("waiting=%d", waiting), func(b *testing.B) {
+			h := benchHarness(b)
+			defer h.stop()
+			h.must(&SetRetention{})
+			h.must(apply(pool("p", "10.0.0.0/24")))
+			h.fill(256 + waiting)
+			next, tries := 0, h.d.Stats().Retries.Load()
+			for b.Loop() {
+				h.must(remove(KindService, fmt.Sprintf("s%d", next)))
+				h.must(apply(service(fmt.Sprintf("s%d", 256+waiting+next))))
+				next++
+			}
+			b.ReportMetric(float64(h.d.Stats().Retries.Load()-tries)/float64(next), "tries/op")
+		})
+	}
+}

@@ -15,13 +15,17 @@ type Delete struct {
 	Names []*adminv1.ResourceName
 	// Force deletes a pool although services use it; they get other addresses.
 	Force bool
-	Actor string
+	// DryRun: decide and answer, change nothing.
+	DryRun bool
+	Actor  string
 }
 
 func (c *Delete) kind() string  { return "Delete" }
 func (c *Delete) actor() string { return c.Actor }
 
 func (c *Delete) decide(t *tx) (answer, error) {
+	t.dry = c.DryRun
+	begun := t.mark()
 	existed, err := c.find(t)
 	if err != nil {
 		return nil, err
@@ -47,7 +51,12 @@ func (c *Delete) decide(t *tx) (answer, error) {
 		return nil, &InUseError{Fields: inUse}
 	}
 	c.emit(t, existed)
-	return func(_ *fsm.State, r *Result) { r.Deleted = existed }, nil
+	return func(head *fsm.State, r *Result) {
+		r.Deleted = existed
+		if c.DryRun {
+			r.Effects = collectEffects(t, begun).list(head)
+		}
+	}, nil
 }
 
 // find tells which of the names exist. One named twice exists once.

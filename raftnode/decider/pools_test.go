@@ -1,9 +1,12 @@
 package decider
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
+	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -130,6 +133,73 @@ func TestRequestOfAHeldAddress(t *testing.T) {
 		if h.addressesOf("w") != 1 {
 			t.Error("not reverted")
 		}
+		h.checkHead()
+	})
+}
+
+// Without force a pool that shrinks takes nothing; the dry run says what would be.
+func TestPoolLetsAddressesGo(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.3"), service("a"), service("b"), service("c")))
+		shrink := func(change func(*Apply)) *Apply {
+			cmd := apply(pool("p", "10.0.0.3-10.0.0.4"))
+			change(cmd)
+			return cmd
+		}
+		effects := func(cmd *Apply) string {
+			cmd.DryRun = true
+			return fmt.Sprint(h.must(cmd).Effects)
+		}
+		if got := effects(shrink(func(*Apply) {})); got != "[{default/a [] [] [10.0.0.1] } {default/b [] [] [10.0.0.2] }]" {
+			t.Errorf("dry run: %s", got)
+		}
+		if got := effects(shrink(func(c *Apply) { c.Force = true })); got != "[{default/a [10.0.0.1] [10.0.0.4] [] } {default/b [10.0.0.2] [] [] no IPv4 address: pool p: full}]" {
+			t.Errorf("dry run with force: %s", got)
+		}
+		h.then(h.when(func() { h.must(shrink(func(*Apply) {})) }), "PoolDefined p")
+		h.refused(remove(KindPool, "p"), new(*InUseError))
+		// With reallocate they go, as far as there is something to go to.
+		moves := shrink(func(c *Apply) { c.Resources[0].GetPool().Reallocate = true })
+		if got := effects(moves); got != "[{default/a [10.0.0.1] [10.0.0.4] [] } {default/b [] [] [10.0.0.2] keeps 10.0.0.2, which is to be replaced: no IPv4 address: pool p: full}]" {
+			t.Errorf("dry run with reallocate: %s", got)
+		}
+		moves.DryRun = false
+		h.then(h.when(func() { h.must(moves) }), "PoolDefined p", "AddressReleased 10.0.0.1 a", "AddressAllocated 10.0.0.4 a FRESH",
+			`AllocationRefused b "keeps 10.0.0.2, which is to be replaced: no IPv4 address: pool p: full"`)
+		h.then(h.when(func() { h.must(apply(pool("q", "10.1.0.1-10.1.0.1"))) }), "PoolDefined q",
+			"AddressReleased 10.0.0.2 b", "AddressAllocated 10.1.0.1 b FRESH", `AllocationRefused b ""`)
+		h.nothingMissed()
+		del := &Delete{Names: remove(KindPool, "q").Names, Force: true, DryRun: true}
+		if got := fmt.Sprint(h.must(del).Effects); got != "[{default/b [10.1.0.1] [] [] no IPv4 address: pool p: full}]" {
+			t.Errorf("dry run of a deletion: %s", got)
+		}
+		h.checkHead()
+	})
+}
+
+// An address that leaves its pool keeps its owner and moves like any other.
+func TestLeavingAddressKeepsItsOwner(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.auto = 10 * time.Millisecond
+		oneVip(h)
+		h.must(apply(pool("p", "10.0.0.200-10.0.0.201")))
+		h.settle()
+		owner := h.owner("10.0.0.1")
+		if owner == "" {
+			t.Fatal("nobody owns it")
+		}
+		h.must(&Drain{Node: owner})
+		h.settle()
+		if now := h.owner("10.0.0.1"); now == "" || now == owner {
+			t.Errorf("owned by %q after the drain of %q", now, owner)
+		}
+		h.must(remove(KindService, "web"))
+		h.settle()
+		h.log.Read(func(s *fsm.State) {
+			if free := s.Free[netip.MustParseAddr("10.0.0.1")]; free != nil && free.Pool != "" {
+				t.Errorf("%+v", free)
+			}
+		})
 		h.checkHead()
 	})
 }

@@ -78,7 +78,7 @@ func (v *revert) release() {
 			switch {
 			case before == nil:
 				v.addresses[a] = struct{}{}
-			case !slices.Contains(before.Addresses, a):
+			case !slices.Contains(before.Addresses, a) || v.strayed(a):
 				v.addresses[a] = struct{}{}
 				v.tx.release(a, key, 0)
 			}
@@ -90,8 +90,13 @@ func (v *revert) release() {
 	}
 }
 
+// strayed tells whether an address was leaving its pool then and is another's now.
+func (v *revert) strayed(a netip.Addr) bool {
+	return v.old.Leaving(a) && v.old.Addresses[a].Pool != v.s.Addresses[a].Pool
+}
+
 // pools defines and deletes pools. Every address still in use was in use then, so
-// it is in one of the old pools.
+// it is in one of the old pools or leaves one.
 func (v *revert) pools() {
 	for _, name := range slices.Sorted(maps.Keys(v.old.Pools)) {
 		if now := v.s.Pools[name]; now == nil || !proto.Equal(now.Spec, v.old.Pools[name].Spec) {
@@ -175,6 +180,11 @@ func (v *revert) allocate() {
 		}
 		for _, a := range v.old.Services[key].Addresses {
 			if slices.Contains(v.s.Services[key].Addresses, a) {
+				continue
+			}
+			if v.old.Leaving(a) {
+				// No pool had it then, so none can give it now: it gets another.
+				v.work.services = append(v.work.services, key)
 				continue
 			}
 			v.addresses[a] = struct{}{}

@@ -19,6 +19,8 @@ type Result struct {
 	Resources []ResourceResult
 	// Deleted answers Delete, one for each name: whether it existed.
 	Deleted []bool
+	// Effects answer a dry run of Apply and Delete, by service.
+	Effects []Effect
 	// Session answers OpenSession.
 	Session *SessionResult
 	// Owned answers Drain and Leave: addresses that the node still owns.

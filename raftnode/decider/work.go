@@ -178,14 +178,17 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 	switch f := ev.GetFact().(type) {
 	case *logv1.Event_PoolDefined:
 		w.hope.noteDefined(f.PoolDefined.GetPool().GetName())
+		w.noteUsers(s, f.PoolDefined.GetPool().GetName())
 		w.sweepAll, w.chooser = true, nil
 	case *logv1.Event_PoolDeleted:
 		w.hope.noteDefined(f.PoolDeleted.GetName())
 		w.sweepAll, w.chooser = true, nil
 	case *logv1.Event_NamespaceDefined:
 		markIn(&w.hope.namespaces, f.NamespaceDefined.GetNamespace().GetName())
+		w.noteNamespace(s, f.NamespaceDefined.GetNamespace().GetName())
 	case *logv1.Event_NamespaceDeleted:
 		markIn(&w.hope.namespaces, f.NamespaceDeleted.GetName())
+		w.noteNamespace(s, f.NamespaceDeleted.GetName())
 	case *logv1.Event_ReservationDefined:
 		r := f.ReservationDefined.GetReservation()
 		w.hope.anyPool, w.hope.held = true, true
@@ -228,6 +231,30 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 		w.pushBytes(f.AnnounceRecovered.GetAddress())
 	default:
 		w.noteNode(ev)
+	}
+}
+
+// noteUsers takes down the services whose addresses a pool may want to replace.
+func (w *work) noteUsers(s *fsm.State, pool string) {
+	def := s.Pools[pool].Spec
+	if !def.GetReallocate() {
+		return
+	}
+	for rec := range s.InPool(pool) {
+		for _, key := range rec.Services {
+			if s.Leaving(rec.Addr) || !s.PoolSelects(def, s.Services[key].Spec) {
+				w.services = append(w.services, key)
+			}
+		}
+	}
+}
+
+// noteNamespace does so after a change of a namespace's labels.
+func (w *work) noteNamespace(s *fsm.State, namespace string) {
+	for _, pool := range s.PoolNames() {
+		if s.NamespaceUse(pool, namespace) > 0 {
+			w.noteUsers(s, pool)
+		}
 	}
 }
 

@@ -103,7 +103,14 @@ func (v *view) pools(resp *adminv1.GetResponse) {
 		for namespace, n := range v.s.PoolNamespaces(name) {
 			byNamespace[namespace] = uint32(n)
 		}
+		var leaving []*adminv1.Holder
+		for rec := range v.s.LeavingPool(name) {
+			for _, key := range rec.Services {
+				leaving = append(leaving, &adminv1.Holder{Address: rec.Addr.String(), Service: key.String()})
+			}
+		}
 		resp.Pools = append(resp.Pools, &adminv1.PoolStatus{
+			Leaving:    leaving,
 			Namespaces: byNamespace, Kept: v.s.PoolKept(name), Reserved: v.s.PoolReserved(name),
 			Pool:         v.s.Pools[name].Spec,
 			AssignedIpv4: use.Used4, AvailableIpv4: free(use.Size4, use.Used4),

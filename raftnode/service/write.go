@@ -39,16 +39,32 @@ func (s *Services) Apply(ctx context.Context, req *adminv1.ApplyRequest) (*admin
 		}
 		resp.Results = append(resp.Results, result)
 	}
+	resp.Effects = effectMessages(res.Effects)
 	return resp, nil
 }
 
 // Delete removes resources.
 func (s *Services) Delete(ctx context.Context, req *adminv1.DeleteRequest) (*adminv1.DeleteResponse, error) {
-	res, err := s.submit(ctx, &decider.Delete{Names: req.GetNames(), Force: req.GetForce(), Actor: callerOf(ctx).actor()})
+	res, err := s.submit(ctx, &decider.Delete{Names: req.GetNames(), Force: req.GetForce(), DryRun: req.GetDryRun(), Actor: callerOf(ctx).actor()})
 	if err != nil {
 		return nil, err
 	}
-	return &adminv1.DeleteResponse{Revision: res.Revision, Existed: res.Deleted}, nil
+	return &adminv1.DeleteResponse{Revision: res.Revision, Existed: res.Deleted, Effects: effectMessages(res.Effects)}, nil
+}
+
+func effectMessages(list []decider.Effect) (out []*adminv1.Effect) {
+	texts := func(addrs []netip.Addr) (out []string) {
+		for _, a := range addrs {
+			out = append(out, a.String())
+		}
+		return out
+	}
+	for _, e := range list {
+		out = append(out, &adminv1.Effect{
+			Service: e.Service.String(), Taken: texts(e.Taken), Given: texts(e.Given), Leaving: texts(e.Leaving), Pending: e.Pending,
+		})
+	}
+	return out
 }
 
 // Drain moves everything away from a node.

@@ -50,6 +50,8 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     serviceAllocation       {priority, namespaces, namespaceSelectors, serviceSelectors}:
                             only for these services, and for them before other pools
     quota                   {perNamespace, namespaces: {NAME: N}}: addresses that each may have
+    reallocate              replace addresses that the pool no longer has (default false: they
+                            stay with their services)
     quarantine              how long nobody else gets an address that was given up (default 0s)
 
   kind: L2Advertisement     metadata: name, labels
@@ -71,6 +73,7 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
     externalTrafficPolicy   Cluster (default) | Local (only nodes with an endpoint, as far
                             as endpoints are known)
     sharingKey              services with one key may share an address
+    selector                labels of the backends; with Local, only services with the same share
     nodeSelectors           which nodes may own (default all)
     delivery                None (default) | Host
     preferredNode           the node to prefer before all others
@@ -88,7 +91,9 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
 
 What "get -o yaml" prints can be applied; a status in it is ignored.
 
-A change of a pool that takes addresses from services is refused unless --force.`,
+Addresses in use that a pool no longer has stay with their services, unless it says
+reallocate, or --force takes them. --dry-run says whom a change touches, and how;
+"qlbctl plan" says nothing else.`,
 		Example: `  qlbctl apply -f first.yaml
   qlbctl apply -f config/ --dry-run
   generate-services | qlbctl apply -f -`,
@@ -103,8 +108,92 @@ A change of a pool that takes addresses from services is refused unless --force.
 	f := cmd.Flags()
 	f.StringArrayVarP(&files, "filename", "f", nil, "file, directory, or - for standard input; may be given several times (required)")
 	f.BoolVar(&dryRun, "dry-run", false, "let the group decide and answer, and change nothing")
-	f.BoolVar(&force, "force", false, "allow a change of a pool that takes addresses from services")
+	f.BoolVar(&force, "force", false, "take addresses that a pool no longer has from their services")
 	return cmd
+}
+
+func (a *app) planCmd() *cobra.Command {
+	var files []string
+	var force bool
+	cmd := command(&cobra.Command{
+		Use:   "plan -f FILE|-|DIR",
+		Short: "Tell which services a change would touch, and how",
+		Long: `Tell which of the services that are there would lose, get or keep addresses if the files
+were applied. Nothing is changed: it is what "qlbctl apply --dry-run" says about others.`,
+		Example: `  qlbctl plan -f pools.yaml
+  qlbctl plan -f pools.yaml --force`,
+		Args: args(),
+	}, func(ctx context.Context, _ []string) error {
+		docs, err := a.readDocuments(files)
+		if err != nil {
+			return err
+		}
+		return a.plan(ctx, docs, force)
+	})
+	f := cmd.Flags()
+	f.StringArrayVarP(&files, "filename", "f", nil, "file, directory, or - for standard input; may be given several times (required)")
+	f.BoolVar(&force, "force", false, "as if addresses that a pool no longer has were taken from their services")
+	return cmd
+}
+
+func (a *app) plan(ctx context.Context, docs []*config.Document, force bool) error {
+	req := &adminv1.ApplyRequest{DryRun: true, Force: force, Source: "apply"}
+	for _, d := range docs {
+		req.Resources = append(req.Resources, d.Resource)
+	}
+	resp, err := call(ctx, a, adminv1.AdminServiceClient.Apply, req)
+	if err != nil {
+		return place(err, docs)
+	}
+	return a.print(effectObjects(resp.GetEffects()), func(w io.Writer, _ bool) error {
+		if len(resp.GetEffects()) == 0 {
+			fmt.Fprintln(w, "No service that is there would be touched.")
+		}
+		a.writeEffects(w, resp.GetEffects())
+		return nil
+	})
+}
+
+// effect is what a change does to a service, for programs.
+type effect struct {
+	Service string   `json:"service"`
+	Taken   []string `json:"taken,omitempty"`
+	Given   []string `json:"given,omitempty"`
+	Leaving []string `json:"leaving,omitempty"`
+	Pending string   `json:"pending,omitempty"`
+}
+
+func (e effect) id() string { return strings.ToLower(config.KindVirtualService) + "/" + e.Service }
+
+func effectObjects(list []*adminv1.Effect) []any {
+	out := []any{}
+	for _, e := range list {
+		out = append(out, effect{e.GetService(), e.GetTaken(), e.GetGiven(), e.GetLeaving(), e.GetPending()})
+	}
+	return out
+}
+
+// writeEffects gives a line for each service.
+func (a *app) writeEffects(w io.Writer, list []*adminv1.Effect) {
+	for _, e := range list {
+		var parts []string
+		if len(e.GetTaken()) > 0 {
+			parts = append(parts, "loses "+strings.Join(e.GetTaken(), ", "))
+		}
+		if len(e.GetGiven()) > 0 {
+			parts = append(parts, "gets "+strings.Join(e.GetGiven(), ", "))
+		}
+		if len(e.GetLeaving()) > 0 {
+			parts = append(parts, "keeps "+strings.Join(e.GetLeaving(), ", ")+", which its pool no longer has")
+		}
+		if e.GetPending() != "" {
+			parts = append(parts, a.problem("pending: "+clean(e.GetPending())))
+		}
+		if len(parts) == 0 {
+			parts = []string{"has all that it asks for"}
+		}
+		fmt.Fprintf(w, "virtualservice/%s: %s\n", e.GetService(), strings.Join(parts, "; "))
+	}
 }
 
 func (a *app) apply(ctx context.Context, docs []*config.Document, dryRun, force bool) error {
@@ -134,6 +223,10 @@ func (a *app) apply(ctx context.Context, docs []*config.Document, dryRun, force 
 				line += a.problem(" (pending: " + clean(r.GetPending()) + ")")
 			}
 			fmt.Fprintln(w, line)
+		}
+		if len(resp.GetEffects()) > 0 {
+			fmt.Fprintln(w, "\nServices that it would touch:")
+			a.writeEffects(w, resp.GetEffects())
 		}
 		return nil
 	})

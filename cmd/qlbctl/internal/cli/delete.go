@@ -16,7 +16,7 @@ import (
 func (a *app) deleteCmd() *cobra.Command {
 	var files []string
 	var namespace string
-	var force, ignore bool
+	var force, ignore, dryRun bool
 	cmd := command(&cobra.Command{
 		Use:   "delete KIND NAME... | delete KIND/NAME... | delete -f FILE|-|DIR",
 		Short: "Take back what apply declared",
@@ -34,12 +34,13 @@ A namespace loses its labels, not its services. A pool that services use is not 
 		if err != nil {
 			return err
 		}
-		return a.delete(ctx, targets, force, ignore)
+		return a.delete(ctx, targets, force, ignore, dryRun)
 	})
 	f := cmd.Flags()
 	f.StringArrayVarP(&files, "filename", "f", nil, "file, directory, or - for standard input, whose documents are deleted")
 	f.StringVarP(&namespace, "namespace", "n", "", "namespace of the services")
 	f.BoolVar(&force, "force", false, "delete a pool although services use it")
+	f.BoolVar(&dryRun, "dry-run", false, "let the group decide and answer, and change nothing")
 	f.BoolVar(&ignore, "ignore-not-found", false, "what does not exist is no error")
 	return cmd
 }
@@ -76,8 +77,8 @@ func (a *app) deleteTargets(args, files []string, namespace string) ([]target, e
 	return targets, nil
 }
 
-func (a *app) delete(ctx context.Context, targets []target, force, ignore bool) error {
-	req := &adminv1.DeleteRequest{Force: force}
+func (a *app) delete(ctx context.Context, targets []target, force, ignore, dryRun bool) error {
+	req := &adminv1.DeleteRequest{Force: force, DryRun: dryRun}
 	for _, t := range targets {
 		req.Names = append(req.Names, &adminv1.ResourceName{Kind: t.kind.doc, Namespace: t.namespace, Name: t.name})
 	}
@@ -98,7 +99,15 @@ func (a *app) delete(ctx context.Context, targets []target, force, ignore bool) 
 	err = a.print(objects, func(w io.Writer, _ bool) error {
 		for _, o := range objects {
 			r := o.(applyResult)
-			fmt.Fprintln(w, r.id()+" "+r.Result)
+			suffix := ""
+			if dryRun {
+				suffix = " (dry run)"
+			}
+			fmt.Fprintln(w, r.id()+" "+r.Result+suffix)
+		}
+		if len(resp.GetEffects()) > 0 {
+			fmt.Fprintln(w, "\nServices that it would touch:")
+			a.writeEffects(w, resp.GetEffects())
 		}
 		return nil
 	})

@@ -136,10 +136,21 @@ func (a *app) describePool(w io.Writer, p *adminv1.PoolStatus) error {
 	f.add("Quarantine", words.Setting(time.Duration(spec.GetQuarantineNanos())))
 	f.add("IPv4", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv4()), number(p.GetAvailableIpv4())))
 	f.add("IPv6", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv6()), number(p.GetAvailableIpv6())))
+	f.add("Reallocate", yesNo(spec.GetReallocate()))
 	f.add("Kept", number(p.GetKept()))
 	f.add("Reserved", number(p.GetReserved()))
 	if err := f.write(w); err != nil {
 		return err
+	}
+	if len(p.GetLeaving()) > 0 {
+		fmt.Fprintln(w, "\nIn use, but no longer in the pool:")
+		t := newTable("ADDRESS", "SERVICE")
+		for _, l := range p.GetLeaving() {
+			t.row(l.GetAddress(), l.GetService())
+		}
+		if err := t.write(w, "  "); err != nil {
+			return err
+		}
 	}
 	if len(p.GetNamespaces()) == 0 {
 		return nil
@@ -249,6 +260,7 @@ func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.Serv
 	f.add("Families", strings.TrimSpace(v.IPFamilyPolicy+" "+strings.Join(v.IPFamilies, ",")))
 	f.add("Traffic policy", v.ExternalTrafficPolicy)
 	f.addSome("Sharing key", spec.GetSharingKey())
+	f.addSome("Selector", unset(words.Labels(spec.GetSelector())))
 	f.add("Nodes", selectors(spec.GetNodeSelectors()))
 	f.addSome("Preferred node", spec.GetPreferredNode())
 	a.addServing(&f, sv)

@@ -148,6 +148,12 @@ func (m *fakeMember) Apply(_ context.Context, req *adminv1.ApplyRequest) (*admin
 			out.Kind, out.Name = "IPAddressPool", k.Pool.GetName()
 			if slices.ContainsFunc(m.get.Pools, func(p *adminv1.PoolStatus) bool { return p.GetPool().GetName() == out.Name }) {
 				out.Result = "configured"
+				if req.GetDryRun() {
+					resp.Effects = []*adminv1.Effect{
+						{Service: "default/dns", Taken: []string{"192.0.2.10"}, Given: []string{"192.0.2.11"}},
+						{Service: "shop/web", Leaving: []string{"192.0.2.10"}, Pending: "keeps 192.0.2.10, which is to be replaced"},
+					}
+				}
 			}
 		case *adminv1.Resource_L2Advertisement:
 			out.Kind, out.Name = "L2Advertisement", k.L2Advertisement.GetName()

@@ -44,13 +44,15 @@ type poolStatus struct {
 	AvailableIPv6 uint64 `json:"availableIPv6"`
 	Kept          uint64 `json:"kept"`
 	Reserved      uint64 `json:"reserved"`
+	// Leaving are in use, but no longer in the pool.
+	Leaving []holderStatus `json:"leaving,omitempty"`
 	// Namespaces counts the addresses in use by namespace.
 	Namespaces map[string]uint32 `json:"namespaces,omitempty"`
 }
 
 func poolObject(p *adminv1.PoolStatus) object {
 	o := config.FromPool(p.GetPool())
-	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6(), p.GetKept(), p.GetReserved(), p.GetNamespaces()}
+	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6(), p.GetKept(), p.GetReserved(), holdersOf(p.GetLeaving()), p.GetNamespaces()}
 	return object{o}
 }
 
@@ -67,11 +69,16 @@ type holderStatus struct {
 func reservationObject(r *adminv1.ReservationStatus) object {
 	o := config.FromReservation(r.GetReservation())
 	st := reservationStatus{Ended: r.GetEnded()}
-	for _, h := range r.GetHolders() {
-		st.Holders = append(st.Holders, holderStatus{h.GetAddress(), h.GetService()})
-	}
+	st.Holders = holdersOf(r.GetHolders())
 	o.Status = st
 	return object{o}
+}
+
+func holdersOf(list []*adminv1.Holder) (out []holderStatus) {
+	for _, h := range list {
+		out = append(out, holderStatus{h.GetAddress(), h.GetService()})
+	}
+	return out
 }
 
 type namespaceStatus struct {

@@ -50,7 +50,7 @@ func (a *app) root() *cobra.Command {
 	)
 	for id, cmds := range map[string][]*cobra.Command{
 		"look":   {a.statusCmd(), a.getCmd(), a.describeCmd(), a.probeCmd(), a.eventsCmd(), a.historyCmd()},
-		"change": {a.applyCmd(), a.deleteCmd(), a.drainCmd(), a.undrainCmd(), a.moveCmd(), a.rebalanceCmd(), a.quarantineCmd()},
+		"change": {a.applyCmd(), a.planCmd(), a.deleteCmd(), a.drainCmd(), a.undrainCmd(), a.moveCmd(), a.rebalanceCmd(), a.quarantineCmd()},
 		"group":  {a.memberCmd(), a.nodeCmd(), a.leaseTimesCmd(), a.retentionCmd(), a.snapshotCmd(), a.pkiCmd()},
 	} {
 		for _, c := range cmds {

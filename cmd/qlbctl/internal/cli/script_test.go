@@ -235,7 +235,7 @@ func fakeCmd(ts *testscript.TestScript, neg bool, args []string) {
 
 // fileCommands read or write files, whose names are relative to the script's
 // directory: they need a process of their own.
-var fileCommands = []string{"apply", "delete", "snapshot", "pki"}
+var fileCommands = []string{"apply", "plan", "delete", "snapshot", "pki"}
 
 // codeCmd runs qlbctl and expects an exit code: code 3 status
 func codeCmd(ts *testscript.TestScript, neg bool, args []string) {

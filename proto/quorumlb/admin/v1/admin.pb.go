@@ -239,7 +239,9 @@ type ApplyResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// One for each resource, in order.
-	Results       []*ApplyResult `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
+	Results []*ApplyResult `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
+	// Of a dry run: what other services would notice, by service.
+	Effects       []*Effect `protobuf:"bytes,10,rep,name=effects,proto3" json:"effects,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -288,6 +290,93 @@ func (x *ApplyResponse) GetResults() []*ApplyResult {
 	return nil
 }
 
+func (x *ApplyResponse) GetEffects() []*Effect {
+	if x != nil {
+		return x.Effects
+	}
+	return nil
+}
+
+// Effect is what a change does to a service that is there already.
+type Effect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "namespace/name".
+	Service string   `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Taken   []string `protobuf:"bytes,2,rep,name=taken,proto3" json:"taken,omitempty"`
+	Given   []string `protobuf:"bytes,3,rep,name=given,proto3" json:"given,omitempty"`
+	// Addresses that stay with it although no pool has them any more.
+	Leaving []string `protobuf:"bytes,4,rep,name=leaving,proto3" json:"leaving,omitempty"`
+	// Why it has fewer than it asks for then.
+	Pending       string `protobuf:"bytes,5,opt,name=pending,proto3" json:"pending,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Effect) Reset() {
+	*x = Effect{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Effect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Effect) ProtoMessage() {}
+
+func (x *Effect) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Effect.ProtoReflect.Descriptor instead.
+func (*Effect) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Effect) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Effect) GetTaken() []string {
+	if x != nil {
+		return x.Taken
+	}
+	return nil
+}
+
+func (x *Effect) GetGiven() []string {
+	if x != nil {
+		return x.Given
+	}
+	return nil
+}
+
+func (x *Effect) GetLeaving() []string {
+	if x != nil {
+		return x.Leaving
+	}
+	return nil
+}
+
+func (x *Effect) GetPending() string {
+	if x != nil {
+		return x.Pending
+	}
+	return ""
+}
+
 type ApplyResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -307,7 +396,7 @@ type ApplyResult struct {
 
 func (x *ApplyResult) Reset() {
 	*x = ApplyResult{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -319,7 +408,7 @@ func (x *ApplyResult) String() string {
 func (*ApplyResult) ProtoMessage() {}
 
 func (x *ApplyResult) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -332,7 +421,7 @@ func (x *ApplyResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResult.ProtoReflect.Descriptor instead.
 func (*ApplyResult) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ApplyResult) GetKind() string {
@@ -381,14 +470,16 @@ type DeleteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Names []*ResourceName        `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
 	// Delete a pool although services use it.
-	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	// Decide and answer, change nothing.
+	DryRun        bool `protobuf:"varint,10,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +491,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +504,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeleteRequest) GetNames() []*ResourceName {
@@ -426,6 +517,13 @@ func (x *DeleteRequest) GetNames() []*ResourceName {
 func (x *DeleteRequest) GetForce() bool {
 	if x != nil {
 		return x.Force
+	}
+	return false
+}
+
+func (x *DeleteRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
 	}
 	return false
 }
@@ -443,7 +541,7 @@ type ResourceName struct {
 
 func (x *ResourceName) Reset() {
 	*x = ResourceName{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +553,7 @@ func (x *ResourceName) String() string {
 func (*ResourceName) ProtoMessage() {}
 
 func (x *ResourceName) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +566,7 @@ func (x *ResourceName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceName.ProtoReflect.Descriptor instead.
 func (*ResourceName) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ResourceName) GetKind() string {
@@ -496,14 +594,16 @@ type DeleteResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// One for each name, in order: whether it was there to be deleted.
-	Existed       []bool `protobuf:"varint,2,rep,packed,name=existed,proto3" json:"existed,omitempty"`
+	Existed []bool `protobuf:"varint,2,rep,packed,name=existed,proto3" json:"existed,omitempty"`
+	// Of a dry run: what the services that stay would notice, by service.
+	Effects       []*Effect `protobuf:"bytes,10,rep,name=effects,proto3" json:"effects,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +615,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +628,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DeleteResponse) GetRevision() uint64 {
@@ -541,6 +641,13 @@ func (x *DeleteResponse) GetRevision() uint64 {
 func (x *DeleteResponse) GetExisted() []bool {
 	if x != nil {
 		return x.Existed
+	}
+	return nil
+}
+
+func (x *DeleteResponse) GetEffects() []*Effect {
+	if x != nil {
+		return x.Effects
 	}
 	return nil
 }
@@ -566,7 +673,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -578,7 +685,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -591,7 +698,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetRequest) GetKinds() []string {
@@ -647,7 +754,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +766,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +779,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetResponse) GetRevision() uint64 {
@@ -757,7 +864,7 @@ type ReservationStatus struct {
 
 func (x *ReservationStatus) Reset() {
 	*x = ReservationStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +876,7 @@ func (x *ReservationStatus) String() string {
 func (*ReservationStatus) ProtoMessage() {}
 
 func (x *ReservationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +889,7 @@ func (x *ReservationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationStatus.ProtoReflect.Descriptor instead.
 func (*ReservationStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReservationStatus) GetReservation() *v1.Reservation {
@@ -818,7 +925,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +937,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +950,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Holder) GetAddress() string {
@@ -873,7 +980,7 @@ type NamespaceStatus struct {
 
 func (x *NamespaceStatus) Reset() {
 	*x = NamespaceStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +992,7 @@ func (x *NamespaceStatus) String() string {
 func (*NamespaceStatus) ProtoMessage() {}
 
 func (x *NamespaceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1005,7 @@ func (x *NamespaceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceStatus.ProtoReflect.Descriptor instead.
 func (*NamespaceStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NamespaceStatus) GetNamespace() *v1.Namespace {
@@ -946,7 +1053,7 @@ type QuarantineStatus struct {
 
 func (x *QuarantineStatus) Reset() {
 	*x = QuarantineStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1065,7 @@ func (x *QuarantineStatus) String() string {
 func (*QuarantineStatus) ProtoMessage() {}
 
 func (x *QuarantineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1078,7 @@ func (x *QuarantineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantineStatus.ProtoReflect.Descriptor instead.
 func (*QuarantineStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *QuarantineStatus) GetAddress() string {
@@ -1024,6 +1131,8 @@ type PoolStatus struct {
 	AssignedIpv6  uint64                 `protobuf:"varint,4,opt,name=assigned_ipv6,json=assignedIpv6,proto3" json:"assigned_ipv6,omitempty"`
 	// Clipped at 2^63-1.
 	AvailableIpv6 uint64 `protobuf:"varint,5,opt,name=available_ipv6,json=availableIpv6,proto3" json:"available_ipv6,omitempty"`
+	// Addresses in use that the pool no longer has: they stay with their services.
+	Leaving []*Holder `protobuf:"bytes,10,rep,name=leaving,proto3" json:"leaving,omitempty"`
 	// Addresses in use, by the namespace of the services that have them.
 	Namespaces map[string]uint32 `protobuf:"bytes,11,rep,name=namespaces,proto3" json:"namespaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Free addresses that are kept for the service that had them, or in quarantine.
@@ -1036,7 +1145,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1157,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1170,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PoolStatus) GetPool() *v1.Pool {
@@ -1097,6 +1206,13 @@ func (x *PoolStatus) GetAvailableIpv6() uint64 {
 		return x.AvailableIpv6
 	}
 	return 0
+}
+
+func (x *PoolStatus) GetLeaving() []*Holder {
+	if x != nil {
+		return x.Leaving
+	}
+	return nil
 }
 
 func (x *PoolStatus) GetNamespaces() map[string]uint32 {
@@ -1140,7 +1256,7 @@ type ServiceStatus struct {
 
 func (x *ServiceStatus) Reset() {
 	*x = ServiceStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1268,7 @@ func (x *ServiceStatus) String() string {
 func (*ServiceStatus) ProtoMessage() {}
 
 func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1281,7 @@ func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceStatus.ProtoReflect.Descriptor instead.
 func (*ServiceStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ServiceStatus) GetService() *v1.Service {
@@ -1235,7 +1351,7 @@ type ServiceEndpoints struct {
 
 func (x *ServiceEndpoints) Reset() {
 	*x = ServiceEndpoints{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1363,7 @@ func (x *ServiceEndpoints) String() string {
 func (*ServiceEndpoints) ProtoMessage() {}
 
 func (x *ServiceEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1376,7 @@ func (x *ServiceEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceEndpoints.ProtoReflect.Descriptor instead.
 func (*ServiceEndpoints) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ServiceEndpoints) GetReady() []string {
@@ -1299,7 +1415,7 @@ type NodeHealth struct {
 
 func (x *NodeHealth) Reset() {
 	*x = NodeHealth{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1427,7 @@ func (x *NodeHealth) String() string {
 func (*NodeHealth) ProtoMessage() {}
 
 func (x *NodeHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1440,7 @@ func (x *NodeHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHealth.ProtoReflect.Descriptor instead.
 func (*NodeHealth) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NodeHealth) GetNode() string {
@@ -1395,7 +1511,7 @@ type VipStatus struct {
 
 func (x *VipStatus) Reset() {
 	*x = VipStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1523,7 @@ func (x *VipStatus) String() string {
 func (*VipStatus) ProtoMessage() {}
 
 func (x *VipStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1536,7 @@ func (x *VipStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipStatus.ProtoReflect.Descriptor instead.
 func (*VipStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VipStatus) GetAddress() string {
@@ -1554,7 +1670,7 @@ type VipPlacement struct {
 
 func (x *VipPlacement) Reset() {
 	*x = VipPlacement{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1566,7 +1682,7 @@ func (x *VipPlacement) String() string {
 func (*VipPlacement) ProtoMessage() {}
 
 func (x *VipPlacement) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1579,7 +1695,7 @@ func (x *VipPlacement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipPlacement.ProtoReflect.Descriptor instead.
 func (*VipPlacement) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VipPlacement) GetAllocation() v1.AllocationReason {
@@ -1634,7 +1750,7 @@ type NodeAnnouncement struct {
 
 func (x *NodeAnnouncement) Reset() {
 	*x = NodeAnnouncement{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1762,7 @@ func (x *NodeAnnouncement) String() string {
 func (*NodeAnnouncement) ProtoMessage() {}
 
 func (x *NodeAnnouncement) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1775,7 @@ func (x *NodeAnnouncement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAnnouncement.ProtoReflect.Descriptor instead.
 func (*NodeAnnouncement) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NodeAnnouncement) GetNode() string {
@@ -1693,7 +1809,7 @@ type NodeEligibility struct {
 
 func (x *NodeEligibility) Reset() {
 	*x = NodeEligibility{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1821,7 @@ func (x *NodeEligibility) String() string {
 func (*NodeEligibility) ProtoMessage() {}
 
 func (x *NodeEligibility) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1834,7 @@ func (x *NodeEligibility) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeEligibility.ProtoReflect.Descriptor instead.
 func (*NodeEligibility) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodeEligibility) GetNode() string {
@@ -1791,7 +1907,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1919,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1932,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -1943,7 +2059,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2071,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2084,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MemberStatus) GetId() string {
@@ -2050,7 +2166,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2062,7 +2178,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2075,7 +2191,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StatusRequest) GetStale() bool {
@@ -2115,7 +2231,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2127,7 +2243,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2140,7 +2256,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatusResponse) GetClusterId() []byte {
@@ -2288,7 +2404,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2300,7 +2416,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2313,7 +2429,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DrainRequest) GetNode() string {
@@ -2343,7 +2459,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2355,7 +2471,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2368,7 +2484,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DrainResponse) GetRevision() uint64 {
@@ -2401,7 +2517,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2529,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2542,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UndrainRequest) GetNode() string {
@@ -2445,7 +2561,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +2573,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2470,7 +2586,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UndrainResponse) GetRevision() uint64 {
@@ -2491,7 +2607,7 @@ type MoveRequest struct {
 
 func (x *MoveRequest) Reset() {
 	*x = MoveRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +2619,7 @@ func (x *MoveRequest) String() string {
 func (*MoveRequest) ProtoMessage() {}
 
 func (x *MoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +2632,7 @@ func (x *MoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
 func (*MoveRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MoveRequest) GetAddress() string {
@@ -2544,7 +2660,7 @@ type MoveResponse struct {
 
 func (x *MoveResponse) Reset() {
 	*x = MoveResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +2672,7 @@ func (x *MoveResponse) String() string {
 func (*MoveResponse) ProtoMessage() {}
 
 func (x *MoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +2685,7 @@ func (x *MoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveResponse.ProtoReflect.Descriptor instead.
 func (*MoveResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MoveResponse) GetRevision() uint64 {
@@ -2607,7 +2723,7 @@ type RebalanceRequest struct {
 
 func (x *RebalanceRequest) Reset() {
 	*x = RebalanceRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2619,7 +2735,7 @@ func (x *RebalanceRequest) String() string {
 func (*RebalanceRequest) ProtoMessage() {}
 
 func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2632,7 +2748,7 @@ func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
 func (*RebalanceRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RebalanceRequest) GetDryRun() bool {
@@ -2669,7 +2785,7 @@ type RebalanceResponse struct {
 
 func (x *RebalanceResponse) Reset() {
 	*x = RebalanceResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2681,7 +2797,7 @@ func (x *RebalanceResponse) String() string {
 func (*RebalanceResponse) ProtoMessage() {}
 
 func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2694,7 +2810,7 @@ func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
 func (*RebalanceResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RebalanceResponse) GetRevision() uint64 {
@@ -2729,7 +2845,7 @@ type BalanceMove struct {
 
 func (x *BalanceMove) Reset() {
 	*x = BalanceMove{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2741,7 +2857,7 @@ func (x *BalanceMove) String() string {
 func (*BalanceMove) ProtoMessage() {}
 
 func (x *BalanceMove) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2754,7 +2870,7 @@ func (x *BalanceMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BalanceMove.ProtoReflect.Descriptor instead.
 func (*BalanceMove) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *BalanceMove) GetAddress() string {
@@ -2787,7 +2903,7 @@ type ForgetNodeRequest struct {
 
 func (x *ForgetNodeRequest) Reset() {
 	*x = ForgetNodeRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +2915,7 @@ func (x *ForgetNodeRequest) String() string {
 func (*ForgetNodeRequest) ProtoMessage() {}
 
 func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +2928,7 @@ func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeRequest.ProtoReflect.Descriptor instead.
 func (*ForgetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ForgetNodeRequest) GetNode() string {
@@ -2831,7 +2947,7 @@ type ForgetNodeResponse struct {
 
 func (x *ForgetNodeResponse) Reset() {
 	*x = ForgetNodeResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2843,7 +2959,7 @@ func (x *ForgetNodeResponse) String() string {
 func (*ForgetNodeResponse) ProtoMessage() {}
 
 func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2856,7 +2972,7 @@ func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeResponse.ProtoReflect.Descriptor instead.
 func (*ForgetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ForgetNodeResponse) GetRevision() uint64 {
@@ -2875,7 +2991,7 @@ type SetLeaseTimesRequest struct {
 
 func (x *SetLeaseTimesRequest) Reset() {
 	*x = SetLeaseTimesRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2887,7 +3003,7 @@ func (x *SetLeaseTimesRequest) String() string {
 func (*SetLeaseTimesRequest) ProtoMessage() {}
 
 func (x *SetLeaseTimesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2900,7 +3016,7 @@ func (x *SetLeaseTimesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeaseTimesRequest.ProtoReflect.Descriptor instead.
 func (*SetLeaseTimesRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetLeaseTimesRequest) GetTimes() *v1.LeaseTimes {
@@ -2919,7 +3035,7 @@ type SetLeaseTimesResponse struct {
 
 func (x *SetLeaseTimesResponse) Reset() {
 	*x = SetLeaseTimesResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2931,7 +3047,7 @@ func (x *SetLeaseTimesResponse) String() string {
 func (*SetLeaseTimesResponse) ProtoMessage() {}
 
 func (x *SetLeaseTimesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2944,7 +3060,7 @@ func (x *SetLeaseTimesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeaseTimesResponse.ProtoReflect.Descriptor instead.
 func (*SetLeaseTimesResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetLeaseTimesResponse) GetRevision() uint64 {
@@ -2963,7 +3079,7 @@ type SetRetentionRequest struct {
 
 func (x *SetRetentionRequest) Reset() {
 	*x = SetRetentionRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3091,7 @@ func (x *SetRetentionRequest) String() string {
 func (*SetRetentionRequest) ProtoMessage() {}
 
 func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3104,7 @@ func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionRequest.ProtoReflect.Descriptor instead.
 func (*SetRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetRetentionRequest) GetRetentionNanos() int64 {
@@ -3007,7 +3123,7 @@ type SetRetentionResponse struct {
 
 func (x *SetRetentionResponse) Reset() {
 	*x = SetRetentionResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3019,7 +3135,7 @@ func (x *SetRetentionResponse) String() string {
 func (*SetRetentionResponse) ProtoMessage() {}
 
 func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3032,7 +3148,7 @@ func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionResponse.ProtoReflect.Descriptor instead.
 func (*SetRetentionResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetRetentionResponse) GetRevision() uint64 {
@@ -3052,7 +3168,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3180,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3193,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ProbeRequest) GetAddress() string {
@@ -3103,7 +3219,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3115,7 +3231,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3128,7 +3244,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ProbeResponse) GetNodes() []*NodeProbe {
@@ -3149,7 +3265,7 @@ type NodeProbe struct {
 
 func (x *NodeProbe) Reset() {
 	*x = NodeProbe{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3161,7 +3277,7 @@ func (x *NodeProbe) String() string {
 func (*NodeProbe) ProtoMessage() {}
 
 func (x *NodeProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3174,7 +3290,7 @@ func (x *NodeProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProbe.ProtoReflect.Descriptor instead.
 func (*NodeProbe) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *NodeProbe) GetNode() string {
@@ -3210,7 +3326,7 @@ type ProbeHit struct {
 
 func (x *ProbeHit) Reset() {
 	*x = ProbeHit{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3222,7 +3338,7 @@ func (x *ProbeHit) String() string {
 func (*ProbeHit) ProtoMessage() {}
 
 func (x *ProbeHit) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3235,7 +3351,7 @@ func (x *ProbeHit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeHit.ProtoReflect.Descriptor instead.
 func (*ProbeHit) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ProbeHit) GetMac() []byte {
@@ -3268,7 +3384,7 @@ type EndQuarantineRequest struct {
 
 func (x *EndQuarantineRequest) Reset() {
 	*x = EndQuarantineRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3280,7 +3396,7 @@ func (x *EndQuarantineRequest) String() string {
 func (*EndQuarantineRequest) ProtoMessage() {}
 
 func (x *EndQuarantineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3293,7 +3409,7 @@ func (x *EndQuarantineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndQuarantineRequest.ProtoReflect.Descriptor instead.
 func (*EndQuarantineRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *EndQuarantineRequest) GetAddress() string {
@@ -3312,7 +3428,7 @@ type EndQuarantineResponse struct {
 
 func (x *EndQuarantineResponse) Reset() {
 	*x = EndQuarantineResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3440,7 @@ func (x *EndQuarantineResponse) String() string {
 func (*EndQuarantineResponse) ProtoMessage() {}
 
 func (x *EndQuarantineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3453,7 @@ func (x *EndQuarantineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndQuarantineResponse.ProtoReflect.Descriptor instead.
 func (*EndQuarantineResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *EndQuarantineResponse) GetRevision() uint64 {
@@ -3366,7 +3482,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3494,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +3507,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *EventsRequest) GetSinceRevision() uint64 {
@@ -3456,7 +3572,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3468,7 +3584,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3481,7 +3597,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *EventsResponse) GetRevision() uint64 {
@@ -3534,7 +3650,7 @@ type SnapshotSaveRequest struct {
 
 func (x *SnapshotSaveRequest) Reset() {
 	*x = SnapshotSaveRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3546,7 +3662,7 @@ func (x *SnapshotSaveRequest) String() string {
 func (*SnapshotSaveRequest) ProtoMessage() {}
 
 func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3559,7 +3675,7 @@ func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSaveRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SnapshotSaveRequest) GetStale() bool {
@@ -3592,7 +3708,7 @@ type SnapshotSaveResponse struct {
 
 func (x *SnapshotSaveResponse) Reset() {
 	*x = SnapshotSaveResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3604,7 +3720,7 @@ func (x *SnapshotSaveResponse) String() string {
 func (*SnapshotSaveResponse) ProtoMessage() {}
 
 func (x *SnapshotSaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3617,7 +3733,7 @@ func (x *SnapshotSaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSaveResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SnapshotSaveResponse) GetChunk() []byte {
@@ -3638,7 +3754,7 @@ type SnapshotRestoreRequest struct {
 
 func (x *SnapshotRestoreRequest) Reset() {
 	*x = SnapshotRestoreRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3650,7 +3766,7 @@ func (x *SnapshotRestoreRequest) String() string {
 func (*SnapshotRestoreRequest) ProtoMessage() {}
 
 func (x *SnapshotRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3663,7 +3779,7 @@ func (x *SnapshotRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRestoreRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SnapshotRestoreRequest) GetChunk() []byte {
@@ -3692,7 +3808,7 @@ type SnapshotRestoreResponse struct {
 
 func (x *SnapshotRestoreResponse) Reset() {
 	*x = SnapshotRestoreResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3704,7 +3820,7 @@ func (x *SnapshotRestoreResponse) String() string {
 func (*SnapshotRestoreResponse) ProtoMessage() {}
 
 func (x *SnapshotRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3717,7 +3833,7 @@ func (x *SnapshotRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRestoreResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SnapshotRestoreResponse) GetRevision() uint64 {
@@ -3758,7 +3874,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3770,7 +3886,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3783,7 +3899,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *AddMemberRequest) GetId() string {
@@ -3808,7 +3924,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +3936,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +3949,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 type RemoveMemberRequest struct {
@@ -3845,7 +3961,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3857,7 +3973,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3870,7 +3986,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -3888,7 +4004,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3900,7 +4016,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3913,7 +4029,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 type TransferLeadershipRequest struct {
@@ -3926,7 +4042,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3938,7 +4054,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3951,7 +4067,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -3970,7 +4086,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3982,7 +4098,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3995,7 +4111,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *TransferLeadershipResponse) GetLeader() string {
@@ -4013,7 +4129,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4025,7 +4141,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4038,7 +4154,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 type VersionResponse struct {
@@ -4052,7 +4168,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4064,7 +4180,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4077,7 +4193,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -4121,10 +4237,18 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x05 \x01(\x04R\n" +
-	"generation\"e\n" +
+	"generation\"\x9a\x01\n" +
 	"\rApplyResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x128\n" +
-	"\aresults\x18\x02 \x03(\v2\x1e.quorumlb.admin.v1.ApplyResultR\aresults\"\xbb\x01\n" +
+	"\aresults\x18\x02 \x03(\v2\x1e.quorumlb.admin.v1.ApplyResultR\aresults\x123\n" +
+	"\aeffects\x18\n" +
+	" \x03(\v2\x19.quorumlb.admin.v1.EffectR\aeffects\"\x82\x01\n" +
+	"\x06Effect\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
+	"\x05taken\x18\x02 \x03(\tR\x05taken\x12\x14\n" +
+	"\x05given\x18\x03 \x03(\tR\x05given\x12\x18\n" +
+	"\aleaving\x18\x04 \x03(\tR\aleaving\x12\x18\n" +
+	"\apending\x18\x05 \x01(\tR\apending\"\xbb\x01\n" +
 	"\vApplyResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -4132,17 +4256,21 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x18\n" +
 	"\apending\x18\x05 \x01(\tR\apending\x124\n" +
 	"\brefusals\x18\n" +
-	" \x03(\v2\x18.quorumlb.log.v1.RefusalR\brefusals\"\\\n" +
+	" \x03(\v2\x18.quorumlb.log.v1.RefusalR\brefusals\"u\n" +
 	"\rDeleteRequest\x125\n" +
 	"\x05names\x18\x01 \x03(\v2\x1f.quorumlb.admin.v1.ResourceNameR\x05names\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"T\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12\x17\n" +
+	"\adry_run\x18\n" +
+	" \x01(\bR\x06dryRun\"T\n" +
 	"\fResourceName\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"F\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"{\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
-	"\aexisted\x18\x02 \x03(\bR\aexisted\"\x8f\x01\n" +
+	"\aexisted\x18\x02 \x03(\bR\aexisted\x123\n" +
+	"\aeffects\x18\n" +
+	" \x03(\v2\x19.quorumlb.admin.v1.EffectR\aeffects\"\x8f\x01\n" +
 	"\n" +
 	"GetRequest\x12\x14\n" +
 	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x12\n" +
@@ -4186,14 +4314,16 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12&\n" +
 	"\x0fsince_unix_nano\x18\x05 \x01(\x03R\rsinceUnixNano\x12&\n" +
-	"\x0funtil_unix_nano\x18\x06 \x01(\x03R\runtilUnixNano\"\x8d\x03\n" +
+	"\x0funtil_unix_nano\x18\x06 \x01(\x03R\runtilUnixNano\"\xc2\x03\n" +
 	"\n" +
 	"PoolStatus\x12)\n" +
 	"\x04pool\x18\x01 \x01(\v2\x15.quorumlb.log.v1.PoolR\x04pool\x12#\n" +
 	"\rassigned_ipv4\x18\x02 \x01(\x04R\fassignedIpv4\x12%\n" +
 	"\x0eavailable_ipv4\x18\x03 \x01(\x04R\ravailableIpv4\x12#\n" +
 	"\rassigned_ipv6\x18\x04 \x01(\x04R\fassignedIpv6\x12%\n" +
-	"\x0eavailable_ipv6\x18\x05 \x01(\x04R\ravailableIpv6\x12M\n" +
+	"\x0eavailable_ipv6\x18\x05 \x01(\x04R\ravailableIpv6\x123\n" +
+	"\aleaving\x18\n" +
+	" \x03(\v2\x19.quorumlb.admin.v1.HolderR\aleaving\x12M\n" +
 	"\n" +
 	"namespaces\x18\v \x03(\v2-.quorumlb.admin.v1.PoolStatus.NamespacesEntryR\n" +
 	"namespaces\x12\x12\n" +
@@ -4470,180 +4600,184 @@ func file_quorumlb_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_quorumlb_admin_v1_admin_proto_rawDescData
 }
 
-var file_quorumlb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_quorumlb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_quorumlb_admin_v1_admin_proto_goTypes = []any{
 	(*Resource)(nil),                   // 0: quorumlb.admin.v1.Resource
 	(*ApplyRequest)(nil),               // 1: quorumlb.admin.v1.ApplyRequest
 	(*ApplyResponse)(nil),              // 2: quorumlb.admin.v1.ApplyResponse
-	(*ApplyResult)(nil),                // 3: quorumlb.admin.v1.ApplyResult
-	(*DeleteRequest)(nil),              // 4: quorumlb.admin.v1.DeleteRequest
-	(*ResourceName)(nil),               // 5: quorumlb.admin.v1.ResourceName
-	(*DeleteResponse)(nil),             // 6: quorumlb.admin.v1.DeleteResponse
-	(*GetRequest)(nil),                 // 7: quorumlb.admin.v1.GetRequest
-	(*GetResponse)(nil),                // 8: quorumlb.admin.v1.GetResponse
-	(*ReservationStatus)(nil),          // 9: quorumlb.admin.v1.ReservationStatus
-	(*Holder)(nil),                     // 10: quorumlb.admin.v1.Holder
-	(*NamespaceStatus)(nil),            // 11: quorumlb.admin.v1.NamespaceStatus
-	(*QuarantineStatus)(nil),           // 12: quorumlb.admin.v1.QuarantineStatus
-	(*PoolStatus)(nil),                 // 13: quorumlb.admin.v1.PoolStatus
-	(*ServiceStatus)(nil),              // 14: quorumlb.admin.v1.ServiceStatus
-	(*ServiceEndpoints)(nil),           // 15: quorumlb.admin.v1.ServiceEndpoints
-	(*NodeHealth)(nil),                 // 16: quorumlb.admin.v1.NodeHealth
-	(*VipStatus)(nil),                  // 17: quorumlb.admin.v1.VipStatus
-	(*VipPlacement)(nil),               // 18: quorumlb.admin.v1.VipPlacement
-	(*NodeAnnouncement)(nil),           // 19: quorumlb.admin.v1.NodeAnnouncement
-	(*NodeEligibility)(nil),            // 20: quorumlb.admin.v1.NodeEligibility
-	(*NodeStatus)(nil),                 // 21: quorumlb.admin.v1.NodeStatus
-	(*MemberStatus)(nil),               // 22: quorumlb.admin.v1.MemberStatus
-	(*StatusRequest)(nil),              // 23: quorumlb.admin.v1.StatusRequest
-	(*StatusResponse)(nil),             // 24: quorumlb.admin.v1.StatusResponse
-	(*DrainRequest)(nil),               // 25: quorumlb.admin.v1.DrainRequest
-	(*DrainResponse)(nil),              // 26: quorumlb.admin.v1.DrainResponse
-	(*UndrainRequest)(nil),             // 27: quorumlb.admin.v1.UndrainRequest
-	(*UndrainResponse)(nil),            // 28: quorumlb.admin.v1.UndrainResponse
-	(*MoveRequest)(nil),                // 29: quorumlb.admin.v1.MoveRequest
-	(*MoveResponse)(nil),               // 30: quorumlb.admin.v1.MoveResponse
-	(*RebalanceRequest)(nil),           // 31: quorumlb.admin.v1.RebalanceRequest
-	(*RebalanceResponse)(nil),          // 32: quorumlb.admin.v1.RebalanceResponse
-	(*BalanceMove)(nil),                // 33: quorumlb.admin.v1.BalanceMove
-	(*ForgetNodeRequest)(nil),          // 34: quorumlb.admin.v1.ForgetNodeRequest
-	(*ForgetNodeResponse)(nil),         // 35: quorumlb.admin.v1.ForgetNodeResponse
-	(*SetLeaseTimesRequest)(nil),       // 36: quorumlb.admin.v1.SetLeaseTimesRequest
-	(*SetLeaseTimesResponse)(nil),      // 37: quorumlb.admin.v1.SetLeaseTimesResponse
-	(*SetRetentionRequest)(nil),        // 38: quorumlb.admin.v1.SetRetentionRequest
-	(*SetRetentionResponse)(nil),       // 39: quorumlb.admin.v1.SetRetentionResponse
-	(*ProbeRequest)(nil),               // 40: quorumlb.admin.v1.ProbeRequest
-	(*ProbeResponse)(nil),              // 41: quorumlb.admin.v1.ProbeResponse
-	(*NodeProbe)(nil),                  // 42: quorumlb.admin.v1.NodeProbe
-	(*ProbeHit)(nil),                   // 43: quorumlb.admin.v1.ProbeHit
-	(*EndQuarantineRequest)(nil),       // 44: quorumlb.admin.v1.EndQuarantineRequest
-	(*EndQuarantineResponse)(nil),      // 45: quorumlb.admin.v1.EndQuarantineResponse
-	(*EventsRequest)(nil),              // 46: quorumlb.admin.v1.EventsRequest
-	(*EventsResponse)(nil),             // 47: quorumlb.admin.v1.EventsResponse
-	(*SnapshotSaveRequest)(nil),        // 48: quorumlb.admin.v1.SnapshotSaveRequest
-	(*SnapshotSaveResponse)(nil),       // 49: quorumlb.admin.v1.SnapshotSaveResponse
-	(*SnapshotRestoreRequest)(nil),     // 50: quorumlb.admin.v1.SnapshotRestoreRequest
-	(*SnapshotRestoreResponse)(nil),    // 51: quorumlb.admin.v1.SnapshotRestoreResponse
-	(*AddMemberRequest)(nil),           // 52: quorumlb.admin.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 53: quorumlb.admin.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 54: quorumlb.admin.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 55: quorumlb.admin.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 56: quorumlb.admin.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 57: quorumlb.admin.v1.TransferLeadershipResponse
-	(*VersionRequest)(nil),             // 58: quorumlb.admin.v1.VersionRequest
-	(*VersionResponse)(nil),            // 59: quorumlb.admin.v1.VersionResponse
-	nil,                                // 60: quorumlb.admin.v1.PoolStatus.NamespacesEntry
-	nil,                                // 61: quorumlb.admin.v1.NodeStatus.LabelsEntry
-	(*v1.Pool)(nil),                    // 62: quorumlb.log.v1.Pool
-	(*v1.L2Advertisement)(nil),         // 63: quorumlb.log.v1.L2Advertisement
-	(*v1.Service)(nil),                 // 64: quorumlb.log.v1.Service
-	(*v1.Namespace)(nil),               // 65: quorumlb.log.v1.Namespace
-	(*v1.Reservation)(nil),             // 66: quorumlb.log.v1.Reservation
-	(*v1.Refusal)(nil),                 // 67: quorumlb.log.v1.Refusal
-	(*v11.HealthStatus)(nil),           // 68: quorumlb.speaker.v1.HealthStatus
-	(v1.OwnerReason)(0),                // 69: quorumlb.log.v1.OwnerReason
-	(v1.ControlLoss)(0),                // 70: quorumlb.log.v1.ControlLoss
-	(v1.AllocationReason)(0),           // 71: quorumlb.log.v1.AllocationReason
-	(v1.Placement)(0),                  // 72: quorumlb.log.v1.Placement
-	(*v11.VipStatus)(nil),              // 73: quorumlb.speaker.v1.VipStatus
-	(*v1.Link)(nil),                    // 74: quorumlb.log.v1.Link
-	(v1.DrainReason)(0),                // 75: quorumlb.log.v1.DrainReason
-	(*v1.LeaseTimes)(nil),              // 76: quorumlb.log.v1.LeaseTimes
-	(*v1.Event)(nil),                   // 77: quorumlb.log.v1.Event
+	(*Effect)(nil),                     // 3: quorumlb.admin.v1.Effect
+	(*ApplyResult)(nil),                // 4: quorumlb.admin.v1.ApplyResult
+	(*DeleteRequest)(nil),              // 5: quorumlb.admin.v1.DeleteRequest
+	(*ResourceName)(nil),               // 6: quorumlb.admin.v1.ResourceName
+	(*DeleteResponse)(nil),             // 7: quorumlb.admin.v1.DeleteResponse
+	(*GetRequest)(nil),                 // 8: quorumlb.admin.v1.GetRequest
+	(*GetResponse)(nil),                // 9: quorumlb.admin.v1.GetResponse
+	(*ReservationStatus)(nil),          // 10: quorumlb.admin.v1.ReservationStatus
+	(*Holder)(nil),                     // 11: quorumlb.admin.v1.Holder
+	(*NamespaceStatus)(nil),            // 12: quorumlb.admin.v1.NamespaceStatus
+	(*QuarantineStatus)(nil),           // 13: quorumlb.admin.v1.QuarantineStatus
+	(*PoolStatus)(nil),                 // 14: quorumlb.admin.v1.PoolStatus
+	(*ServiceStatus)(nil),              // 15: quorumlb.admin.v1.ServiceStatus
+	(*ServiceEndpoints)(nil),           // 16: quorumlb.admin.v1.ServiceEndpoints
+	(*NodeHealth)(nil),                 // 17: quorumlb.admin.v1.NodeHealth
+	(*VipStatus)(nil),                  // 18: quorumlb.admin.v1.VipStatus
+	(*VipPlacement)(nil),               // 19: quorumlb.admin.v1.VipPlacement
+	(*NodeAnnouncement)(nil),           // 20: quorumlb.admin.v1.NodeAnnouncement
+	(*NodeEligibility)(nil),            // 21: quorumlb.admin.v1.NodeEligibility
+	(*NodeStatus)(nil),                 // 22: quorumlb.admin.v1.NodeStatus
+	(*MemberStatus)(nil),               // 23: quorumlb.admin.v1.MemberStatus
+	(*StatusRequest)(nil),              // 24: quorumlb.admin.v1.StatusRequest
+	(*StatusResponse)(nil),             // 25: quorumlb.admin.v1.StatusResponse
+	(*DrainRequest)(nil),               // 26: quorumlb.admin.v1.DrainRequest
+	(*DrainResponse)(nil),              // 27: quorumlb.admin.v1.DrainResponse
+	(*UndrainRequest)(nil),             // 28: quorumlb.admin.v1.UndrainRequest
+	(*UndrainResponse)(nil),            // 29: quorumlb.admin.v1.UndrainResponse
+	(*MoveRequest)(nil),                // 30: quorumlb.admin.v1.MoveRequest
+	(*MoveResponse)(nil),               // 31: quorumlb.admin.v1.MoveResponse
+	(*RebalanceRequest)(nil),           // 32: quorumlb.admin.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),          // 33: quorumlb.admin.v1.RebalanceResponse
+	(*BalanceMove)(nil),                // 34: quorumlb.admin.v1.BalanceMove
+	(*ForgetNodeRequest)(nil),          // 35: quorumlb.admin.v1.ForgetNodeRequest
+	(*ForgetNodeResponse)(nil),         // 36: quorumlb.admin.v1.ForgetNodeResponse
+	(*SetLeaseTimesRequest)(nil),       // 37: quorumlb.admin.v1.SetLeaseTimesRequest
+	(*SetLeaseTimesResponse)(nil),      // 38: quorumlb.admin.v1.SetLeaseTimesResponse
+	(*SetRetentionRequest)(nil),        // 39: quorumlb.admin.v1.SetRetentionRequest
+	(*SetRetentionResponse)(nil),       // 40: quorumlb.admin.v1.SetRetentionResponse
+	(*ProbeRequest)(nil),               // 41: quorumlb.admin.v1.ProbeRequest
+	(*ProbeResponse)(nil),              // 42: quorumlb.admin.v1.ProbeResponse
+	(*NodeProbe)(nil),                  // 43: quorumlb.admin.v1.NodeProbe
+	(*ProbeHit)(nil),                   // 44: quorumlb.admin.v1.ProbeHit
+	(*EndQuarantineRequest)(nil),       // 45: quorumlb.admin.v1.EndQuarantineRequest
+	(*EndQuarantineResponse)(nil),      // 46: quorumlb.admin.v1.EndQuarantineResponse
+	(*EventsRequest)(nil),              // 47: quorumlb.admin.v1.EventsRequest
+	(*EventsResponse)(nil),             // 48: quorumlb.admin.v1.EventsResponse
+	(*SnapshotSaveRequest)(nil),        // 49: quorumlb.admin.v1.SnapshotSaveRequest
+	(*SnapshotSaveResponse)(nil),       // 50: quorumlb.admin.v1.SnapshotSaveResponse
+	(*SnapshotRestoreRequest)(nil),     // 51: quorumlb.admin.v1.SnapshotRestoreRequest
+	(*SnapshotRestoreResponse)(nil),    // 52: quorumlb.admin.v1.SnapshotRestoreResponse
+	(*AddMemberRequest)(nil),           // 53: quorumlb.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 54: quorumlb.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 55: quorumlb.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 56: quorumlb.admin.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 57: quorumlb.admin.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 58: quorumlb.admin.v1.TransferLeadershipResponse
+	(*VersionRequest)(nil),             // 59: quorumlb.admin.v1.VersionRequest
+	(*VersionResponse)(nil),            // 60: quorumlb.admin.v1.VersionResponse
+	nil,                                // 61: quorumlb.admin.v1.PoolStatus.NamespacesEntry
+	nil,                                // 62: quorumlb.admin.v1.NodeStatus.LabelsEntry
+	(*v1.Pool)(nil),                    // 63: quorumlb.log.v1.Pool
+	(*v1.L2Advertisement)(nil),         // 64: quorumlb.log.v1.L2Advertisement
+	(*v1.Service)(nil),                 // 65: quorumlb.log.v1.Service
+	(*v1.Namespace)(nil),               // 66: quorumlb.log.v1.Namespace
+	(*v1.Reservation)(nil),             // 67: quorumlb.log.v1.Reservation
+	(*v1.Refusal)(nil),                 // 68: quorumlb.log.v1.Refusal
+	(*v11.HealthStatus)(nil),           // 69: quorumlb.speaker.v1.HealthStatus
+	(v1.OwnerReason)(0),                // 70: quorumlb.log.v1.OwnerReason
+	(v1.ControlLoss)(0),                // 71: quorumlb.log.v1.ControlLoss
+	(v1.AllocationReason)(0),           // 72: quorumlb.log.v1.AllocationReason
+	(v1.Placement)(0),                  // 73: quorumlb.log.v1.Placement
+	(*v11.VipStatus)(nil),              // 74: quorumlb.speaker.v1.VipStatus
+	(*v1.Link)(nil),                    // 75: quorumlb.log.v1.Link
+	(v1.DrainReason)(0),                // 76: quorumlb.log.v1.DrainReason
+	(*v1.LeaseTimes)(nil),              // 77: quorumlb.log.v1.LeaseTimes
+	(*v1.Event)(nil),                   // 78: quorumlb.log.v1.Event
 }
 var file_quorumlb_admin_v1_admin_proto_depIdxs = []int32{
-	62, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
-	63, // 1: quorumlb.admin.v1.Resource.l2_advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	64, // 2: quorumlb.admin.v1.Resource.service:type_name -> quorumlb.log.v1.Service
-	65, // 3: quorumlb.admin.v1.Resource.namespace:type_name -> quorumlb.log.v1.Namespace
-	66, // 4: quorumlb.admin.v1.Resource.reservation:type_name -> quorumlb.log.v1.Reservation
+	63, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
+	64, // 1: quorumlb.admin.v1.Resource.l2_advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	65, // 2: quorumlb.admin.v1.Resource.service:type_name -> quorumlb.log.v1.Service
+	66, // 3: quorumlb.admin.v1.Resource.namespace:type_name -> quorumlb.log.v1.Namespace
+	67, // 4: quorumlb.admin.v1.Resource.reservation:type_name -> quorumlb.log.v1.Reservation
 	0,  // 5: quorumlb.admin.v1.ApplyRequest.resources:type_name -> quorumlb.admin.v1.Resource
-	3,  // 6: quorumlb.admin.v1.ApplyResponse.results:type_name -> quorumlb.admin.v1.ApplyResult
-	67, // 7: quorumlb.admin.v1.ApplyResult.refusals:type_name -> quorumlb.log.v1.Refusal
-	5,  // 8: quorumlb.admin.v1.DeleteRequest.names:type_name -> quorumlb.admin.v1.ResourceName
-	13, // 9: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
-	63, // 10: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
-	14, // 11: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
-	17, // 12: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
-	21, // 13: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
-	22, // 14: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	11, // 15: quorumlb.admin.v1.GetResponse.namespaces:type_name -> quorumlb.admin.v1.NamespaceStatus
-	9,  // 16: quorumlb.admin.v1.GetResponse.reservations:type_name -> quorumlb.admin.v1.ReservationStatus
-	12, // 17: quorumlb.admin.v1.GetResponse.quarantine:type_name -> quorumlb.admin.v1.QuarantineStatus
-	66, // 18: quorumlb.admin.v1.ReservationStatus.reservation:type_name -> quorumlb.log.v1.Reservation
-	10, // 19: quorumlb.admin.v1.ReservationStatus.holders:type_name -> quorumlb.admin.v1.Holder
-	65, // 20: quorumlb.admin.v1.NamespaceStatus.namespace:type_name -> quorumlb.log.v1.Namespace
-	62, // 21: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
-	60, // 22: quorumlb.admin.v1.PoolStatus.namespaces:type_name -> quorumlb.admin.v1.PoolStatus.NamespacesEntry
-	64, // 23: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
-	67, // 24: quorumlb.admin.v1.ServiceStatus.refusals:type_name -> quorumlb.log.v1.Refusal
-	15, // 25: quorumlb.admin.v1.ServiceStatus.endpoints:type_name -> quorumlb.admin.v1.ServiceEndpoints
-	16, // 26: quorumlb.admin.v1.ServiceStatus.health:type_name -> quorumlb.admin.v1.NodeHealth
-	68, // 27: quorumlb.admin.v1.NodeHealth.status:type_name -> quorumlb.speaker.v1.HealthStatus
-	69, // 28: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
-	19, // 29: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
-	70, // 30: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	20, // 31: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
-	18, // 32: quorumlb.admin.v1.VipStatus.placement:type_name -> quorumlb.admin.v1.VipPlacement
-	71, // 33: quorumlb.admin.v1.VipPlacement.allocation:type_name -> quorumlb.log.v1.AllocationReason
-	72, // 34: quorumlb.admin.v1.VipPlacement.placement:type_name -> quorumlb.log.v1.Placement
-	69, // 35: quorumlb.admin.v1.VipPlacement.wish_reason:type_name -> quorumlb.log.v1.OwnerReason
-	73, // 36: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
-	61, // 37: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
-	74, // 38: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
-	75, // 39: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
-	76, // 40: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	22, // 41: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	33, // 42: quorumlb.admin.v1.RebalanceResponse.moves:type_name -> quorumlb.admin.v1.BalanceMove
-	76, // 43: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
-	42, // 44: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
-	43, // 45: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
-	77, // 46: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
-	1,  // 47: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
-	4,  // 48: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
-	7,  // 49: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
-	23, // 50: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
-	25, // 51: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
-	27, // 52: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
-	29, // 53: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
-	34, // 54: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
-	36, // 55: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
-	38, // 56: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
-	40, // 57: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
-	44, // 58: quorumlb.admin.v1.AdminService.EndQuarantine:input_type -> quorumlb.admin.v1.EndQuarantineRequest
-	46, // 59: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
-	48, // 60: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
-	50, // 61: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
-	52, // 62: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
-	54, // 63: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
-	56, // 64: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
-	31, // 65: quorumlb.admin.v1.AdminService.Rebalance:input_type -> quorumlb.admin.v1.RebalanceRequest
-	58, // 66: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
-	2,  // 67: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
-	6,  // 68: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
-	8,  // 69: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
-	24, // 70: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
-	26, // 71: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
-	28, // 72: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
-	30, // 73: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
-	35, // 74: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
-	37, // 75: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
-	39, // 76: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
-	41, // 77: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
-	45, // 78: quorumlb.admin.v1.AdminService.EndQuarantine:output_type -> quorumlb.admin.v1.EndQuarantineResponse
-	47, // 79: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
-	49, // 80: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
-	51, // 81: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
-	53, // 82: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
-	55, // 83: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
-	57, // 84: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
-	32, // 85: quorumlb.admin.v1.AdminService.Rebalance:output_type -> quorumlb.admin.v1.RebalanceResponse
-	59, // 86: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
-	67, // [67:87] is the sub-list for method output_type
-	47, // [47:67] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	4,  // 6: quorumlb.admin.v1.ApplyResponse.results:type_name -> quorumlb.admin.v1.ApplyResult
+	3,  // 7: quorumlb.admin.v1.ApplyResponse.effects:type_name -> quorumlb.admin.v1.Effect
+	68, // 8: quorumlb.admin.v1.ApplyResult.refusals:type_name -> quorumlb.log.v1.Refusal
+	6,  // 9: quorumlb.admin.v1.DeleteRequest.names:type_name -> quorumlb.admin.v1.ResourceName
+	3,  // 10: quorumlb.admin.v1.DeleteResponse.effects:type_name -> quorumlb.admin.v1.Effect
+	14, // 11: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
+	64, // 12: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
+	15, // 13: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
+	18, // 14: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
+	22, // 15: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
+	23, // 16: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
+	12, // 17: quorumlb.admin.v1.GetResponse.namespaces:type_name -> quorumlb.admin.v1.NamespaceStatus
+	10, // 18: quorumlb.admin.v1.GetResponse.reservations:type_name -> quorumlb.admin.v1.ReservationStatus
+	13, // 19: quorumlb.admin.v1.GetResponse.quarantine:type_name -> quorumlb.admin.v1.QuarantineStatus
+	67, // 20: quorumlb.admin.v1.ReservationStatus.reservation:type_name -> quorumlb.log.v1.Reservation
+	11, // 21: quorumlb.admin.v1.ReservationStatus.holders:type_name -> quorumlb.admin.v1.Holder
+	66, // 22: quorumlb.admin.v1.NamespaceStatus.namespace:type_name -> quorumlb.log.v1.Namespace
+	63, // 23: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
+	11, // 24: quorumlb.admin.v1.PoolStatus.leaving:type_name -> quorumlb.admin.v1.Holder
+	61, // 25: quorumlb.admin.v1.PoolStatus.namespaces:type_name -> quorumlb.admin.v1.PoolStatus.NamespacesEntry
+	65, // 26: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
+	68, // 27: quorumlb.admin.v1.ServiceStatus.refusals:type_name -> quorumlb.log.v1.Refusal
+	16, // 28: quorumlb.admin.v1.ServiceStatus.endpoints:type_name -> quorumlb.admin.v1.ServiceEndpoints
+	17, // 29: quorumlb.admin.v1.ServiceStatus.health:type_name -> quorumlb.admin.v1.NodeHealth
+	69, // 30: quorumlb.admin.v1.NodeHealth.status:type_name -> quorumlb.speaker.v1.HealthStatus
+	70, // 31: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
+	20, // 32: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
+	71, // 33: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	21, // 34: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
+	19, // 35: quorumlb.admin.v1.VipStatus.placement:type_name -> quorumlb.admin.v1.VipPlacement
+	72, // 36: quorumlb.admin.v1.VipPlacement.allocation:type_name -> quorumlb.log.v1.AllocationReason
+	73, // 37: quorumlb.admin.v1.VipPlacement.placement:type_name -> quorumlb.log.v1.Placement
+	70, // 38: quorumlb.admin.v1.VipPlacement.wish_reason:type_name -> quorumlb.log.v1.OwnerReason
+	74, // 39: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
+	62, // 40: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
+	75, // 41: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
+	76, // 42: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
+	77, // 43: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	23, // 44: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
+	34, // 45: quorumlb.admin.v1.RebalanceResponse.moves:type_name -> quorumlb.admin.v1.BalanceMove
+	77, // 46: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
+	43, // 47: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
+	44, // 48: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
+	78, // 49: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
+	1,  // 50: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
+	5,  // 51: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
+	8,  // 52: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
+	24, // 53: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
+	26, // 54: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
+	28, // 55: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
+	30, // 56: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
+	35, // 57: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
+	37, // 58: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
+	39, // 59: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
+	41, // 60: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
+	45, // 61: quorumlb.admin.v1.AdminService.EndQuarantine:input_type -> quorumlb.admin.v1.EndQuarantineRequest
+	47, // 62: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
+	49, // 63: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
+	51, // 64: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
+	53, // 65: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
+	55, // 66: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
+	57, // 67: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
+	32, // 68: quorumlb.admin.v1.AdminService.Rebalance:input_type -> quorumlb.admin.v1.RebalanceRequest
+	59, // 69: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
+	2,  // 70: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
+	7,  // 71: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
+	9,  // 72: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
+	25, // 73: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
+	27, // 74: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
+	29, // 75: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
+	31, // 76: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
+	36, // 77: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
+	38, // 78: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
+	40, // 79: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
+	42, // 80: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
+	46, // 81: quorumlb.admin.v1.AdminService.EndQuarantine:output_type -> quorumlb.admin.v1.EndQuarantineResponse
+	48, // 82: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
+	50, // 83: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
+	52, // 84: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
+	54, // 85: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
+	56, // 86: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
+	58, // 87: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
+	33, // 88: quorumlb.admin.v1.AdminService.Rebalance:output_type -> quorumlb.admin.v1.RebalanceResponse
+	60, // 89: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
+	70, // [70:90] is the sub-list for method output_type
+	50, // [50:70] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_admin_v1_admin_proto_init() }
@@ -4658,14 +4792,14 @@ func file_quorumlb_admin_v1_admin_proto_init() {
 		(*Resource_Namespace)(nil),
 		(*Resource_Reservation)(nil),
 	}
-	file_quorumlb_admin_v1_admin_proto_msgTypes[16].OneofWrappers = []any{}
+	file_quorumlb_admin_v1_admin_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_admin_v1_admin_proto_rawDesc), len(file_quorumlb_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   62,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

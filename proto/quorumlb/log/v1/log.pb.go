@@ -132,8 +132,13 @@ const (
 	RefusalReason_REFUSAL_REASON_QUOTA RefusalReason = 17
 	// The address asked for was given up lately by another service.
 	RefusalReason_REFUSAL_REASON_QUARANTINED RefusalReason = 18
+	// The pool lets the address go.
+	RefusalReason_REFUSAL_REASON_LEAVING RefusalReason = 19
+	// The backends differ from those of who shares the address, under
+	// externalTrafficPolicy Local.
+	RefusalReason_REFUSAL_REASON_SELECTOR_DIFFERS RefusalReason = 20
 	// Foreign stations have all addresses of the family that are free.
-	RefusalReason_REFUSAL_REASON_FOREIGN RefusalReason = 19
+	RefusalReason_REFUSAL_REASON_FOREIGN RefusalReason = 21
 )
 
 // Enum value maps for RefusalReason.
@@ -158,7 +163,9 @@ var (
 		16: "REFUSAL_REASON_RESERVED",
 		17: "REFUSAL_REASON_QUOTA",
 		18: "REFUSAL_REASON_QUARANTINED",
-		19: "REFUSAL_REASON_FOREIGN",
+		19: "REFUSAL_REASON_LEAVING",
+		20: "REFUSAL_REASON_SELECTOR_DIFFERS",
+		21: "REFUSAL_REASON_FOREIGN",
 	}
 	RefusalReason_value = map[string]int32{
 		"REFUSAL_REASON_UNSPECIFIED":       0,
@@ -180,7 +187,9 @@ var (
 		"REFUSAL_REASON_RESERVED":          16,
 		"REFUSAL_REASON_QUOTA":             17,
 		"REFUSAL_REASON_QUARANTINED":       18,
-		"REFUSAL_REASON_FOREIGN":           19,
+		"REFUSAL_REASON_LEAVING":           19,
+		"REFUSAL_REASON_SELECTOR_DIFFERS":  20,
+		"REFUSAL_REASON_FOREIGN":           21,
 	}
 )
 
@@ -3764,7 +3773,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x17ALLOCATION_REASON_FRESH\x10\x03\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_REUSED\x10\x04\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_SHARED\x10\x05\x12\x1e\n" +
-	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xfa\x04\n" +
+	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xbb\x05\n" +
 	"\rRefusalReason\x12\x1e\n" +
 	"\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dREFUSAL_REASON_NOT_AN_ADDRESS\x10\x01\x12\x1d\n" +
@@ -3786,7 +3795,9 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x17REFUSAL_REASON_RESERVED\x10\x10\x12\x18\n" +
 	"\x14REFUSAL_REASON_QUOTA\x10\x11\x12\x1e\n" +
 	"\x1aREFUSAL_REASON_QUARANTINED\x10\x12\x12\x1a\n" +
-	"\x16REFUSAL_REASON_FOREIGN\x10\x13*[\n" +
+	"\x16REFUSAL_REASON_LEAVING\x10\x13\x12#\n" +
+	"\x1fREFUSAL_REASON_SELECTOR_DIFFERS\x10\x14\x12\x1a\n" +
+	"\x16REFUSAL_REASON_FOREIGN\x10\x15*[\n" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +

@@ -562,8 +562,12 @@ type Pool struct {
 	// How long an address that its last service gave up is given to no other, not
 	// even on request. 0 to ten years.
 	QuarantineNanos int64 `protobuf:"varint,8,opt,name=quarantine_nanos,json=quarantineNanos,proto3" json:"quarantine_nanos,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// An address in use that the pool no longer has, or whose service it is no
+	// longer for, is replaced by one of another pool as soon as there is one. Else
+	// it stays with its service.
+	Reallocate    bool `protobuf:"varint,9,opt,name=reallocate,proto3" json:"reallocate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Pool) Reset() {
@@ -650,6 +654,13 @@ func (x *Pool) GetQuarantineNanos() int64 {
 		return x.QuarantineNanos
 	}
 	return 0
+}
+
+func (x *Pool) GetReallocate() bool {
+	if x != nil {
+		return x.Reallocate
+	}
+	return false
 }
 
 // Quota bounds the addresses of a pool that the services of a namespace have. One
@@ -1133,7 +1144,11 @@ type Service struct {
 	// Node to prefer before all others, whatever they weigh; it may be unknown.
 	PreferredNode string `protobuf:"bytes,14,opt,name=preferred_node,json=preferredNode,proto3" json:"preferred_node,omitempty"`
 	// How each node finds out whether it can serve; unset: it is not asked.
-	HealthCheck   *HealthCheck `protobuf:"bytes,15,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"`
+	HealthCheck *HealthCheck `protobuf:"bytes,15,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"`
+	// Labels of the backends. Services with externalTrafficPolicy Local share an
+	// address only when theirs are the same: else a node could have a backend of
+	// one and none of the other.
+	Selector      map[string]string `protobuf:"bytes,17,rep,name=selector,proto3" json:"selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1262,6 +1277,13 @@ func (x *Service) GetPreferredNode() string {
 func (x *Service) GetHealthCheck() *HealthCheck {
 	if x != nil {
 		return x.HealthCheck
+	}
+	return nil
+}
+
+func (x *Service) GetSelector() map[string]string {
+	if x != nil {
+		return x.Selector
 	}
 	return nil
 }
@@ -1596,7 +1618,7 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x10LabelRequirement\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\x12\x16\n" +
-	"\x06values\x18\x03 \x03(\tR\x06values\"\xa3\x03\n" +
+	"\x06values\x18\x03 \x03(\tR\x06values\"\xc3\x03\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
 	"\x06labels\x18\x02 \x03(\v2!.quorumlb.log.v1.Pool.LabelsEntryR\x06labels\x12\x1c\n" +
@@ -1606,7 +1628,10 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x0favoid_buggy_ips\x18\x05 \x01(\bR\ravoidBuggyIps\x12Q\n" +
 	"\x12service_allocation\x18\x06 \x01(\v2\".quorumlb.log.v1.ServiceAllocationR\x11serviceAllocation\x12,\n" +
 	"\x05quota\x18\a \x01(\v2\x16.quorumlb.log.v1.QuotaR\x05quota\x12)\n" +
-	"\x10quarantine_nanos\x18\b \x01(\x03R\x0fquarantineNanos\x1a9\n" +
+	"\x10quarantine_nanos\x18\b \x01(\x03R\x0fquarantineNanos\x12\x1e\n" +
+	"\n" +
+	"reallocate\x18\t \x01(\bR\n" +
+	"reallocate\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb3\x01\n" +
@@ -1664,7 +1689,7 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x06weight\x18\x01 \x01(\rR\x06weight\x12>\n" +
 	"\n" +
 	"preference\x18\x02 \x01(\v2\x1e.quorumlb.log.v1.LabelSelectorR\n" +
-	"preference\"\x81\x06\n" +
+	"preference\"\x82\a\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12<\n" +
@@ -1682,8 +1707,12 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x0enode_selectors\x18\v \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\rnodeSelectors\x125\n" +
 	"\bdelivery\x18\f \x01(\x0e2\x19.quorumlb.log.v1.DeliveryR\bdelivery\x12%\n" +
 	"\x0epreferred_node\x18\x0e \x01(\tR\rpreferredNode\x12?\n" +
-	"\fhealth_check\x18\x0f \x01(\v2\x1c.quorumlb.log.v1.HealthCheckR\vhealthCheck\x1a9\n" +
+	"\fhealth_check\x18\x0f \x01(\v2\x1c.quorumlb.log.v1.HealthCheckR\vhealthCheck\x12B\n" +
+	"\bselector\x18\x11 \x03(\v2&.quorumlb.log.v1.Service.SelectorEntryR\bselector\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a;\n" +
+	"\rSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x02\n" +
 	"\vHealthCheck\x12.\n" +
@@ -1754,7 +1783,7 @@ func file_quorumlb_log_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_quorumlb_log_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_quorumlb_log_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_quorumlb_log_v1_resource_proto_goTypes = []any{
 	(Rebalance)(0),                // 0: quorumlb.log.v1.Rebalance
 	(ControlLoss)(0),              // 1: quorumlb.log.v1.ControlLoss
@@ -1786,6 +1815,7 @@ var file_quorumlb_log_v1_resource_proto_goTypes = []any{
 	nil,                           // 27: quorumlb.log.v1.Namespace.LabelsEntry
 	nil,                           // 28: quorumlb.log.v1.L2Advertisement.LabelsEntry
 	nil,                           // 29: quorumlb.log.v1.Service.LabelsEntry
+	nil,                           // 30: quorumlb.log.v1.Service.SelectorEntry
 }
 var file_quorumlb_log_v1_resource_proto_depIdxs = []int32{
 	23, // 0: quorumlb.log.v1.LabelSelector.match_labels:type_name -> quorumlb.log.v1.LabelSelector.MatchLabelsEntry
@@ -1815,15 +1845,16 @@ var file_quorumlb_log_v1_resource_proto_depIdxs = []int32{
 	8,  // 24: quorumlb.log.v1.Service.node_selectors:type_name -> quorumlb.log.v1.LabelSelector
 	7,  // 25: quorumlb.log.v1.Service.delivery:type_name -> quorumlb.log.v1.Delivery
 	18, // 26: quorumlb.log.v1.Service.health_check:type_name -> quorumlb.log.v1.HealthCheck
-	19, // 27: quorumlb.log.v1.HealthCheck.http:type_name -> quorumlb.log.v1.HttpCheck
-	20, // 28: quorumlb.log.v1.HealthCheck.tcp:type_name -> quorumlb.log.v1.TcpCheck
-	21, // 29: quorumlb.log.v1.HealthCheck.exec:type_name -> quorumlb.log.v1.ExecCheck
-	3,  // 30: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	30, // 27: quorumlb.log.v1.Service.selector:type_name -> quorumlb.log.v1.Service.SelectorEntry
+	19, // 28: quorumlb.log.v1.HealthCheck.http:type_name -> quorumlb.log.v1.HttpCheck
+	20, // 29: quorumlb.log.v1.HealthCheck.tcp:type_name -> quorumlb.log.v1.TcpCheck
+	21, // 30: quorumlb.log.v1.HealthCheck.exec:type_name -> quorumlb.log.v1.ExecCheck
+	3,  // 31: quorumlb.log.v1.Port.protocol:type_name -> quorumlb.log.v1.Protocol
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_log_v1_resource_proto_init() }
@@ -1837,7 +1868,7 @@ func file_quorumlb_log_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_log_v1_resource_proto_rawDesc), len(file_quorumlb_log_v1_resource_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
