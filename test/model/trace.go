@@ -30,7 +30,6 @@ func readable(replay, wrong string) string {
 			tick++
 			continue
 		case line == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, "spin:"):
-			// What spin says itself may come first, on a busy machine: it is another stream.
 			continue
 		}
 		line = mark.ReplaceAllStringFunc(line, func(s string) string {
