@@ -22,15 +22,15 @@ func readable(replay, wrong string) string {
 	tick := 0
 	for line := range strings.Lines(replay) {
 		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "#processes") {
+			break // what follows is the last state
+		}
 		switch {
-		case line == "" || strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "#tick#"):
-			continue
 		case line == "#tick#":
 			tick++
 			continue
-		}
-		if strings.HasPrefix(line, "spin:") {
-			break
+		case line == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, "spin:"):
+			continue
 		}
 		line = mark.ReplaceAllStringFunc(line, func(s string) string {
 			f := mark.FindStringSubmatch(s)
