@@ -231,8 +231,6 @@ type LabelRequirement struct {
 	Values   []string `json:"values,omitempty"`
 }
 
-const notYet = "is a field of MetalLB that QuorumLB does not support yet"
-
 func (NamespaceSpec) fieldNote(string) string {
 	return "a Namespace has metadata only: its name and labels"
 }
