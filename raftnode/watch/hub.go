@@ -97,7 +97,7 @@ func (h *Hub) Subscribe(node string, session, minRevision uint64) (*Subscription
 			return
 		}
 		v := h.viewOf(s, node)
-		sub = newSubscription(h, v, h.revision, h.queue)
+		sub = newSubscription(h, v, session, h.revision, h.queue)
 		v.subs[sub] = struct{}{}
 		sub.queue <- &speakerv1.WatchResponse{
 			Revision: h.revision,

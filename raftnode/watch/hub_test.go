@@ -1,6 +1,7 @@
 package watch_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -320,6 +321,37 @@ func TestAdmission(t *testing.T) {
 	}
 	if n := g.hub.Watchers(); n != 0 {
 		t.Errorf("%d watchers left", n)
+	}
+}
+
+// Another process ends the watches of the one before it; another session of the same
+// process does not.
+func TestReplacedProcessIsToldNothingMore(t *testing.T) {
+	g := newGroup(t, 0)
+	first := g.apply(open("n1", 1, 1, nil))
+	old, err := g.hub.Subscribe("n1", first, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	g.apply(&logv1.Event{Fact: &logv1.Event_SessionExpired{SessionExpired: &logv1.SessionExpired{Node: "n1", Session: first}}})
+	g.apply(open("n1", 1, 1, nil))
+	if _, err := old.Next(t.Context()); err != nil {
+		t.Fatalf("after another session of the same process: %v", err)
+	}
+	replacement := open("n1", 2, 1, nil)
+	replacement.GetSessionOpened().Process = bytes.Repeat([]byte{1}, 16)
+	second := g.apply(replacement)
+	if _, err := old.Next(t.Context()); !errors.Is(err, watch.ErrReplaced) {
+		t.Errorf("after another process: %v, want %v", err, watch.ErrReplaced)
+	}
+	newer, err := g.hub.Subscribe("n1", second, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer newer.Close()
+	if _, err := newer.Next(t.Context()); err != nil || g.hub.Watchers() != 1 {
+		t.Errorf("the other process: %v, %d watchers", err, g.hub.Watchers())
 	}
 }
 

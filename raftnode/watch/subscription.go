@@ -11,6 +11,8 @@ import (
 type Subscription struct {
 	hub  *Hub
 	view *nodeView
+	// session that the reader was admitted with.
+	session uint64
 	// from is the revision of the whole view; deltas up to it are in the view.
 	from  uint64
 	queue chan *speakerv1.WatchResponse
@@ -20,9 +22,9 @@ type Subscription struct {
 	why   error // valid once ended is closed
 }
 
-func newSubscription(h *Hub, v *nodeView, from uint64, queue int) *Subscription {
+func newSubscription(h *Hub, v *nodeView, session, from uint64, queue int) *Subscription {
 	return &Subscription{
-		hub: h, view: v, from: from,
+		hub: h, view: v, session: session, from: from,
 		queue: make(chan *speakerv1.WatchResponse, queue+1), // and the whole view
 		ended: make(chan struct{}),
 	}

@@ -13,8 +13,11 @@ import (
 
 // nodeView is what the readers of one node have been told.
 type nodeView struct {
-	name    string
-	made    uint64 // revision of the state that the view was made of
+	name string
+	made uint64 // revision of the state that the view was made of
+	// session is the node's newest, and process who opened it.
+	session uint64
+	process [16]byte
 	vips    map[netip.Addr]*speakerv1.Vip
 	softs   map[netip.Addr]*speakerv1.Vip
 	hosts   map[netip.Addr]struct{}
@@ -65,7 +68,7 @@ func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
 	}
 	n := s.Nodes[name]
 	v := &nodeView{
-		name: name, made: s.Revision, labels: n.Labels, drained: n.Drained != 0,
+		name: name, made: s.Revision, session: n.Session, process: n.Process, labels: n.Labels, drained: n.Drained != 0,
 		vips:  make(map[netip.Addr]*speakerv1.Vip),
 		hosts: make(map[netip.Addr]struct{}), checks: make(map[fsm.ServiceKey]*speakerv1.HealthTask),
 		terms: make(map[*allocator.Policy]terms),
@@ -292,6 +295,7 @@ func (h *Hub) applyNodes(s *fsm.State, ch fsm.Changes, d *deltas) {
 			h.endView(v, ErrNoSession) // forgotten
 			continue
 		}
+		v.follow(n)
 		if drained := n.Drained != 0; drained != v.drained {
 			v.drained = drained
 			d.to(v).Drained = &drained
@@ -303,6 +307,23 @@ func (h *Hub) applyNodes(s *fsm.State, ch fsm.Changes, d *deltas) {
 			h.applyChecks(s, d, v)
 		}
 	}
+}
+
+// follow ends the subscriptions of a process that another has replaced. Nothing that the
+// node is given from now on is for it, and it may be in no state to hear of that elsewhere.
+func (v *nodeView) follow(n *fsm.Node) {
+	if n.Session == v.session {
+		return
+	}
+	if n.Process != v.process {
+		for sub := range v.subs {
+			if sub.session < n.Session {
+				sub.end(ErrReplaced)
+				delete(v.subs, sub)
+			}
+		}
+	}
+	v.session, v.process = n.Session, n.Process
 }
 
 // applyMacs tells the other nodes when a node's link-layer addresses changed. Only

@@ -22,6 +22,9 @@ import (
 	"github.com/quorumlb/quorumlb/test/lab"
 )
 
+// maxMessage is what qlbctl allows, too: a list of every address of a large group.
+const maxMessage = 64 << 20
+
 // AdminAt is the admin service of one member, over the management network, with
 // the operator's certificate.
 func (c *Cluster) AdminAt(n *Node) (adminv1.AdminServiceClient, error) {
@@ -49,6 +52,7 @@ func (c *Cluster) DialAs(n *Node, files pki.Files, opts ...grpc.DialOption) (*gr
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			return c.Admin.Dial(ctx, "tcp", addr)
 		}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}))...)
 }
 
