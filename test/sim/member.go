@@ -60,6 +60,7 @@ type brain struct {
 	decider *decider.Decider
 	hub     *watch.Hub
 	reports *reports
+	ears    ears
 
 	mu    sync.RWMutex // of state
 	state *fsm.State
@@ -362,6 +363,7 @@ type checkedLeases struct {
 func (l checkedLeases) Decided(head *fsm.State, ch fsm.Changes) {
 	l.Keeper.Decided(head, ch)
 	l.b.m.w.check.decided(l.b, head)
+	l.b.m.w.check.expires(l.b, head, ch)
 }
 
 // logger writes the parts' logs into the trace.
