@@ -169,6 +169,21 @@ var mutants = []mutant{
 		edits: []edit{{"raftnode/lease/acks.go", "if l.own.now < l.foreignFence(n) {", "if false {"}},
 		model: "1-no-predecessor",
 	},
+	{
+		Name: "lease-newcomer", Breaks: "what a new process reports counts for the process before it at once",
+		edits: []edit{{"raftnode/lease/waits.go", "\tcounts := n.before + l.outlast()\n", "\tcounts := time.Duration(0)\n"}},
+		model: "move-newcomer",
+	},
+	{
+		Name: "lease-own-term", Breaks: "a leader does not read its own term before it acks",
+		edits: []edit{{"raftnode/lease/acks.go", "if ownTerm != l.term && !l.cfg.rules.ownTermStale {", "if ownTerm < l.term {"}},
+		model: "4c-own-term",
+	},
+	{
+		Name: "lease-eager", Breaks: "acks name a longer F before it is committed",
+		edits: []edit{{"raftnode/lease/leader.go", "return min(fence, l.own.times.cur.Fence()), min(detection, l.own.times.cur.Detection)", "return l.times.cur.Fence(), l.times.cur.Detection"}},
+		model: "9-eager",
+	},
 
 	// watches
 	{
