@@ -96,6 +96,10 @@ var mutants = []mutant{
 		Name: "decider-no-barrier", Breaks: "a new leader decides without a barrier, on what it happens to have applied",
 		edits: []edit{{"raftnode/decider/recover.go", "err := r.d.log.Barrier(r.d.cfg.BarrierTimeout)", "var err error"}},
 	},
+	{
+		Name: "decider-stale-expiry", Breaks: "an expiry that waited is decided although the node was heard again meanwhile",
+		edits: []edit{{"raftnode/decider/session.go", "!t.silent(id.Node, id.Session)", "false"}},
+	},
 
 	// leases
 	{
