@@ -240,9 +240,13 @@ func (b *brain) apply(index uint64, e *entry) {
 	if e.kind == batchEntry {
 		b.mu.Lock()
 		batch, ch, err := b.state.Apply(e.raw)
+		refused := errors.Is(err, fsm.ErrRevision) || errors.Is(err, fsm.ErrChain)
+		if err != nil && !refused {
+			b.state = fsm.New() // a member stops before anybody reads the broken one
+		}
 		b.mu.Unlock()
 		switch {
-		case errors.Is(err, fsm.ErrRevision) || errors.Is(err, fsm.ErrChain):
+		case refused:
 			response = err
 		case err != nil:
 			w.check.fail("%s would stop at entry %d: %v", b.m.id, index, err)
