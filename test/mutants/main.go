@@ -2,7 +2,7 @@
 // which of the provers notice: the simulation (test/sim), and chaos on real
 // processes (test/chaos). Unit tests are not asked.
 //
-//	go run ./test/mutants [-only word] [-time 60s] [-chaos 3m] [-seed n] [-list] [-write]
+//	go run ./test/mutants [-only word] [-missing] [-time 60s] [-chaos 3m] [-seed n] [-list] [-write]
 //
 // The bugs are in list.go. None is ever written into the tree: the programs are built
 // with an overlay. docs/mutants.md has what came out, and -write puts it there.
@@ -16,6 +16,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -34,7 +35,9 @@ func main() {
 type options struct {
 	// sim and chaos bound the time of each prover for one mutant; 0 leaves it out.
 	sim, chaos time.Duration
-	seed       uint64
+	// least is how many schedules the simulation plays, if its time is too short for them.
+	least uint64
+	seed  uint64
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -42,8 +45,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("mutants", flag.ContinueOnError)
 	only := flags.String("only", "", "only the mutants with this word in their names")
 	flags.DurationVar(&o.sim, "time", time.Minute, "for how long the simulation looks for each; 0: not at all")
+	flags.Uint64Var(&o.least, "least", 1000, "and for at least so many schedules, which may take longer on a busy machine")
 	flags.DurationVar(&o.chaos, "chaos", 3*time.Minute, "for how long chaos looks for each that it is asked about; 0: not at all")
 	flags.Uint64Var(&o.seed, "seed", 0, "have the simulation play this one schedule")
+	missing := flags.Bool("missing", false, "only the mutants that neither simulation nor chaos has found in earlier runs")
 	list := flags.Bool("list", false, "list the mutants and do nothing")
 	write := flags.Bool("write", false, "put all that is known into docs/mutants.md")
 	if err := flags.Parse(args); err != nil {
@@ -53,7 +58,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	known, err := load(root)
+	if err != nil {
+		return err
+	}
 	todo := chosen(*only)
+	if *missing {
+		todo = slices.DeleteFunc(todo, known.caught)
+	}
 	switch {
 	case *list:
 		for _, m := range todo {
@@ -61,13 +73,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		return nil
 	case len(todo) == 0:
-		return fmt.Errorf("no mutant has %q in its name: -list shows them all", *only)
+		return fmt.Errorf("no mutant is left with %q in its name: -list shows them all", *only)
 	case o.seed != 0 && len(todo) > 1:
 		return errors.New("-seed plays one mutant: name it with -only")
-	}
-	known, err := load(root)
-	if err != nil {
-		return err
 	}
 	failed := hunt(ctx, root, o, todo, known, out)
 	if err := known.save(root); err != nil {

@@ -40,7 +40,7 @@ var provers = []prover{
 		limit: func(o options) time.Duration { return o.sim },
 		args: func(_ mutant, o options) []string {
 			return []string{"test", "./test/sim", "-vet=off", "-run", "^TestSim$", "-v", "-count=1", "-timeout", "0",
-				"-args", "-sim.time=" + o.sim.String(), "-sim.seed=" + strconv.FormatUint(o.seed, 10)}
+				"-args", "-sim.time=" + o.sim.String(), "-sim.least=" + strconv.FormatUint(o.least, 10), "-sim.seed=" + strconv.FormatUint(o.seed, 10)}
 		},
 		env: func(mutant, options, string) []string { return nil },
 	},

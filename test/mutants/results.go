@@ -77,6 +77,11 @@ func (r results) put(m mutant, prover string, res result) {
 	r[m.key()][prover] = res
 }
 
+// caught tells whether a prover that runs the code found the mutant.
+func (r results) caught(m mutant) bool {
+	return r.of(m)[simulation].Found || r.of(m)[chaos].Found
+}
+
 // foundBy names the first prover that found the mutant; empty: none.
 func (r results) foundBy(m mutant) string {
 	for _, p := range provers {
