@@ -2,9 +2,11 @@ package sim
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	"github.com/quorumlb/quorumlb/raftnode/decider"
 )
 
@@ -15,6 +17,37 @@ var attacks = []fault{lateAcks, lateAcks, forgotten, longTimes}
 
 // attackSource is that source.
 const attackSource = 0xa77ac
+
+// lastWordsSource is that of lastWords, which came later still.
+const lastWordsSource = 0x1a57
+
+// lastWords: what a leader proposes reaches the others, and it never learns what became
+// of it: no answer of theirs arrives. In some schedules it is asked to prove its office before.
+func lastWords(c *chaos) {
+	l := c.leaderOr()
+	d := c.patience + c.between(1200*time.Millisecond, 2*time.Second)
+	c.logf("fault: %s hears nothing of the other members' Raft for %v", l.id, d)
+	for _, o := range c.members {
+		if o != l {
+			c.cut(raftClass, o.mach, l.mach, d)
+		}
+	}
+	at := c.upTo(c.patience / 2)
+	if c.chance(50) {
+		c.after(at, func() {
+			c.order(func(ctx context.Context) {
+				_, _ = c.o.submit(ctx, l.num, &decider.Delete{Actor: "admin:sim", Names: []*adminv1.ResourceName{{Kind: decider.KindService, Namespace: "sim", Name: "none"}}})
+			})
+		})
+	}
+	for range 1 + c.rng.IntN(3) {
+		at += c.upTo(c.patience / 4)
+		rng, svc := rand.New(rand.NewPCG(c.seed, c.rng.Uint64())), service(c.rng.IntN(services))
+		c.after(at, func() {
+			c.order(func(ctx context.Context) { _ = c.o.declare(ctx, rng, svc) })
+		})
+	}
+}
 
 // unseat makes another member lead, in one of many ways.
 func (c *chaos) unseat(l *member) {

@@ -53,6 +53,13 @@ func (w *World) plan(ctx context.Context, o *operator, orders *orders) {
 			do(c)
 		})
 	}
+	if own := rand.New(rand.NewPCG(w.seed, lastWordsSource)); own.IntN(100) < 10 {
+		c := &chaos{World: w, rng: own, o: o, order: order}
+		w.after(c.upTo(2*time.Second), func() {
+			w.Stats.Faults++
+			lastWords(c)
+		})
+	}
 	for range 2 + w.rng.IntN(14) {
 		name, do := o.order(source())
 		w.after(w.upTo(faultTime), func() {
