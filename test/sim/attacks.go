@@ -18,8 +18,22 @@ var attacks = []fault{lateAcks, lateAcks, forgotten, longTimes}
 // attackSource is that source.
 const attackSource = 0xa77ac
 
-// lastWordsSource is that of lastWords, which came later still.
-const lastWordsSource = 0x1a57
+// laterAttacks came later still. A schedule may have one of these beside one of the others.
+var laterAttacks = []fault{lastWords, deaf}
+
+const laterSource = 0x1a57
+
+// deaf: a leader does not hear an owner that all others hear, nor what they report.
+func deaf(c *chaos) {
+	s, l, d := c.speaker(), c.leaderOr(), c.between(2500*time.Millisecond, 4*time.Second)
+	c.logf("fault: %s hears neither %s nor reports for %v", l.id, s.p.name, d)
+	c.cut(beatClass, s.p.mach, l.mach, d)
+	for _, o := range c.members {
+		if o != l {
+			c.cut(pulseClass, o.mach, l.mach, d)
+		}
+	}
+}
 
 // lastWords: what a leader proposes reaches the others, and it never learns what became
 // of it: no answer of theirs arrives. In some schedules it is asked to prove its office before.

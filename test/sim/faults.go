@@ -53,11 +53,12 @@ func (w *World) plan(ctx context.Context, o *operator, orders *orders) {
 			do(c)
 		})
 	}
-	if own := rand.New(rand.NewPCG(w.seed, lastWordsSource)); own.IntN(100) < 10 {
+	if own := rand.New(rand.NewPCG(w.seed, laterSource)); own.IntN(100) < 20 {
 		c := &chaos{World: w, rng: own, o: o, order: order}
+		do := laterAttacks[own.IntN(len(laterAttacks))]
 		w.after(c.upTo(2*time.Second), func() {
 			w.Stats.Faults++
-			lastWords(c)
+			do(c)
 		})
 	}
 	for range 2 + w.rng.IntN(14) {
