@@ -19,7 +19,7 @@ var attacks = []fault{lateAcks, lateAcks, forgotten, longTimes}
 const attackSource = 0xa77ac
 
 // laterAttacks came later still. A schedule may have one of these beside one of the others.
-var laterAttacks = []fault{lastWords, deaf}
+var laterAttacks = []fault{lastWords, deaf, gap}
 
 const laterSource = 0x1a57
 
@@ -32,6 +32,22 @@ func deaf(c *chaos) {
 		if o != l {
 			c.cut(pulseClass, o.mach, l.mach, d)
 		}
+	}
+}
+
+// gap: a batch is refused so late that others, decided on top of it, are in the log.
+func gap(c *chaos) {
+	l := c.leader()
+	if l == nil {
+		return
+	}
+	c.logf("fault: the next proposal of %s is refused late", l.m.id)
+	l.trouble = refusedLate
+	for range 3 + c.rng.IntN(4) {
+		rng, svc := rand.New(rand.NewPCG(c.seed, c.rng.Uint64())), service(c.rng.IntN(services))
+		c.after(c.upTo(refusalTime*5/4), func() {
+			c.order(func(ctx context.Context) { _ = c.o.declare(ctx, rng, svc) })
+		})
 	}
 }
 
