@@ -19,7 +19,7 @@ var attacks = []fault{lateAcks, lateAcks, forgotten, longTimes}
 const attackSource = 0xa77ac
 
 // laterAttacks came later still. A schedule may have one of these beside one of the others.
-var laterAttacks = []fault{lastWords, deaf, gap}
+var laterAttacks = []fault{lastWords, deaf, gap, recycled}
 
 const laterSource = 0x1a57
 
@@ -49,6 +49,26 @@ func gap(c *chaos) {
 			c.order(func(ctx context.Context) { _ = c.o.declare(ctx, rng, svc) })
 		})
 	}
+}
+
+// recycled: addresses leave an owner that does not hear of it, and their services with
+// them, which come back at once and have them again.
+func recycled(c *chaos) {
+	s := c.speaker()
+	c.hang(s, c.between(2*time.Second, 4*time.Second))
+	var names []*adminv1.ResourceName
+	for i := range services {
+		names = append(names, &adminv1.ResourceName{Kind: decider.KindService, Namespace: "sim", Name: service(i).GetName()})
+	}
+	wait, rng := c.upTo(300*time.Millisecond), rand.New(rand.NewPCG(c.seed, c.rng.Uint64()))
+	c.order(func(ctx context.Context) {
+		_, _ = c.o.submit(ctx, 0, &decider.Drain{Node: s.p.mach.node, Actor: "admin:sim"})
+		_ = pause(ctx, wait)
+		_, _ = c.o.submit(ctx, 0, &decider.Delete{Actor: "admin:sim", Names: names})
+		for i := range services / 2 {
+			_ = c.o.declare(ctx, rng, service(i))
+		}
+	})
 }
 
 // lastWords: what a leader proposes reaches the others, and it never learns what became
