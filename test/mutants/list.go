@@ -10,6 +10,8 @@ type mutant struct {
 	// model is the rule that the bug leaves out: the name of its trace in
 	// docs/model, without ".txt". Empty when the models do not hold it.
 	model string
+	// covered says why nobody notices it: other rules forbid the same.
+	covered string
 	// wire: only chaos can see it, for the simulation has a table in place of this part.
 	wire bool
 	// faults are the classes of faults for chaos, as in QUORUMLB_CHAOS_FAULTS; all when empty.
@@ -31,7 +33,8 @@ var mutants = []mutant{
 	},
 	{
 		Name: "fsm-no-chain", Breaks: "a batch is folded on any history that has its revision",
-		edits: []edit{{"fsm/batch.go", "if Hash(b.GetPrev()) != s.Chain {", "if false {"}},
+		edits:   []edit{{"fsm/batch.go", "if Hash(b.GetPrev()) != s.Chain {", "if false {"}},
+		covered: "one decider at a time numbers the revisions, so the guard on them refuses what the chain would",
 	},
 	{
 		Name: "fsm-no-taken", Breaks: "the record of a node does not say that an address was taken from it",

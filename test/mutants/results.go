@@ -95,9 +95,38 @@ func (r results) foundBy(m mutant) string {
 	return ""
 }
 
+// summary counts, in a sentence, what was found.
+func summary(list []mutant, known results) string {
+	var sim, wire, model, asked int
+	var none []string
+	for _, m := range list {
+		switch r := known.of(m); {
+		case m.Name == unchanged:
+			continue
+		case r[simulation].Found:
+			sim++
+		case r[chaos].Found:
+			wire++
+		case m.model != "":
+			model++
+		case r[simulation].Effort == "" && r[chaos].Effort == "":
+			none = append(none, "`"+m.Name+"` (not asked yet)")
+		default:
+			none = append(none, "`"+m.Name+"`")
+		}
+		asked++
+	}
+	s := fmt.Sprintf("Of %d bugs the simulation found %d and chaos %d; of %d only the model has the rule that they leave out.", asked, sim, wire, model)
+	if len(none) > 0 {
+		s += " Nobody: " + strings.Join(none, ", ") + "."
+	}
+	return s + "\n"
+}
+
 // table lists mutants and what the provers said, in Markdown.
 func table(list []mutant, known results) string {
 	var b strings.Builder
+	b.WriteString(summary(list, known) + "\n")
 	b.WriteString("| bug | where | model | simulation | chaos |\n|---|---|---|---|---|\n")
 	for _, m := range list {
 		if m.Name == unchanged {
@@ -111,7 +140,11 @@ func table(list []mutant, known results) string {
 		if m.wire {
 			sim = "has a table there"
 		}
-		fmt.Fprintf(&b, "| `%s`: %s | %s | %s | %s | %s |\n", m.Name, m.Breaks, strings.Join(m.files(), ", "), model, sim, cell(known.of(m)[chaos]))
+		what := m.Breaks
+		if m.covered != "" {
+			what += " (" + m.covered + ")"
+		}
+		fmt.Fprintf(&b, "| `%s`: %s | %s | %s | %s | %s |\n", m.Name, what, strings.Join(m.files(), ", "), model, sim, cell(known.of(m)[chaos]))
 	}
 	return b.String()
 }
