@@ -98,7 +98,7 @@ func (r results) foundBy(m mutant) string {
 // summary counts, in a sentence, what was found.
 func summary(list []mutant, known results) string {
 	var sim, wire, model, asked int
-	var none []string
+	var none, later []string
 	for _, m := range list {
 		switch r := known.of(m); {
 		case m.Name == unchanged:
@@ -110,7 +110,8 @@ func summary(list []mutant, known results) string {
 		case m.model != "":
 			model++
 		case r[simulation].Effort == "" && r[chaos].Effort == "":
-			none = append(none, "`"+m.Name+"` (not asked yet)")
+			later = append(later, "`"+m.Name+"`")
+			continue
 		default:
 			none = append(none, "`"+m.Name+"`")
 		}
@@ -119,6 +120,9 @@ func summary(list []mutant, known results) string {
 	s := fmt.Sprintf("Of %d bugs the simulation found %d and chaos %d; of %d only the model has the rule that they leave out.", asked, sim, wire, model)
 	if len(none) > 0 {
 		s += " Nobody: " + strings.Join(none, ", ") + "."
+	}
+	if len(later) > 0 {
+		s += " Not asked about yet: " + strings.Join(later, ", ") + "."
 	}
 	return s + "\n"
 }
