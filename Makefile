@@ -75,6 +75,10 @@ model: ## check the protocol with spin, and that each of its rules is needed
 	@./test/prepare model
 	$(GO) run ./test/model
 
+.PHONY: mutants
+mutants: ## which prover notices which of the deliberate bugs, an hour or two (ARGS="-only lease -chaos 0")
+	$(GO) run ./test/mutants $(ARGS)
+
 .PHONY: bench
 bench: build ## every speed claim beside its peer, some hours; goes on where it was broken off (ARGS="-only writes")
 	@./test/prepare bench

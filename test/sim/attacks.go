@@ -2,9 +2,11 @@ package sim
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"time"
 
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	"github.com/quorumlb/quorumlb/raftnode/decider"
 )
 
@@ -15,6 +17,87 @@ var attacks = []fault{lateAcks, lateAcks, forgotten, longTimes}
 
 // attackSource is that source.
 const attackSource = 0xa77ac
+
+// laterAttacks came later still. A schedule may have one of these beside one of the others.
+var laterAttacks = []fault{lastWords, deaf, gap, recycled}
+
+const laterSource = 0x1a57
+
+// deaf: a leader does not hear an owner that all others hear, nor what they report.
+func deaf(c *chaos) {
+	s, l, d := c.speaker(), c.leaderOr(), c.between(2500*time.Millisecond, 4*time.Second)
+	c.logf("fault: %s hears neither %s nor reports for %v", l.id, s.p.name, d)
+	c.cut(beatClass, s.p.mach, l.mach, d)
+	for _, o := range c.members {
+		if o != l {
+			c.cut(pulseClass, o.mach, l.mach, d)
+		}
+	}
+}
+
+// gap: a batch is refused so late that others, decided on top of it, are in the log.
+func gap(c *chaos) {
+	l := c.leader()
+	if l == nil {
+		return
+	}
+	c.logf("fault: the next proposal of %s is refused late", l.m.id)
+	l.trouble = refusedLate
+	for range 3 + c.rng.IntN(4) {
+		rng, svc := rand.New(rand.NewPCG(c.seed, c.rng.Uint64())), service(c.rng.IntN(services))
+		c.after(c.upTo(refusalTime*5/4), func() {
+			c.order(func(ctx context.Context) { _ = c.o.declare(ctx, rng, svc) })
+		})
+	}
+}
+
+// recycled: addresses leave an owner that does not hear of it, and their services with
+// them, which come back at once and have them again.
+func recycled(c *chaos) {
+	s := c.speaker()
+	c.hang(s, c.between(2*time.Second, 4*time.Second))
+	var names []*adminv1.ResourceName
+	for i := range services {
+		names = append(names, &adminv1.ResourceName{Kind: decider.KindService, Namespace: "sim", Name: service(i).GetName()})
+	}
+	wait, rng := c.upTo(300*time.Millisecond), rand.New(rand.NewPCG(c.seed, c.rng.Uint64()))
+	c.order(func(ctx context.Context) {
+		_, _ = c.o.submit(ctx, 0, &decider.Drain{Node: s.p.mach.node, Actor: "admin:sim"})
+		_ = pause(ctx, wait)
+		_, _ = c.o.submit(ctx, 0, &decider.Delete{Actor: "admin:sim", Names: names})
+		for i := range services / 2 {
+			_ = c.o.declare(ctx, rng, service(i))
+		}
+	})
+}
+
+// lastWords: what a leader proposes reaches the others, and it never learns what became
+// of it: no answer of theirs arrives. In some schedules it is asked to prove its office before.
+func lastWords(c *chaos) {
+	l := c.leaderOr()
+	d := c.patience + c.between(1200*time.Millisecond, 2*time.Second)
+	c.logf("fault: %s hears nothing of the other members' Raft for %v", l.id, d)
+	for _, o := range c.members {
+		if o != l {
+			c.cut(raftClass, o.mach, l.mach, d)
+		}
+	}
+	at := c.upTo(c.patience / 2)
+	if c.chance(50) {
+		c.after(at, func() {
+			c.order(func(ctx context.Context) {
+				_, _ = c.o.submit(ctx, l.num, &decider.Delete{Actor: "admin:sim", Names: []*adminv1.ResourceName{{Kind: decider.KindService, Namespace: "sim", Name: "none"}}})
+			})
+		})
+	}
+	for range 1 + c.rng.IntN(3) {
+		at += c.upTo(c.patience / 4)
+		rng, svc := rand.New(rand.NewPCG(c.seed, c.rng.Uint64())), service(c.rng.IntN(services))
+		c.after(at, func() {
+			c.order(func(ctx context.Context) { _ = c.o.declare(ctx, rng, svc) })
+		})
+	}
+}
 
 // unseat makes another member lead, in one of many ways.
 func (c *chaos) unseat(l *member) {

@@ -26,6 +26,7 @@ type checker struct {
 	histMu  sync.Mutex
 	history []revision
 	heads   []headAt
+	healthy []wronged
 }
 
 // revision is what the group agreed on at one revision.
@@ -255,11 +256,15 @@ func (c *checker) applied(b *brain, batch *logv1.Batch, ch fsm.Changes, e *entry
 // record keeps a revision that is new. histMu is held.
 func (c *checker) record(s *fsm.State, batch *logv1.Batch, ch fsm.Changes, raw []byte) revision {
 	c.w.Stats.Batches++
+	c.wrongs(s)
 	r := revision{chain: s.Chain, batch: batch, raw: raw, owners: c.history[len(c.history)-1].owners}
 	if len(ch.Addresses) > 0 || ch.All {
 		r.owners = make(map[netip.Addr]ownership, len(s.Addresses))
 		for a, rec := range s.Addresses {
 			r.owners[a] = ownership{rec.Owner, rec.Epoch, rec.SoftNode, rec.SoftEpoch}
+			if rec.Owner != "" && rec.Owner != c.history[len(c.history)-1].owners[a].node && rec.Epoch != s.Revision {
+				c.fail("%s became the owner of %v at revision %d, and its epoch is %d", rec.Owner, a, s.Revision, rec.Epoch)
+			}
 			c.sharing(s, rec)
 		}
 	}

@@ -53,6 +53,14 @@ func (w *World) plan(ctx context.Context, o *operator, orders *orders) {
 			do(c)
 		})
 	}
+	if own := rand.New(rand.NewPCG(w.seed, laterSource)); own.IntN(100) < 20 {
+		c := &chaos{World: w, rng: own, o: o, order: order}
+		do := laterAttacks[own.IntN(len(laterAttacks))]
+		w.after(c.upTo(2*time.Second), func() {
+			w.Stats.Faults++
+			do(c)
+		})
+	}
 	for range 2 + w.rng.IntN(14) {
 		name, do := o.order(source())
 		w.after(w.upTo(faultTime), func() {

@@ -53,6 +53,10 @@ func (r *raft) propose(e entry) *future {
 	if trouble == notEnqueued {
 		return f.end(errNotEnqueued, nil)
 	}
+	if trouble == refusedLate {
+		r.later(refusalTime, func() { f.end(errTransfer, nil) })
+		return f
+	}
 	i := r.append(e)
 	switch trouble {
 	case lostAnswer:

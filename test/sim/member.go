@@ -60,6 +60,7 @@ type brain struct {
 	decider *decider.Decider
 	hub     *watch.Hub
 	reports *reports
+	ears    ears
 
 	mu    sync.RWMutex // of state
 	state *fsm.State
@@ -239,9 +240,13 @@ func (b *brain) apply(index uint64, e *entry) {
 	if e.kind == batchEntry {
 		b.mu.Lock()
 		batch, ch, err := b.state.Apply(e.raw)
+		refused := errors.Is(err, fsm.ErrRevision) || errors.Is(err, fsm.ErrChain)
+		if err != nil && !refused {
+			b.state = fsm.New() // a member stops before anybody reads the broken one
+		}
 		b.mu.Unlock()
 		switch {
-		case errors.Is(err, fsm.ErrRevision) || errors.Is(err, fsm.ErrChain):
+		case refused:
 			response = err
 		case err != nil:
 			w.check.fail("%s would stop at entry %d: %v", b.m.id, index, err)
@@ -362,6 +367,7 @@ type checkedLeases struct {
 func (l checkedLeases) Decided(head *fsm.State, ch fsm.Changes) {
 	l.Keeper.Decided(head, ch)
 	l.b.m.w.check.decided(l.b, head)
+	l.b.m.w.check.expires(l.b, head, ch)
 }
 
 // logger writes the parts' logs into the trace.

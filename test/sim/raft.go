@@ -72,12 +72,14 @@ const (
 	notEnqueued         // an error that means: in no log
 	lostAnswer          // appended, and an error that leaves the outcome open
 	hangs               // appended, and no answer ever
+	refusedLate         // in no log, which is told when the next ones may be in it
 )
 
 const (
 	electionMin = 250 * time.Millisecond
 	beatEvery   = 50 * time.Millisecond
 	flushAfter  = 5 * time.Millisecond
+	refusalTime = 20 * time.Millisecond
 )
 
 // Errors as those of Raft.

@@ -138,6 +138,7 @@ func (s *server) Heartbeat(stream grpc.BidiStreamingServer[speakerv1.HeartbeatRe
 		}
 	})
 	for err == nil {
+		s.b.ears.add(s.b.p.w.now(), m.GetNode(), m.GetSession())
 		s.b.keeper.Heard(lease.Heartbeat{Node: m.GetNode(), Session: m.GetSession(), Seq: m.GetSeq(), Seen: m.GetSeen()})
 		m, err = stream.Recv()
 	}

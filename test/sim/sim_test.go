@@ -13,8 +13,9 @@ import (
 )
 
 var (
-	seedFlag = flag.Uint64("sim.seed", 0, "play this one schedule, several times, with a trace")
-	timeFlag = flag.Duration("sim.time", 0, "for how long to play fresh schedules")
+	seedFlag  = flag.Uint64("sim.seed", 0, "play this one schedule, several times, with a trace")
+	timeFlag  = flag.Duration("sim.time", 0, "for how long to play fresh schedules")
+	leastFlag = flag.Uint64("sim.least", 0, "how many to play at least, however long that takes")
 )
 
 // tries is how often a seed is played again: what a schedule leaves open, the
@@ -42,7 +43,7 @@ func TestSim(t *testing.T) {
 		for i := range runtime.GOMAXPROCS(0) {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				t.Parallel()
-				for time.Since(start) < most && !t.Failed() {
+				for (time.Since(start) < most || played.Load() < *leastFlag) && !t.Failed() {
 					s := seed + next.Add(1)
 					w, failure := play(t, s, false)
 					played.Add(1)
