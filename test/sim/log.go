@@ -54,6 +54,7 @@ func (r *raft) propose(e entry) *future {
 		return f.end(errNotEnqueued, nil)
 	}
 	if trouble == refusedLate {
+		r.hung = append(r.hung, f) // for a process that ends before
 		r.later(refusalTime, func() { f.end(errTransfer, nil) })
 		return f
 	}
