@@ -76,6 +76,30 @@ func TestPolicyChangeIsSeenByTheOldOwnerOfASoftMove(t *testing.T) {
 	}
 }
 
+// An address may leave its pool in the middle of a soft move: its old owner still
+// hears of what changes in that pool.
+func TestSoftMoveOfALeavingAddress(t *testing.T) {
+	l := small(t)
+	l.Apply(fsmtest.OwnerReleasedSoftly(ip1, "n1", 5))
+	for _, step := range []*logv1.Event{
+		fsmtest.OwnerAssignedSoftly(ip1, "n2", "n1"),
+		fsmtest.PoolDefined("a", "198.51.100.0/24"), // leaves
+		fsmtest.PoolDefined("a", "203.0.113.0/24"),  // has left
+		fsmtest.Ad(&logv1.L2Advertisement{Name: "x"}),
+		fsmtest.PoolDefined("a", "192.0.2.0/24"), // is back
+		fsmtest.PoolDefined("a", "198.51.100.0/24"),
+		fsmtest.SoftMoveEnded(ip1, "n1"),
+	} {
+		l.Apply(step)
+		if err := l.S.CheckIndexes(); err != nil {
+			t.Fatalf("after %v: %v", step, err)
+		}
+		if step.GetAdvertisementDefined() != nil && l.S.Nodes["n1"].TakenAt != l.S.Revision {
+			t.Errorf("n1 taken at %d, not %d", l.S.Nodes["n1"].TakenAt, l.S.Revision)
+		}
+	}
+}
+
 func TestGraceTime(t *testing.T) {
 	l := small(t)
 	grace := func(why logv1.DrainReason, d time.Duration) int64 {

@@ -68,6 +68,7 @@ func (x *indexes) stayWithin(s *State, ranges []Range) {
 // countLeaver counts what a pool knows of addresses that leave it.
 func (p *poolIndex) countLeaver(rec *Address, delta int) {
 	p.addOwned(rec.Owner, delta)
+	p.addSoft(rec.SoftNode, delta)
 	for i, key := range rec.Services {
 		if !hasNamespace(rec.Services[:i], key.Namespace) {
 			p.addNamespace(key.Namespace, delta)
