@@ -9,12 +9,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/quorumlb/quorumlb/internal/clock"
 	"github.com/quorumlb/quorumlb/internal/leasetime"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
+	"github.com/quorumlb/quorumlb/raftnode/service"
 )
 
 const attackHeartbeat = 50 * time.Millisecond
@@ -208,6 +211,12 @@ func (s *attackSpeaker) open(ctx context.Context, conn *grpc.ClientConn) bool {
 		Links: []*logv1.Link{{Name: "eth0", Mac: mac, Up: true}}, Version: "attack",
 	})
 	if err != nil {
+		// It may have heard that its session is no more before it hears why.
+		for _, d := range status.Convert(err).Details() {
+			if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetReason() == service.ReasonReplaced {
+				s.replaced.Store(true)
+			}
+		}
 		return false
 	}
 	s.mu.Lock()
