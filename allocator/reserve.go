@@ -44,7 +44,7 @@ func (c *chooser) promised(r *fsm.Reservation, pool string, f family) netip.Addr
 			}
 			// Those that are passed are few: nobody else gets any of them.
 			for a := first; ; a = a.Next() {
-				if c.s.Addresses[a] == nil && !c.quarantined(a) && !(fsm.Buggy(a) && def.Spec.GetAvoidBuggyIps()) {
+				if c.s.Addresses[a] == nil && !c.quarantined(a) && !c.foreign(a) && !(fsm.Buggy(a) && def.Spec.GetAvoidBuggyIps()) {
 					return a
 				}
 				if a == last {
@@ -80,6 +80,12 @@ func (c *chooser) quarantined(a netip.Addr) bool {
 		return false
 	}
 	return c.spec.GetSharingKey() == "" || free.SharingKey != c.spec.GetSharingKey()
+}
+
+// foreign tells whether a foreign station has the address.
+func (c *chooser) foreign(a netip.Addr) bool {
+	free := c.s.Free[a]
+	return free != nil && free.Quarantined()
 }
 
 // overQuota tells whether the service's namespace may have no further address of

@@ -177,6 +177,9 @@ func (v *view) vipProblems(p *problems, resp *adminv1.StatusResponse) {
 			continue
 		}
 		resp.VipsOwned++
+		if why := v.waiting(rec); why != "" {
+			p.example("address whose owner cannot serve it", "%s (%s)", addr, why)
+		}
 		st, yes := answering(rec, v.statuses[addr])
 		switch {
 		case yes:

@@ -19,7 +19,7 @@ func (a *app) getCmd() *cobra.Command {
 	var problems bool
 	cmd := command(&cobra.Command{
 		Use:   "get KIND[,KIND...] [NAME...] | get KIND/NAME...",
-		Short: "List pools, services, vips, nodes, members, l2advertisements, namespaces, reservations",
+		Short: "List pools, services, vips, nodes, members, l2advertisements, namespaces, reservations, quarantine",
 		Long: `List what is declared and what is found.
 
 Kinds: pools, l2advertisements, services, namespaces, reservations (declared); vips, nodes, members,
@@ -39,7 +39,7 @@ With --at, everything is shown as it was then: at a revision, a time span ago or
 time. What speakers say is not in the log, so nothing is announced in the past.
 
 Services of all namespaces are listed unless -n says otherwise. With -o yaml or json
-pools, l2advertisements and services can be applied again.`,
+what is declared can be applied again.`,
 		Example: `  qlbctl get vips
   qlbctl get vips --problems
   qlbctl get nodes -o wide
@@ -47,7 +47,7 @@ pools, l2advertisements and services can be applied again.`,
   qlbctl get vip/192.0.2.10 -o json
   qlbctl get vips --at 03:00                 # who owned what at three o'clock
   qlbctl get services --at 1234              # what was declared at revision 1234
-  qlbctl get pools,l2advertisements,services -o yaml > backup.yaml`,
+  qlbctl get namespaces,pools,reservations,l2advertisements,services -o yaml > backup.yaml`,
 		Args:              atLeastKind,
 		ValidArgsFunction: a.completeTargets(false),
 	}, func(ctx context.Context, args []string) error {

@@ -44,7 +44,8 @@ func (a *app) probeCmd() *cobra.Command {
 
 A speaker does not hear its own answers, so the owner's own row is usually empty.
 Ends with exit code 1 unless exactly one station answers and it is the owner: two
-different MACs, nobody at all, or another node than the group wants.
+different MACs, nobody at all, or another node than the group wants. For an address
+without owner it ends with 1 if anybody answers.
 
 The speakers send frames, so this needs the role admin.`,
 		Example: `  qlbctl probe 192.0.2.10
@@ -104,6 +105,9 @@ func newProbeReport(addr, owner string, resp *adminv1.ProbeResponse) probeReport
 		r.Nodes = append(r.Nodes, p)
 	}
 	r.OK, r.Verdict = probeVerdict(owner, stations)
+	if r.OK && !slices.ContainsFunc(r.Nodes, func(n nodeProbe) bool { return n.Error == "" }) {
+		r.OK, r.Verdict = false, "no node could ask"
+	}
 	return r
 }
 
@@ -114,14 +118,16 @@ func probeVerdict(owner string, stations map[string]string) (ok bool, verdict st
 	}
 	switch {
 	case len(names) == 0 && owner == "":
-		return false, "nobody answers"
+		return true, "nobody answers, and nobody should"
 	case len(names) == 0:
 		return false, fmt.Sprintf("nobody answers, %s should (a node does not hear itself: one other must be on the same segment)", owner)
 	case len(names) > 1:
 		return false, fmt.Sprintf("%d different stations answer: %s", len(names), strings.Join(names, ", "))
+	case owner == "":
+		return false, names[0] + " answers, nobody should"
 	}
 	for _, node := range stations {
-		if owner != "" && node != owner {
+		if node != owner {
 			return false, fmt.Sprintf("%s answers, %s should", names[0], owner)
 		}
 	}
