@@ -204,7 +204,7 @@ func TestGroup(t *testing.T) {
 	})
 	g.sub("backup", g.backup)
 	g.sub("samples", func() { // in the order of their README
-		for _, name := range []string{"first", "dual-stack", "pools", "l2advertisements", "services", "shared-address"} {
+		for _, name := range []string{"first", "dual-stack", "pools", "reservations", "l2advertisements", "services", "shared-address"} {
 			g.want(0, "apply -f ../../docs/samples/"+name+".yaml")
 		}
 		g.want(0, "get services", `^infra +dns +203.0.113.5, ?2001:db8:0:ff::15 `, `^office +wiki +192.0.2.50 `)
@@ -212,6 +212,11 @@ func TestGroup(t *testing.T) {
 		if code != cli.ExitFound || strings.Contains(out, "does not exist") || strings.Contains(out, "waits for an address") {
 			g.t.Errorf("status: %d\n%s", code, out)
 		}
+		all := g.write("all.yaml", g.ctl(0, "get", "namespaces,pools,reservations,l2advertisements,services", "-o", "yaml"))
+		if out := g.ctl(0, "apply", "-f", all); strings.Contains(out, "configured") || strings.Contains(out, "created") {
+			g.t.Errorf("what was printed is something else when it is applied:\n%s", out)
+		}
+		g.want(0, "describe vip 203.0.113.5", "infra/dns")
 	})
 	g.sub("members", g.memberChanges)
 }

@@ -25,7 +25,8 @@ func (a *app) describeCmd() *cobra.Command {
 		Use:   "describe KIND NAME | describe KIND/NAME",
 		Short: "Tell everything about one thing, with reasons and history",
 		Long: `Tell everything about one pool, l2advertisement, service, namespace, reservation, vip, node,
-member or address in quarantine: what is wanted, what is so, why, and what happened to it lately.
+member or address in quarantine: what is wanted, what is so, and why; of services, vips and
+nodes also what happened to them lately.
 
 For a vip that is every node's answer to "may it own this address?".`,
 		Example: `  qlbctl describe vip 192.0.2.10

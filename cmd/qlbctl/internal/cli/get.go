@@ -117,7 +117,7 @@ func (a *app) writeSections(w io.Writer, sections []*section, wide bool) error {
 			fmt.Fprintln(w)
 		}
 		switch {
-		case len(s.objects) > 0:
+		case len(s.rows) > 0:
 			if err := s.table(wide).write(w, ""); err != nil {
 				return err
 			}
@@ -142,8 +142,11 @@ type section struct {
 
 func (s *section) add(o any, row func(t *table, wide bool)) {
 	s.objects = append(s.objects, o)
-	s.rows = append(s.rows, row)
+	s.addRow(row)
 }
+
+// addRow adds what is in the table only.
+func (s *section) addRow(row func(t *table, wide bool)) { s.rows = append(s.rows, row) }
 
 func (s *section) join(o *section) {
 	s.objects = append(s.objects, o.objects...)

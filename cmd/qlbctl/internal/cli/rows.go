@@ -147,12 +147,17 @@ func (a *app) namespaceRows(s *section, namespaces []*adminv1.NamespaceStatus) {
 		return byName(x.GetNamespace().GetName(), y.GetNamespace().GetName())
 	})
 	for _, n := range namespaces {
-		s.add(namespaceObject(n), func(t *table, wide bool) {
+		row := func(t *table, wide bool) {
 			cells(t, wide, []string{
 				n.GetNamespace().GetName(), yesNo(n.GetDefined()), number(uint64(n.GetServices())), number(uint64(n.GetAddresses())),
 				words.Labels(n.GetNamespace().GetLabels()),
 			})
-		})
+		}
+		if n.GetDefined() || len(namespaces) == 1 {
+			s.add(namespaceObject(n), row)
+		} else {
+			s.addRow(row) // who applies what was printed does not want to declare it
+		}
 	}
 }
 
