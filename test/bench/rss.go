@@ -65,7 +65,7 @@ func watchMemory(ctx context.Context, r *recorder, s *scenario.Stage) error {
 				}
 				rss, err := memory(p.PID(), "VmRSS")
 				if err != nil {
-					return err
+					return fmt.Errorf("%s: %w; it ended:\n%s", name, err, s.LogTails(40))
 				}
 				r.curve(name, time.Since(start).Seconds(), float64(rss))
 			}

@@ -9,6 +9,7 @@ import (
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	"github.com/quorumlb/quorumlb/speakers/session"
+	"github.com/quorumlb/quorumlb/test/rules"
 )
 
 // checker holds what must never be, and the history that it is judged by.
@@ -26,6 +27,7 @@ type checker struct {
 	histMu  sync.Mutex
 	history []revision
 	heads   []headAt
+	rules   rules.Book
 	healthy []wronged
 }
 
@@ -257,6 +259,9 @@ func (c *checker) applied(b *brain, batch *logv1.Batch, ch fsm.Changes, e *entry
 func (c *checker) record(s *fsm.State, batch *logv1.Batch, ch fsm.Changes, raw []byte) revision {
 	c.w.Stats.Batches++
 	c.wrongs(s)
+	for _, wrong := range c.rules.Take(s, batch) {
+		c.fail("%s", wrong)
+	}
 	r := revision{chain: s.Chain, batch: batch, raw: raw, owners: c.history[len(c.history)-1].owners}
 	if len(ch.Addresses) > 0 || ch.All {
 		r.owners = make(map[netip.Addr]ownership, len(s.Addresses))

@@ -21,6 +21,8 @@ import (
 	"github.com/quorumlb/quorumlb/raftnode/watch"
 )
 
+const wallSkewMost = 200 * time.Millisecond
+
 // member is a member of the group over all its restarts. World.mu guards the
 // fields that change.
 type member struct {
@@ -29,7 +31,7 @@ type member struct {
 	id, addr string
 	mach     *machine
 	disk     *disk
-	// wallSkew is how wrong the wall clock is.
+	// wallSkew is how wrong the wall clock is, at most wallSkewMost either way.
 	wallSkew time.Duration
 
 	// Of the present process; nil while there is none.
@@ -44,7 +46,7 @@ type member struct {
 
 func newMember(w *World, num int, mach *machine) *member {
 	m := &member{w: w, num: num, id: fmt.Sprintf("m%d", num), addr: fmt.Sprintf("m%d:1", num), mach: mach, disk: newDisk(w.seed, num)}
-	m.wallSkew = w.between(-200*time.Millisecond, 200*time.Millisecond)
+	m.wallSkew = w.between(-wallSkewMost, wallSkewMost)
 	if num < w.voters {
 		m.disk.found(w.voters)
 	}

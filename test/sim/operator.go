@@ -128,7 +128,7 @@ func (o *operator) order(rng *rand.Rand) (name string, do func(ctx context.Conte
 	send := func(name string, cmd decider.Command) (string, func(context.Context)) {
 		return name, func(ctx context.Context) { _, _ = o.submit(ctx, at, cmd) }
 	}
-	switch rng.IntN(25) {
+	switch rng.IntN(25 + poolOrders) {
 	case 0, 1, 2:
 		svc := service(rng.IntN(services))
 		switch rng.IntN(4) {
@@ -142,8 +142,11 @@ func (o *operator) order(rng *rand.Rand) (name string, do func(ctx context.Conte
 		}
 		return "declare " + svc.Name, func(ctx context.Context) { _ = o.declare(ctx, rng, svc) }
 	case 3, 4:
-		name := service(rng.IntN(services)).GetName()
-		return send("delete "+name, &decider.Delete{Actor: "admin:sim", Names: []*adminv1.ResourceName{{Kind: decider.KindService, Namespace: "sim", Name: name}}})
+		svc := service(rng.IntN(services))
+		if rng.IntN(4) == 0 {
+			svc.Namespace = "other"
+		}
+		return send("delete "+svc.GetName(), &decider.Delete{Actor: "admin:sim", Names: []*adminv1.ResourceName{{Kind: decider.KindService, Namespace: svc.GetNamespace(), Name: svc.GetName()}}})
 	case 5, 6, 7, 8:
 		return send(fmt.Sprintf("move %v", addr), &decider.Move{Address: addr, Actor: "admin:sim"})
 	case 9:
@@ -177,8 +180,10 @@ func (o *operator) order(rng *rand.Rand) (name string, do func(ctx context.Conte
 		return send("endpoints on "+node, cmd)
 	case 20:
 		return "announcing fails", func(ctx context.Context) { o.failToAnnounce(ctx, at, addr) }
-	default:
+	case 23, 24:
 		return "hand over", func(context.Context) { o.handOver(rng.IntN(maxMembers)) }
+	default:
+		return o.poolOrder(rng)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/leasetime"
+	"github.com/quorumlb/quorumlb/test/rules"
 )
 
 const (
@@ -147,6 +148,9 @@ func (w *World) unwell() string {
 			return why
 		}
 	}
+	if why := rules.Unserved(s, w.settled(s)); why != "" {
+		return why
+	}
 	return w.unanswered(s)
 }
 
@@ -198,6 +202,12 @@ func (w *World) unanswered(s *fsm.State) string {
 		}
 	}
 	return ""
+}
+
+// settled is a time, in nanoseconds since 1970 UTC, that has been past for two seconds on
+// every member's clock: what it ended has been noticed.
+func (w *World) settled(s *fsm.State) int64 {
+	return max(s.Time, w.began.Add(w.now()-2*time.Second-wallSkewMost).UnixNano())
 }
 
 // leader is the leader of the newest term, nil for none. mu is held.

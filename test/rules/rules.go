@@ -1,0 +1,213 @@
+// Package rules has the rules of allocation once more, in the plainest way and address by
+// address, to hold against them what was decided. It knows nothing of indexes, queues and
+// hopes, and is slow.
+package rules
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/quorumlb/quorumlb/allocator"
+	"github.com/quorumlb/quorumlb/fsm"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+)
+
+// Book remembers what is left of the revision before.
+type Book struct {
+	free map[netip.Addr]*fsm.Free
+}
+
+// Take finds what no state may have, and what the batch that s is the result of may not
+// have given. Batches are taken in their order; one left out makes the next less strict.
+func (b *Book) Take(s *fsm.State, batch *logv1.Batch) (wrongs []string) {
+	wrong := func(format string, args ...any) { wrongs = append(wrongs, fmt.Sprintf(format, args...)) }
+	before := b.free
+	b.free = make(map[netip.Addr]*fsm.Free, len(s.Free))
+	for a, f := range s.Free {
+		b.free[a] = f
+		if s.Addresses[a] != nil {
+			wrong("%v is free and in use", a)
+		}
+	}
+	for a, rec := range s.Addresses {
+		switch pool := poolOf(s, a); {
+		case pool != nil && pool.Spec.GetName() != rec.Pool:
+			wrong("%v is in pool %s, and of pool %s", a, pool.Spec.GetName(), rec.Pool)
+		case s.Pools[rec.Pool] == nil:
+			wrong("%v is of pool %q, which is gone", a, rec.Pool)
+		}
+	}
+	declared := map[fsm.ServiceKey]int{}
+	for _, ev := range batch.GetEvents() {
+		switch f := ev.GetFact().(type) {
+		case *logv1.Event_RestoreBegun:
+			return wrongs // what was given then is given again
+		case *logv1.Event_ServiceDeclared:
+			declared[fsm.KeyOf(f.ServiceDeclared.GetService().GetNamespace(), f.ServiceDeclared.GetService().GetName())]++
+		case *logv1.Event_QuarantineEnded:
+			delete(before, toAddr(f.QuarantineEnded.GetAddress()))
+		}
+	}
+	for _, ev := range batch.GetEvents() {
+		e := ev.GetAddressAllocated()
+		if e == nil {
+			continue
+		}
+		key := fsm.KeyOf(e.GetNamespace(), e.GetName())
+		svc, rec, pool := s.Services[key], s.Addresses[toAddr(e.GetAddress())], s.Pools[e.GetPool()]
+		if svc == nil || rec == nil || !slices.Contains(rec.Services, key) || declared[key] > 1 || pool == nil || pool.DefinedAt == s.Revision {
+			continue // it did not last, or not the rules that it was given by
+		}
+		if why := against(s, svc, rec, pool, e, before[rec.Addr]); why != "" {
+			wrong("%v was given to %v (%v): %s", rec.Addr, key, e.GetReason(), why)
+		}
+	}
+	return wrongs
+}
+
+// against tells which rule an address was given against.
+func against(s *fsm.State, svc *fsm.Service, rec *fsm.Address, pool *fsm.Pool, e *logv1.AddressAllocated, was *fsm.Free) string {
+	spec, now := svc.Spec, s.Time
+	asked := e.GetReason() == logv1.AllocationReason_ALLOCATION_REASON_REQUESTED
+	promised := e.GetReason() == logv1.AllocationReason_ALLOCATION_REASON_RESERVED
+	if n := s.Namespaces[svc.Key.Namespace]; n != nil && n.DefinedAt == s.Revision {
+		return ""
+	}
+	switch {
+	case !pool.Contains(rec.Addr):
+		return "its pool has it no more"
+	case !isFor(s, pool, spec):
+		return "its pool is not for it"
+	case pool.Spec.GetManualOnly() && !asked && !promised && spec.GetPool() != rec.Pool:
+		return "its pool is given only on request"
+	case spec.GetPool() != "" && spec.GetPool() != rec.Pool:
+		return "it asked for another pool"
+	case pool.Spec.GetAvoidBuggyIps() && fsm.Buggy(rec.Addr):
+		return "it ends in .0 or .255"
+	}
+	if r := reservationOf(s, rec.Addr, now); r != nil && r.DefinedAt != s.Revision && r.Key() != svc.Key && !slices.Contains(rec.Services, r.Key()) {
+		return "it is reserved by " + r.Spec.GetName()
+	}
+	if was != nil && was.Key != svc.Key && (spec.GetSharingKey() == "" || was.SharingKey != spec.GetSharingKey()) {
+		switch {
+		case was.RestsUntil > now:
+			return "it rests"
+		case was.KeptUntil > now && !asked && !promised:
+			return "it is kept for " + was.Key.String()
+		}
+	}
+	if was != nil && was.Quarantined() && !asked {
+		return "a foreign station has it"
+	}
+	if most, bound := pool.Quota(svc.Key.Namespace); bound && used(s, rec.Pool, svc.Key.Namespace) > int(most) && !joined(s, rec, svc.Key) {
+		return fmt.Sprintf("its namespace has %d of %s", used(s, rec.Pool, svc.Key.Namespace), rec.Pool)
+	}
+	return ""
+}
+
+// joined tells whether another service of the namespace has the address, too.
+func joined(s *fsm.State, rec *fsm.Address, key fsm.ServiceKey) bool {
+	return slices.ContainsFunc(rec.Services, func(k fsm.ServiceKey) bool { return k != key && k.Namespace == key.Namespace })
+}
+
+// used counts the addresses of a pool that a namespace has.
+func used(s *fsm.State, pool, namespace string) (n int) {
+	for _, rec := range s.Addresses {
+		if rec.Pool == pool && rec.HasNamespace(namespace) {
+			n++
+		}
+	}
+	return n
+}
+
+func poolOf(s *fsm.State, a netip.Addr) *fsm.Pool {
+	for _, p := range s.Pools {
+		if p.Contains(a) {
+			return p
+		}
+	}
+	return nil
+}
+
+func reservationOf(s *fsm.State, a netip.Addr, now int64) *fsm.Reservation {
+	for _, r := range s.Reservations {
+		if r.Holds(now) && slices.ContainsFunc(r.Ranges, func(in fsm.Range) bool { return in.Contains(a) }) {
+			return r
+		}
+	}
+	return nil
+}
+
+// isFor tells whether a pool's serviceAllocation is for a service.
+func isFor(s *fsm.State, pool *fsm.Pool, spec *logv1.Service) bool {
+	sa := pool.Spec.GetServiceAllocation()
+	if sa == nil || len(sa.GetNamespaces())+len(sa.GetNamespaceSelectors()) == 0 {
+		return true
+	}
+	n := s.Namespaces[spec.GetNamespace()]
+	return slices.Contains(sa.GetNamespaces(), spec.GetNamespace()) ||
+		len(sa.GetNamespaceSelectors()) > 0 && n != nil && n.Labels["team"] == "a"
+}
+
+// Unserved finds a service that lacks what it could have at the time now, in nanoseconds
+// since 1970 UTC; empty when there is none.
+func Unserved(s *fsm.State, now int64) string {
+	for key, svc := range s.Services {
+		if svc.Pending == "" && len(svc.Addresses) > 0 && len(svc.Refusals) == 0 {
+			continue
+		}
+		plan, refusal := allocator.ChooseAddresses(s, svc.Spec, now)
+		if refusal == nil && svc.Pending != "" || len(plan.New()) > 0 && refusal == nil {
+			return fmt.Sprintf("%v waits (%q %v), and could have %v", key, svc.Pending, svc.Refusals, plan.New())
+		}
+		if a := couldHave(s, svc, now); a.IsValid() {
+			return fmt.Sprintf("%v waits (%q), and %v could be its", key, svc.Pending, a)
+		}
+	}
+	return ""
+}
+
+// couldHave finds an address for a service that has none, asks for none by name and is
+// content with one: any that no rule denies it.
+func couldHave(s *fsm.State, svc *fsm.Service, now int64) netip.Addr {
+	spec := svc.Spec
+	if len(svc.Addresses) > 0 || len(spec.GetAddresses()) > 0 || spec.GetSharingKey() != "" ||
+		spec.GetIpFamilyPolicy() != logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK || len(spec.GetIpFamilies()) == 0 {
+		return netip.Addr{}
+	}
+	v4 := spec.GetIpFamilies()[0] == logv1.IPFamily_IP_FAMILY_IPV4
+	for name, pool := range s.Pools {
+		named := spec.GetPool() == name
+		if !isFor(s, pool, spec) || !named && (spec.GetPool() != "" || pool.Spec.GetManualOnly()) {
+			continue
+		}
+		if most, bound := pool.Quota(svc.Key.Namespace); bound && used(s, name, svc.Key.Namespace) >= int(most) {
+			continue
+		}
+		for _, r := range pool.Ranges {
+			for a := r.First; v4 == a.Is4(); a = a.Next() {
+				if isFree(s, svc, pool, a, now) && (v4 || a != r.First) {
+					return a
+				}
+				if a == r.Last {
+					break
+				}
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
+func isFree(s *fsm.State, svc *fsm.Service, pool *fsm.Pool, a netip.Addr, now int64) bool {
+	if s.Addresses[a] != nil || pool.Spec.GetAvoidBuggyIps() && fsm.Buggy(a) {
+		return false
+	}
+	if r := reservationOf(s, a, now); r != nil && r.Key() != svc.Key {
+		return false
+	}
+	f := s.Free[a]
+	return f == nil || !f.Quarantined() && (f.Key == svc.Key || f.KeptUntil <= now && f.RestsUntil <= now)
+}
+
+func toAddr(b []byte) netip.Addr { a, _ := netip.AddrFromSlice(b); return a }
