@@ -25,6 +25,8 @@ type memLog struct {
 	t       testing.TB
 	leases  *fakeLeases
 	applied func(*logv1.Batch, fsm.Changes, *fsm.State)
+	// folded, if set, is given every batch as it is in the log.
+	folded func(raw []byte)
 
 	mu      sync.Mutex
 	state   *fsm.State
@@ -132,6 +134,9 @@ func (l *memLog) fold(e *memEntry) {
 		response = err
 	default:
 		l.batches = append(l.batches, b)
+		if l.folded != nil {
+			l.folded(e.raw)
+		}
 		l.applied(b, ch, l.state)
 	}
 	if !e.hung && e.future != nil {
