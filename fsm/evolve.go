@@ -134,6 +134,7 @@ func (f *folding) finish() error {
 		if err := f.s.checkReservations(); err != nil {
 			return err
 		}
+		f.s.idx.crossing = false
 	}
 	f.changes.settle()
 	return nil

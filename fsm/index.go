@@ -54,8 +54,10 @@ type indexes struct {
 	leaving *btree.BTreeG[leaver]
 	// reserved holds the ranges of the reservations in force, reservationEnds when
 	// they end, reservedFor their names by service (the slices are replaced, never
-	// changed).
+	// changed). crossing: two of the reservations may have an address in common. That
+	// may be while a batch redefines several, and no longer at its end.
 	reserved        *btree.BTreeG[poolRange]
+	crossing        bool
 	reservationEnds *btree.BTreeG[textTime]
 	reservedFor     map[ServiceKey][]string
 	// overlapping are pools that share addresses with another. That may be while
@@ -186,6 +188,7 @@ func (x *indexes) clone() indexes {
 		tryOrder:        x.tryOrder,
 		leaving:         x.leaving.Copy(),
 		reserved:        x.reserved.Copy(),
+		crossing:        x.crossing,
 		reservationEnds: x.reservationEnds.Copy(),
 		reservedFor:     maps.Clone(x.reservedFor),
 		overlapping:     slices.Clone(x.overlapping),

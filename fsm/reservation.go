@@ -51,13 +51,9 @@ func newReservation(spec *logv1.Reservation, definedAt uint64) (*Reservation, er
 // ReservationOf is the reservation in force at State.Time that an address belongs
 // to; nil for none.
 func (s *State) ReservationOf(a netip.Addr) (found *Reservation) {
-	k := keyOf(a)
-	s.idx.reserved.Descend(poolRange{first: k, pool: "\xff"}, func(r poolRange) bool {
-		if !r.last.less(k) {
-			found = s.Reservations[r.pool]
-		}
-		return false
-	})
+	if name := s.idx.reservedBy(a); name != "" {
+		found = s.Reservations[name]
+	}
 	return found
 }
 
@@ -72,13 +68,18 @@ func (s *State) ReservedFor(key ServiceKey) iter.Seq[*Reservation] {
 	}
 }
 
-func (x *indexes) isReserved(a netip.Addr) (yes bool) {
+func (x *indexes) isReserved(a netip.Addr) bool { return x.reservedBy(a) != "" }
+
+// reservedBy names a reservation in force that has the address; "" for none.
+func (x *indexes) reservedBy(a netip.Addr) (name string) {
 	k := keyOf(a)
 	x.reserved.Descend(poolRange{first: k, pool: "\xff"}, func(r poolRange) bool {
-		yes = !r.last.less(k)
-		return false
+		if !r.last.less(k) {
+			name = r.pool
+		}
+		return name == "" && x.crossing
 	})
-	return yes
+	return name
 }
 
 // NextReservationEnd is when the next of the reservations in force ends; false
@@ -168,7 +169,12 @@ func (x *indexes) reserve(s *State, r *Reservation) {
 	}
 	name := r.Spec.GetName()
 	for _, one := range r.Ranges {
-		x.reserved.Set(poolRange{keyOf(one.First), keyOf(one.Last), name})
+		first, last := keyOf(one.First), keyOf(one.Last)
+		x.reserved.Descend(poolRange{first: last, pool: "\xff"}, func(o poolRange) bool {
+			x.crossing = x.crossing || !o.last.less(first)
+			return false
+		})
+		x.reserved.Set(poolRange{first, last, name})
 	}
 	if until := r.Spec.GetUntilUnixNano(); until != 0 {
 		x.reservationEnds.Set(textTime{until, name})
@@ -234,11 +240,14 @@ func (x *indexes) holes(r Range) (holes []Range) {
 		if !o.last.less(first) {
 			start = o
 		}
-		return false
+		return x.crossing
 	})
 	x.reserved.Ascend(start, func(o poolRange) bool {
 		if last.less(o.first) {
 			return false
+		}
+		if o.last.less(first) {
+			return true
 		}
 		hole := Range{r.First, r.Last}
 		if first.less(o.first) {
@@ -246,6 +255,12 @@ func (x *indexes) holes(r Range) (holes []Range) {
 		}
 		if o.last.less(last) {
 			hole.Last = o.last.addr()
+		}
+		if n := len(holes) - 1; n >= 0 && !holes[n].Last.Less(hole.First) {
+			if holes[n].Last.Less(hole.Last) {
+				holes[n].Last = hole.Last
+			}
+			return true
 		}
 		holes = append(holes, hole)
 		return true
