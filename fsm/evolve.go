@@ -136,6 +136,7 @@ func (f *folding) finish() error {
 		}
 		f.s.idx.crossing = false
 	}
+	f.s.idx.refit(f.s)
 	f.changes.settle()
 	return nil
 }

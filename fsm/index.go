@@ -56,8 +56,11 @@ type indexes struct {
 	// they end, reservedFor their names by service (the slices are replaced, never
 	// changed). crossing: two of the reservations may have an address in common. That
 	// may be while a batch redefines several, and no longer at its end.
-	reserved        *btree.BTreeG[poolRange]
-	crossing        bool
+	reserved *btree.BTreeG[poolRange]
+	crossing bool
+	// unfit are ranges of reservations that came or went since the pools were fitted to
+	// them; empty but in the middle of a batch.
+	unfit           []Range
 	reservationEnds *btree.BTreeG[textTime]
 	reservedFor     map[ServiceKey][]string
 	// overlapping are pools that share addresses with another. That may be while
@@ -189,6 +192,7 @@ func (x *indexes) clone() indexes {
 		leaving:         x.leaving.Copy(),
 		reserved:        x.reserved.Copy(),
 		crossing:        x.crossing,
+		unfit:           slices.Clone(x.unfit),
 		reservationEnds: x.reservationEnds.Copy(),
 		reservedFor:     maps.Clone(x.reservedFor),
 		overlapping:     slices.Clone(x.overlapping),
@@ -234,6 +238,7 @@ func (s *State) rebuild() {
 	for _, r := range s.Reservations { // order-free: fills ordered trees, and a map of sorted lists
 		x.reserve(s, r)
 	}
+	x.unfit = nil               // the pools come now
 	for _, p := range s.Pools { // order-free: fills an ordered tree and a map
 		x.addPool(s, p)
 	}

@@ -114,7 +114,7 @@ func (f *folding) reservationDefined(e *logv1.ReservationDefined) error {
 	}
 	old := f.s.Reservations[spec.GetName()]
 	f.s.Reservations[spec.GetName()] = r
-	f.s.idx.unreserve(f.s, old)
+	f.s.idx.unreserve(old)
 	f.s.idx.reserve(f.s, r)
 	f.reserved = true
 	return nil
@@ -126,7 +126,7 @@ func (f *folding) reservationDeleted(e *logv1.ReservationDeleted) error {
 		return corruptf("ReservationDeleted of unknown reservation %q", e.GetName())
 	}
 	delete(f.s.Reservations, e.GetName())
-	f.s.idx.unreserve(f.s, old)
+	f.s.idx.unreserve(old)
 	return nil
 }
 
@@ -161,8 +161,8 @@ func compareRange(a, b poolRange) int {
 	return 0
 }
 
-// reserve enters a reservation if it is in force, and takes its addresses out of
-// what the pools hand out.
+// reserve enters a reservation if it is in force. What the pools hand out has to be
+// refitted then.
 func (x *indexes) reserve(s *State, r *Reservation) {
 	if r == nil || !r.Holds(s.Time) {
 		return
@@ -184,10 +184,10 @@ func (x *indexes) reserve(s *State, r *Reservation) {
 		at, _ := slices.BinarySearch(names, name)
 		x.reservedFor[r.Key()] = slices.Insert(slices.Clone(names), at, name)
 	}
-	x.refit(s, r.Ranges)
+	x.unfit = append(x.unfit, r.Ranges...)
 }
 
-func (x *indexes) unreserve(s *State, r *Reservation) {
+func (x *indexes) unreserve(r *Reservation) {
 	if r == nil {
 		return
 	}
@@ -203,7 +203,7 @@ func (x *indexes) unreserve(s *State, r *Reservation) {
 			x.reservedFor[r.Key()] = names
 		}
 	}
-	x.refit(s, r.Ranges)
+	x.unfit = append(x.unfit, r.Ranges...)
 }
 
 // endReservations drops those whose time is over.
@@ -211,14 +211,22 @@ func (x *indexes) endReservations(s *State) {
 	for {
 		t, ok := x.reservationEnds.Min()
 		if !ok || t.time > s.Time {
+			x.refit(s)
 			return
 		}
-		x.unreserve(s, s.Reservations[t.text])
+		x.unreserve(s.Reservations[t.text])
 	}
 }
 
-// refit makes the indexes of the pools anew that have an address of the ranges.
-func (x *indexes) refit(s *State, ranges []Range) {
+// refit makes the indexes of the pools anew that have an address of a reservation
+// that came or went. A batch may hold many, so it is done when the pools are read,
+// and at its end.
+func (x *indexes) refit(s *State) {
+	if len(x.unfit) == 0 {
+		return
+	}
+	ranges := x.unfit
+	x.unfit = nil
 	for _, name := range x.poolOrder {
 		p := x.pools[name]
 		if !slices.ContainsFunc(ranges, func(r Range) bool {
