@@ -292,9 +292,13 @@ func (c *chooser) again(f family, pool string) (Choice, bool) {
 	if choice, ok := c.reserved(f, pool); ok {
 		return choice, true
 	}
+	found := func(a netip.Addr, why logv1.AllocationReason) (Choice, bool) {
+		// Not the pool in its record, which is settled at the end of a batch.
+		return Choice{Addr: a, Pool: c.s.PoolOf(a), Reason: why}, true
+	}
 	for free := range c.s.KeptFor(c.key) {
 		if c.usable(free.Addr, f, pool, nil) && free.KeptUntil > c.now {
-			return Choice{free.Addr, free.Pool, logv1.AllocationReason_ALLOCATION_REASON_RETAINED, false}, true
+			return found(free.Addr, logv1.AllocationReason_ALLOCATION_REASON_RETAINED)
 		}
 	}
 	key := c.spec.GetSharingKey()
@@ -303,12 +307,12 @@ func (c *chooser) again(f family, pool string) (Choice, bool) {
 	}
 	for rec := range c.s.WithSharingKey(key) {
 		if why, _ := c.shareable(rec); why == WhyInvalid && c.usable(rec.Addr, f, pool, rec) {
-			return Choice{rec.Addr, rec.Pool, logv1.AllocationReason_ALLOCATION_REASON_SHARED, false}, true
+			return found(rec.Addr, logv1.AllocationReason_ALLOCATION_REASON_SHARED)
 		}
 	}
 	for free := range c.s.KeptForSharing(key) {
 		if c.usable(free.Addr, f, pool, nil) && free.KeptUntil > c.now {
-			return Choice{free.Addr, free.Pool, logv1.AllocationReason_ALLOCATION_REASON_RETAINED, false}, true
+			return found(free.Addr, logv1.AllocationReason_ALLOCATION_REASON_RETAINED)
 		}
 	}
 	return Choice{}, false
