@@ -30,8 +30,7 @@ func (c *chooser) choose() *Refusal {
 
 // chooseRequested takes the addresses that the service asks for: all of them or none.
 func (c *chooser) chooseRequested() *Refusal {
-	var found [2]Choice
-	n := 0
+	before := len(c.plan.Choices)
 	for f := range c.requested {
 		a := c.requested[f]
 		if !c.asked[f] || c.has[f] == a {
@@ -39,15 +38,20 @@ func (c *chooser) chooseRequested() *Refusal {
 		}
 		choice, r := c.request(a)
 		if r != nil {
+			c.drop(before)
 			return r
 		}
-		found[n] = choice
-		n++
-	}
-	for _, choice := range found[:n] {
-		c.take(choice)
+		c.take(choice) // it counts for the quota
 	}
 	return nil
+}
+
+// drop takes back all choices but the first n.
+func (c *chooser) drop(n int) {
+	for _, choice := range c.plan.Choices[n:] {
+		c.has[familyOf(choice.Addr)] = netip.Addr{}
+	}
+	c.plan.Choices = c.plan.Choices[:n]
 }
 
 func (c *chooser) request(a netip.Addr) (Choice, *Refusal) {
@@ -203,8 +207,7 @@ func (c *chooser) pairIn(choice Choice) bool {
 	if !ok {
 		var why Why
 		if other, why = c.fromPool(choice.Pool, f); why != WhyInvalid {
-			c.plan.Choices = c.plan.Choices[:len(c.plan.Choices)-1]
-			c.has[familyOf(choice.Addr)] = netip.Addr{}
+			c.drop(len(c.plan.Choices) - 1)
 			return false
 		}
 	}

@@ -83,6 +83,11 @@ func TestQuotas(t *testing.T) {
 		{svc("3", in("big"), policy(prefer)), "+192.0.2.3 fresh"},
 		{svc("1", in("other"), port(83), sharing("k"), addresses("192.0.2.0")), "+192.0.2.0 requested"},
 	})
+	d.play(t, []step{
+		{svc("1", in("two"), addresses("192.0.2.8")), "+192.0.2.8 requested"},
+		{svc("2", in("two"), addresses("192.0.2.9", "2001:db8::9")), "!requested address 2001:db8::9: the namespace has as many as it may"},
+		{svc("2", in("two"), addresses("192.0.2.9")), "+192.0.2.9 requested"},
+	})
 	if got := d.S.NamespaceUse("a", "big"); got != 3 {
 		t.Errorf("big has %d", got)
 	}
