@@ -98,7 +98,8 @@ func (c *chooser) overQuota(pool string, rec *fsm.Address) bool {
 	}
 	used := c.s.NamespaceUse(pool, c.key.Namespace)
 	for _, choice := range c.plan.Choices {
-		if !choice.Kept && choice.Pool == pool {
+		joins := c.s.Addresses[choice.Addr]
+		if !choice.Kept && choice.Pool == pool && (joins == nil || !joins.HasNamespace(c.key.Namespace)) {
 			used++
 		}
 	}

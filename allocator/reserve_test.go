@@ -88,6 +88,11 @@ func TestQuotas(t *testing.T) {
 		{svc("2", in("two"), addresses("192.0.2.9", "2001:db8::9")), "!requested address 2001:db8::9: the namespace has as many as it may"},
 		{svc("2", in("two"), addresses("192.0.2.9")), "+192.0.2.9 requested"},
 	})
+	// What it joins is its namespace's already.
+	d.play(t, []step{
+		{svc("1", in("dual"), port(80), sharing("d"), families(v4)), "+192.0.2.4 fresh"},
+		{svc("2", in("dual"), port(81), sharing("d"), policy(require)), "+192.0.2.4 shared, +2001:db8::2 fresh"},
+	})
 	if got := d.S.NamespaceUse("a", "big"); got != 3 {
 		t.Errorf("big has %d", got)
 	}
