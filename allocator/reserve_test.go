@@ -98,6 +98,18 @@ func TestQuotas(t *testing.T) {
 	}
 }
 
+// Of a promised prefix the Subnet-Router anycast address is given to nobody who is not
+// promised it by name.
+func TestPromisedPrefixBeginsWithAnycast(t *testing.T) {
+	d := newDecider(t, fsmtest.PoolDefined("a", "2001:db8::/64", "2001:db8:1::/127", "2001:db8:2::/64"))
+	d.Apply(reserved("prefix", "1", 0, "2001:db8::/96"), reserved("pair", "2", 0, "2001:db8:1::/64"), reserved("one", "3", 0, "2001:db8:2::"))
+	d.play(t, []step{
+		{svc("1"), "+2001:db8::1 reserved"},
+		{svc("2"), "+2001:db8:1:: reserved"},
+		{svc("3"), "+2001:db8:2:: reserved"},
+	})
+}
+
 func TestQuarantine(t *testing.T) {
 	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/31"))
 	release := func(name string, quarantine time.Duration) {
