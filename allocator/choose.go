@@ -85,10 +85,15 @@ func (c *chooser) request(a netip.Addr) (Choice, *Refusal) {
 }
 
 // chooseOne finds an address of the first family, or of the other where that is
-// as good.
+// as good: it is promised, or no pool has the first.
 func (c *chooser) chooseOne() *Refusal {
 	f := c.first
-	if c.either && !c.anyPoolHas(f) && c.anyPoolHas(f.other()) {
+	if !c.either {
+		return c.one(f)
+	}
+	_, first := c.reserved(f, "")
+	_, other := c.reserved(f.other(), "")
+	if !first && (other || !c.anyPoolHas(f) && c.anyPoolHas(f.other())) {
 		f = f.other()
 	}
 	return c.one(f)
@@ -147,6 +152,16 @@ func (c *chooser) chooseBoth() *Refusal {
 	no := &Refusal{Family: "IPv4 or IPv6"}
 	if c.required {
 		no.Family = "IPv4 and IPv6"
+	}
+	for _, f := range []family{c.first, c.first.other()} {
+		choice, ok := c.reserved(f, "")
+		switch {
+		case ok && c.pairIn(choice):
+			return nil
+		case ok && !c.required:
+			c.take(choice) // rather than two that are not promised
+			return c.chooseSecond()
+		}
 	}
 	if choice, ok := c.again(c.first, ""); ok && c.pairIn(choice) {
 		return nil

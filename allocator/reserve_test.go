@@ -110,6 +110,24 @@ func TestPromisedPrefixBeginsWithAnycast(t *testing.T) {
 	})
 }
 
+// A promise decides the family, and one family of two is enough for it.
+func TestPromiseDecidesTheFamily(t *testing.T) {
+	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/24", "2001:db8::/64"), fsmtest.PoolDefined("four", "198.51.100.0/24"),
+		fsmtest.PoolDefined("six", "2001:db8:6::/64"))
+	d.Apply(reserved("six", "six", 0, "2001:db8::66"), reserved("both", "both", 0, "192.0.2.44", "2001:db8::44"),
+		reserved("four", "four", 0, "198.51.100.4"), reserved("sixth", "sixth", 0, "2001:db8:6::6"),
+		reserved("strict", "strict", 0, "198.51.100.5"), reserved("strict6", "strict6", 0, "2001:db8::77"))
+	d.play(t, []step{
+		{svc("six"), "+2001:db8::66 reserved"},
+		{svc("both"), "+192.0.2.44 reserved"},
+		{svc("four", policy(prefer)), "+198.51.100.4 reserved"},
+		{svc("sixth", policy(prefer)), "+2001:db8:6::6 reserved"},
+		{svc("strict", policy(require)), "+192.0.2.0 fresh, +2001:db8::1 fresh"}, // both or none
+		{svc("strict6", policy(require)), "+192.0.2.1 fresh, +2001:db8::77 reserved"},
+		{svc("six", families(v4)), "-2001:db8::66 (family not wanted by the service), +192.0.2.2 fresh"},
+	})
+}
+
 func TestQuarantine(t *testing.T) {
 	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/31"))
 	release := func(name string, quarantine time.Duration) {
