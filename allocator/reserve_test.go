@@ -128,6 +128,21 @@ func TestPromiseDecidesTheFamily(t *testing.T) {
 	})
 }
 
+// Who would take a second family loses nothing by having one replaced.
+func TestReplacesOneOfPreferDualStack(t *testing.T) {
+	pool := func(reallocate bool, addresses ...string) *logv1.Event {
+		return fsmtest.Pool(&logv1.Pool{Name: "a", Addresses: addresses, Reallocate: reallocate})
+	}
+	d := newDecider(t, pool(false, "192.0.2.0/32"))
+	d.play(t, []step{{svc("1", policy(prefer)), "+192.0.2.0 fresh"}})
+	d.Apply(pool(true, "192.0.2.1/32"))
+	d.play(t, []step{{svc("1", policy(prefer)), "-192.0.2.0 (its pool lets it go), +192.0.2.1 fresh"}})
+	d.Apply(pool(true, "192.0.2.1/32", "2001:db8::1/128"))
+	d.play(t, []step{{svc("1", policy(prefer)), "=192.0.2.1, +2001:db8::1 fresh"}})
+	d.Apply(pool(true, "2001:db8::1/128"))
+	d.play(t, []step{{svc("1", policy(prefer)), "=192.0.2.1, =2001:db8::1, !keeps 192.0.2.1, which is to be replaced: no IPv4 address: pool a: has none"}})
+}
+
 func TestQuarantine(t *testing.T) {
 	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/31"))
 	release := func(name string, quarantine time.Duration) {
