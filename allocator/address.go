@@ -65,7 +65,7 @@ func (p Plan) New() []Choice {
 func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error) {
 	c := chooser{s: s, spec: spec, now: now, key: fsm.KeyOf(spec.GetNamespace(), spec.GetName()), replace: true}
 	r := c.attempt()
-	if c.leaves.IsValid() && (r != nil || c.plan.Wish != nil) {
+	if c.leaves.IsValid() && (r != nil || c.plan.Wish != nil && len(c.plan.Choices) < len(s.Services[c.key].Addresses)) {
 		// There is no other yet: it keeps what it has, and says so.
 		if r == nil {
 			r = c.plan.Wish

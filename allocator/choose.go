@@ -30,8 +30,7 @@ func (c *chooser) choose() *Refusal {
 
 // chooseRequested takes the addresses that the service asks for: all of them or none.
 func (c *chooser) chooseRequested() *Refusal {
-	var found [2]Choice
-	n := 0
+	before := len(c.plan.Choices)
 	for f := range c.requested {
 		a := c.requested[f]
 		if !c.asked[f] || c.has[f] == a {
@@ -39,15 +38,20 @@ func (c *chooser) chooseRequested() *Refusal {
 		}
 		choice, r := c.request(a)
 		if r != nil {
+			c.drop(before)
 			return r
 		}
-		found[n] = choice
-		n++
-	}
-	for _, choice := range found[:n] {
-		c.take(choice)
+		c.take(choice) // it counts for the quota
 	}
 	return nil
+}
+
+// drop takes back all choices but the first n.
+func (c *chooser) drop(n int) {
+	for _, choice := range c.plan.Choices[n:] {
+		c.has[familyOf(choice.Addr)] = netip.Addr{}
+	}
+	c.plan.Choices = c.plan.Choices[:n]
 }
 
 func (c *chooser) request(a netip.Addr) (Choice, *Refusal) {
@@ -81,10 +85,15 @@ func (c *chooser) request(a netip.Addr) (Choice, *Refusal) {
 }
 
 // chooseOne finds an address of the first family, or of the other where that is
-// as good.
+// as good: it is promised, or no pool has the first.
 func (c *chooser) chooseOne() *Refusal {
 	f := c.first
-	if c.either && !c.anyPoolHas(f) && c.anyPoolHas(f.other()) {
+	if !c.either {
+		return c.one(f)
+	}
+	_, first := c.reserved(f, "")
+	_, other := c.reserved(f.other(), "")
+	if !first && (other || !c.anyPoolHas(f) && c.anyPoolHas(f.other())) {
 		f = f.other()
 	}
 	return c.one(f)
@@ -143,6 +152,16 @@ func (c *chooser) chooseBoth() *Refusal {
 	no := &Refusal{Family: "IPv4 or IPv6"}
 	if c.required {
 		no.Family = "IPv4 and IPv6"
+	}
+	for _, f := range []family{c.first, c.first.other()} {
+		choice, ok := c.reserved(f, "")
+		switch {
+		case ok && c.pairIn(choice):
+			return nil
+		case ok && !c.required:
+			c.take(choice) // rather than two that are not promised
+			return c.chooseSecond()
+		}
 	}
 	if choice, ok := c.again(c.first, ""); ok && c.pairIn(choice) {
 		return nil
@@ -203,8 +222,7 @@ func (c *chooser) pairIn(choice Choice) bool {
 	if !ok {
 		var why Why
 		if other, why = c.fromPool(choice.Pool, f); why != WhyInvalid {
-			c.plan.Choices = c.plan.Choices[:len(c.plan.Choices)-1]
-			c.has[familyOf(choice.Addr)] = netip.Addr{}
+			c.drop(len(c.plan.Choices) - 1)
 			return false
 		}
 	}
@@ -292,9 +310,13 @@ func (c *chooser) again(f family, pool string) (Choice, bool) {
 	if choice, ok := c.reserved(f, pool); ok {
 		return choice, true
 	}
+	found := func(a netip.Addr, why logv1.AllocationReason) (Choice, bool) {
+		// Not the pool in its record, which is settled at the end of a batch.
+		return Choice{Addr: a, Pool: c.s.PoolOf(a), Reason: why}, true
+	}
 	for free := range c.s.KeptFor(c.key) {
 		if c.usable(free.Addr, f, pool, nil) && free.KeptUntil > c.now {
-			return Choice{free.Addr, free.Pool, logv1.AllocationReason_ALLOCATION_REASON_RETAINED, false}, true
+			return found(free.Addr, logv1.AllocationReason_ALLOCATION_REASON_RETAINED)
 		}
 	}
 	key := c.spec.GetSharingKey()
@@ -303,12 +325,12 @@ func (c *chooser) again(f family, pool string) (Choice, bool) {
 	}
 	for rec := range c.s.WithSharingKey(key) {
 		if why, _ := c.shareable(rec); why == WhyInvalid && c.usable(rec.Addr, f, pool, rec) {
-			return Choice{rec.Addr, rec.Pool, logv1.AllocationReason_ALLOCATION_REASON_SHARED, false}, true
+			return found(rec.Addr, logv1.AllocationReason_ALLOCATION_REASON_SHARED)
 		}
 	}
 	for free := range c.s.KeptForSharing(key) {
 		if c.usable(free.Addr, f, pool, nil) && free.KeptUntil > c.now {
-			return Choice{free.Addr, free.Pool, logv1.AllocationReason_ALLOCATION_REASON_RETAINED, false}, true
+			return found(free.Addr, logv1.AllocationReason_ALLOCATION_REASON_RETAINED)
 		}
 	}
 	return Choice{}, false

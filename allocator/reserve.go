@@ -42,9 +42,11 @@ func (c *chooser) promised(r *fsm.Reservation, pool string, f family) netip.Addr
 			if span.Last.Less(last) {
 				last = span.Last
 			}
+			// A range of a few names hosts, not a subnet (RFC 6164).
+			subnet := span.Size() > 2 && in.Size() > 2
 			// Those that are passed are few: nobody else gets any of them.
 			for a := first; ; a = a.Next() {
-				if c.s.Addresses[a] == nil && !c.quarantined(a) && !c.foreign(a) && !(fsm.Buggy(a) && def.Spec.GetAvoidBuggyIps()) {
+				if !(subnet && fsm.Anycast(a)) && c.s.Addresses[a] == nil && !c.quarantined(a) && !c.foreign(a) && !(fsm.Buggy(a) && def.Spec.GetAvoidBuggyIps()) {
 					return a
 				}
 				if a == last {
@@ -98,7 +100,8 @@ func (c *chooser) overQuota(pool string, rec *fsm.Address) bool {
 	}
 	used := c.s.NamespaceUse(pool, c.key.Namespace)
 	for _, choice := range c.plan.Choices {
-		if !choice.Kept && choice.Pool == pool {
+		joins := c.s.Addresses[choice.Addr]
+		if !choice.Kept && choice.Pool == pool && (joins == nil || !joins.HasNamespace(c.key.Namespace)) {
 			used++
 		}
 	}

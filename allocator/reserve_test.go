@@ -83,9 +83,64 @@ func TestQuotas(t *testing.T) {
 		{svc("3", in("big"), policy(prefer)), "+192.0.2.3 fresh"},
 		{svc("1", in("other"), port(83), sharing("k"), addresses("192.0.2.0")), "+192.0.2.0 requested"},
 	})
+	d.play(t, []step{
+		{svc("1", in("two"), addresses("192.0.2.8")), "+192.0.2.8 requested"},
+		{svc("2", in("two"), addresses("192.0.2.9", "2001:db8::9")), "!requested address 2001:db8::9: the namespace has as many as it may"},
+		{svc("2", in("two"), addresses("192.0.2.9")), "+192.0.2.9 requested"},
+	})
+	// What it joins is its namespace's already.
+	d.play(t, []step{
+		{svc("1", in("dual"), port(80), sharing("d"), families(v4)), "+192.0.2.4 fresh"},
+		{svc("2", in("dual"), port(81), sharing("d"), policy(require)), "+192.0.2.4 shared, +2001:db8::2 fresh"},
+	})
 	if got := d.S.NamespaceUse("a", "big"); got != 3 {
 		t.Errorf("big has %d", got)
 	}
+}
+
+// Of a promised prefix the Subnet-Router anycast address is given to nobody who is not
+// promised it by name.
+func TestPromisedPrefixBeginsWithAnycast(t *testing.T) {
+	d := newDecider(t, fsmtest.PoolDefined("a", "2001:db8::/64", "2001:db8:1::/127", "2001:db8:2::/64"))
+	d.Apply(reserved("prefix", "1", 0, "2001:db8::/96"), reserved("pair", "2", 0, "2001:db8:1::/64"), reserved("one", "3", 0, "2001:db8:2::"))
+	d.play(t, []step{
+		{svc("1"), "+2001:db8::1 reserved"},
+		{svc("2"), "+2001:db8:1:: reserved"},
+		{svc("3"), "+2001:db8:2:: reserved"},
+	})
+}
+
+// A promise decides the family, and one family of two is enough for it.
+func TestPromiseDecidesTheFamily(t *testing.T) {
+	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/24", "2001:db8::/64"), fsmtest.PoolDefined("four", "198.51.100.0/24"),
+		fsmtest.PoolDefined("six", "2001:db8:6::/64"))
+	d.Apply(reserved("six", "six", 0, "2001:db8::66"), reserved("both", "both", 0, "192.0.2.44", "2001:db8::44"),
+		reserved("four", "four", 0, "198.51.100.4"), reserved("sixth", "sixth", 0, "2001:db8:6::6"),
+		reserved("strict", "strict", 0, "198.51.100.5"), reserved("strict6", "strict6", 0, "2001:db8::77"))
+	d.play(t, []step{
+		{svc("six"), "+2001:db8::66 reserved"},
+		{svc("both"), "+192.0.2.44 reserved"},
+		{svc("four", policy(prefer)), "+198.51.100.4 reserved"},
+		{svc("sixth", policy(prefer)), "+2001:db8:6::6 reserved"},
+		{svc("strict", policy(require)), "+192.0.2.0 fresh, +2001:db8::1 fresh"}, // both or none
+		{svc("strict6", policy(require)), "+192.0.2.1 fresh, +2001:db8::77 reserved"},
+		{svc("six", families(v4)), "-2001:db8::66 (family not wanted by the service), +192.0.2.2 fresh"},
+	})
+}
+
+// Who would take a second family loses nothing by having one replaced.
+func TestReplacesOneOfPreferDualStack(t *testing.T) {
+	pool := func(reallocate bool, addresses ...string) *logv1.Event {
+		return fsmtest.Pool(&logv1.Pool{Name: "a", Addresses: addresses, Reallocate: reallocate})
+	}
+	d := newDecider(t, pool(false, "192.0.2.0/32"))
+	d.play(t, []step{{svc("1", policy(prefer)), "+192.0.2.0 fresh"}})
+	d.Apply(pool(true, "192.0.2.1/32"))
+	d.play(t, []step{{svc("1", policy(prefer)), "-192.0.2.0 (its pool lets it go), +192.0.2.1 fresh"}})
+	d.Apply(pool(true, "192.0.2.1/32", "2001:db8::1/128"))
+	d.play(t, []step{{svc("1", policy(prefer)), "=192.0.2.1, +2001:db8::1 fresh"}})
+	d.Apply(pool(true, "2001:db8::1/128"))
+	d.play(t, []step{{svc("1", policy(prefer)), "=192.0.2.1, =2001:db8::1, !keeps 192.0.2.1, which is to be replaced: no IPv4 address: pool a: has none"}})
 }
 
 func TestQuarantine(t *testing.T) {

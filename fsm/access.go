@@ -152,10 +152,17 @@ func (p *poolIndex) byFamily(v4 bool) *familyIndex {
 	return &p.families[1]
 }
 
+// handingOut gives the index of a pool, fit to be asked what it hands out; nil for
+// an unknown pool. Only the state of an open draft may change by it.
+func (s *State) handingOut(pool string) *poolIndex {
+	s.idx.refit(s)
+	return s.idx.pools[pool]
+}
+
 // NextFresh is the lowest address of the pool, in the order of its ranges, that
 // was never used; invalid when there is none.
 func (s *State) NextFresh(pool string, v4 bool) netip.Addr {
-	p := s.idx.pools[pool]
+	p := s.handingOut(pool)
 	if p == nil {
 		return netip.Addr{}
 	}
@@ -166,7 +173,7 @@ func (s *State) NextFresh(pool string, v4 bool) netip.Addr {
 // of those kept for nobody at the time now (nanoseconds since 1970 UTC); nil
 // when there is none.
 func (s *State) LeastRecent(pool string, v4 bool, now int64) *Free {
-	p := s.idx.pools[pool]
+	p := s.handingOut(pool)
 	if p == nil {
 		return nil
 	}

@@ -134,7 +134,9 @@ func (f *folding) finish() error {
 		if err := f.s.checkReservations(); err != nil {
 			return err
 		}
+		f.s.idx.crossing = false
 	}
+	f.s.idx.refit(f.s)
 	f.changes.settle()
 	return nil
 }

@@ -53,6 +53,9 @@ func (s *State) CheckIndexes() error {
 	if len(have.overlapping) > 0 {
 		return fmt.Errorf("overlapping: %v", have.overlapping)
 	}
+	if have.crossing || len(have.unfit) > 0 {
+		return fmt.Errorf("reservations cross: %t; unfit: %v", have.crossing, have.unfit)
+	}
 	for node, t := range want.owners {
 		if err := same("owner "+node, have.owners[node], t); err != nil {
 			return err

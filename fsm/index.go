@@ -54,8 +54,13 @@ type indexes struct {
 	leaving *btree.BTreeG[leaver]
 	// reserved holds the ranges of the reservations in force, reservationEnds when
 	// they end, reservedFor their names by service (the slices are replaced, never
-	// changed).
-	reserved        *btree.BTreeG[poolRange]
+	// changed). crossing: two of the reservations may have an address in common. That
+	// may be while a batch redefines several, and no longer at its end.
+	reserved *btree.BTreeG[poolRange]
+	crossing bool
+	// unfit are ranges of reservations that came or went since the pools were fitted to
+	// them; empty but in the middle of a batch.
+	unfit           []Range
 	reservationEnds *btree.BTreeG[textTime]
 	reservedFor     map[ServiceKey][]string
 	// overlapping are pools that share addresses with another. That may be while
@@ -186,6 +191,8 @@ func (x *indexes) clone() indexes {
 		tryOrder:        x.tryOrder,
 		leaving:         x.leaving.Copy(),
 		reserved:        x.reserved.Copy(),
+		crossing:        x.crossing,
+		unfit:           slices.Clone(x.unfit),
 		reservationEnds: x.reservationEnds.Copy(),
 		reservedFor:     maps.Clone(x.reservedFor),
 		overlapping:     slices.Clone(x.overlapping),
@@ -231,6 +238,7 @@ func (s *State) rebuild() {
 	for _, r := range s.Reservations { // order-free: fills ordered trees, and a map of sorted lists
 		x.reserve(s, r)
 	}
+	x.unfit = nil               // the pools come now
 	for _, p := range s.Pools { // order-free: fills an ordered tree and a map
 		x.addPool(s, p)
 	}

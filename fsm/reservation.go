@@ -51,13 +51,9 @@ func newReservation(spec *logv1.Reservation, definedAt uint64) (*Reservation, er
 // ReservationOf is the reservation in force at State.Time that an address belongs
 // to; nil for none.
 func (s *State) ReservationOf(a netip.Addr) (found *Reservation) {
-	k := keyOf(a)
-	s.idx.reserved.Descend(poolRange{first: k, pool: "\xff"}, func(r poolRange) bool {
-		if !r.last.less(k) {
-			found = s.Reservations[r.pool]
-		}
-		return false
-	})
+	if name := s.idx.reservedBy(a); name != "" {
+		found = s.Reservations[name]
+	}
 	return found
 }
 
@@ -72,13 +68,18 @@ func (s *State) ReservedFor(key ServiceKey) iter.Seq[*Reservation] {
 	}
 }
 
-func (x *indexes) isReserved(a netip.Addr) (yes bool) {
+func (x *indexes) isReserved(a netip.Addr) bool { return x.reservedBy(a) != "" }
+
+// reservedBy names a reservation in force that has the address; "" for none.
+func (x *indexes) reservedBy(a netip.Addr) (name string) {
 	k := keyOf(a)
 	x.reserved.Descend(poolRange{first: k, pool: "\xff"}, func(r poolRange) bool {
-		yes = !r.last.less(k)
-		return false
+		if !r.last.less(k) {
+			name = r.pool
+		}
+		return name == "" && x.crossing
 	})
-	return yes
+	return name
 }
 
 // NextReservationEnd is when the next of the reservations in force ends; false
@@ -113,7 +114,7 @@ func (f *folding) reservationDefined(e *logv1.ReservationDefined) error {
 	}
 	old := f.s.Reservations[spec.GetName()]
 	f.s.Reservations[spec.GetName()] = r
-	f.s.idx.unreserve(f.s, old)
+	f.s.idx.unreserve(old)
 	f.s.idx.reserve(f.s, r)
 	f.reserved = true
 	return nil
@@ -125,7 +126,7 @@ func (f *folding) reservationDeleted(e *logv1.ReservationDeleted) error {
 		return corruptf("ReservationDeleted of unknown reservation %q", e.GetName())
 	}
 	delete(f.s.Reservations, e.GetName())
-	f.s.idx.unreserve(f.s, old)
+	f.s.idx.unreserve(old)
 	return nil
 }
 
@@ -160,15 +161,20 @@ func compareRange(a, b poolRange) int {
 	return 0
 }
 
-// reserve enters a reservation if it is in force, and takes its addresses out of
-// what the pools hand out.
+// reserve enters a reservation if it is in force. What the pools hand out has to be
+// refitted then.
 func (x *indexes) reserve(s *State, r *Reservation) {
 	if r == nil || !r.Holds(s.Time) {
 		return
 	}
 	name := r.Spec.GetName()
 	for _, one := range r.Ranges {
-		x.reserved.Set(poolRange{keyOf(one.First), keyOf(one.Last), name})
+		first, last := keyOf(one.First), keyOf(one.Last)
+		x.reserved.Descend(poolRange{first: last, pool: "\xff"}, func(o poolRange) bool {
+			x.crossing = x.crossing || !o.last.less(first)
+			return false
+		})
+		x.reserved.Set(poolRange{first, last, name})
 	}
 	if until := r.Spec.GetUntilUnixNano(); until != 0 {
 		x.reservationEnds.Set(textTime{until, name})
@@ -178,10 +184,10 @@ func (x *indexes) reserve(s *State, r *Reservation) {
 		at, _ := slices.BinarySearch(names, name)
 		x.reservedFor[r.Key()] = slices.Insert(slices.Clone(names), at, name)
 	}
-	x.refit(s, r.Ranges)
+	x.unfit = append(x.unfit, r.Ranges...)
 }
 
-func (x *indexes) unreserve(s *State, r *Reservation) {
+func (x *indexes) unreserve(r *Reservation) {
 	if r == nil {
 		return
 	}
@@ -197,7 +203,7 @@ func (x *indexes) unreserve(s *State, r *Reservation) {
 			x.reservedFor[r.Key()] = names
 		}
 	}
-	x.refit(s, r.Ranges)
+	x.unfit = append(x.unfit, r.Ranges...)
 }
 
 // endReservations drops those whose time is over.
@@ -205,14 +211,22 @@ func (x *indexes) endReservations(s *State) {
 	for {
 		t, ok := x.reservationEnds.Min()
 		if !ok || t.time > s.Time {
+			x.refit(s)
 			return
 		}
-		x.unreserve(s, s.Reservations[t.text])
+		x.unreserve(s.Reservations[t.text])
 	}
 }
 
-// refit makes the indexes of the pools anew that have an address of the ranges.
-func (x *indexes) refit(s *State, ranges []Range) {
+// refit makes the indexes of the pools anew that have an address of a reservation
+// that came or went. A batch may hold many, so it is done when the pools are read,
+// and at its end.
+func (x *indexes) refit(s *State) {
+	if len(x.unfit) == 0 {
+		return
+	}
+	ranges := x.unfit
+	x.unfit = nil
 	for _, name := range x.poolOrder {
 		p := x.pools[name]
 		if !slices.ContainsFunc(ranges, func(r Range) bool {
@@ -234,11 +248,14 @@ func (x *indexes) holes(r Range) (holes []Range) {
 		if !o.last.less(first) {
 			start = o
 		}
-		return false
+		return x.crossing
 	})
 	x.reserved.Ascend(start, func(o poolRange) bool {
 		if last.less(o.first) {
 			return false
+		}
+		if o.last.less(first) {
+			return true
 		}
 		hole := Range{r.First, r.Last}
 		if first.less(o.first) {
@@ -246,6 +263,12 @@ func (x *indexes) holes(r Range) (holes []Range) {
 		}
 		if o.last.less(last) {
 			hole.Last = o.last.addr()
+		}
+		if n := len(holes) - 1; n >= 0 && !holes[n].Last.Less(hole.First) {
+			if holes[n].Last.Less(hole.Last) {
+				holes[n].Last = hole.Last
+			}
+			return true
 		}
 		holes = append(holes, hole)
 		return true

@@ -89,3 +89,39 @@ func TestNamespaceUse(t *testing.T) {
 		t.Errorf("%d kept", l.S.PoolKept("p"))
 	}
 }
+
+// While two reservations have addresses in common, which may be in the middle of a
+// batch, each hides the other from nobody.
+func TestReservationsChangePlacesInABatch(t *testing.T) {
+	l := fsmtest.NewLog(t)
+	l.Apply(fsmtest.PoolDefined("a", "10.0.0.10-10.0.0.13"), fsmtest.PoolDefined("b", "10.0.0.14-10.0.0.20"))
+	key := fsm.KeyOf("default", "s")
+	l.Apply(fsmtest.Declared(fsmtest.Service("s", 80)), fsmtest.Allocated(key, "10.0.0.15", "b"))
+	l.Apply(fsmtest.Released(key, netip.MustParseAddr("10.0.0.15"), 0))
+	l.Apply(reserve("y", 0, "10.0.0.12-10.0.0.13"))
+	l.Apply(reserve("x", 0, "10.0.0.10-10.0.0.20"), reserve("y", 0, "10.0.1.1"))
+	if err := l.S.CheckIndexes(); err != nil {
+		t.Error(err)
+	}
+	if a, free := l.S.NextFresh("b", true), l.S.LeastRecent("b", true, l.Now); a.IsValid() || free != nil {
+		t.Errorf("all of b is reserved, but it has %v and %v", a, free)
+	}
+	// Also to a decision in between.
+	d := l.S.Begin(l.Now)
+	for _, ev := range []*logv1.Event{reserve("y", 0, "10.0.0.12-10.0.0.13"), fsmtest.Declared(fsmtest.Service("t", 80))} {
+		if err := d.Add("admin:test", ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, text := range []string{"10.0.0.10", "10.0.0.12", "10.0.0.14", "10.0.0.20"} {
+		if a := netip.MustParseAddr(text); l.S.ReservationOf(a) == nil {
+			t.Errorf("%s is not reserved", a)
+		}
+	}
+	if n := l.S.PoolReserved("a"); n != 4 {
+		t.Errorf("%d addresses of a are reserved", n)
+	}
+	if a := l.S.NextFresh("b", true); a.IsValid() {
+		t.Errorf("b has %v", a)
+	}
+}

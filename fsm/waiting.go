@@ -183,7 +183,7 @@ func (s *State) WaitingFor(w Wait) iter.Seq[*Service] {
 // FreeAtMost is how many addresses may be free there, at least one: an upper
 // bound that costs nothing.
 func (s *State) FreeAtMost(w Wait) uint64 {
-	p := s.idx.pools[w.Pool]
+	p := s.handingOut(w.Pool)
 	if p == nil {
 		return 1
 	}

@@ -26,11 +26,13 @@ type Walk struct {
 // NewWalk starts a random history.
 func NewWalk(t TB, pick Pick) *Walk { return &Walk{NewLog(t), pick} }
 
-// ranges of the random pools; the pools take them turn about.
+// ranges of the random pools. Within a batch pools may have the same ones.
 var walkRanges = []string{
 	"192.0.2.0/29", "192.0.2.8-192.0.2.20", "192.0.2.250-192.0.3.5", "198.51.100.0/30",
 	"2001:db8::/126", "2001:db8::100-2001:db8::108", "2001:db8:1::/64",
 }
+
+var walkNamespaces = []string{"default", "default", "other"}
 
 var walkKeys = []string{"", "", "blue", "green"}
 
@@ -39,13 +41,20 @@ func (w *Walk) Step() {
 	w.t.Helper()
 	w.Now += int64(w.pick(100)) * int64(time.Second)
 	d := w.S.Begin(w.Now)
-	for range 1 + w.pick(4) {
-		for _, ev := range w.change() {
+	add := func(events []*logv1.Event) {
+		for _, ev := range events {
 			if err := d.Add("admin:walk", ev); err != nil {
 				w.t.Fatalf("walk made an impossible event: %v", err)
 			}
 		}
 	}
+	for range 1 + w.pick(4) {
+		add(w.change())
+		if w.pick(2) == 0 {
+			w.look()
+		}
+	}
+	w.part(add)
 	if d.Len() == 0 {
 		if err := d.Add("admin:walk", Declared(w.service())); err != nil {
 			w.t.Fatalf("declare: %v", err)
@@ -58,10 +67,58 @@ func (w *Walk) Step() {
 	w.Raw = append(w.Raw, raw)
 }
 
+// look reads what a decision would, in the middle of the batch.
+func (w *Walk) look() {
+	for _, name := range w.S.PoolNames() {
+		for _, v4 := range []bool{true, false} {
+			w.S.NextFresh(name, v4)
+			w.S.LeastRecent(name, v4, w.S.Time)
+		}
+	}
+}
+
+// part ends what may be in the middle of a batch only: pools that have addresses of
+// others lose them, and so do reservations.
+func (w *Walk) part(add func([]*logv1.Event)) {
+	var taken []fsm.Range
+	clash := func(ranges []fsm.Range) bool {
+		return slices.ContainsFunc(ranges, func(r fsm.Range) bool { return slices.ContainsFunc(taken, r.Overlaps) })
+	}
+	for i, name := range slices.Clone(w.S.PoolNames()) {
+		p := w.S.Pools[name]
+		if clash(p.Ranges) {
+			spec := &logv1.Pool{Name: name, AvoidBuggyIps: p.Spec.GetAvoidBuggyIps(), ServiceAllocation: p.Spec.GetServiceAllocation()}
+			for j, r := range p.Ranges {
+				if !slices.ContainsFunc(taken, r.Overlaps) {
+					spec.Addresses = append(spec.Addresses, p.Spec.GetAddresses()[j])
+				}
+			}
+			if len(spec.Addresses) == 0 {
+				spec.Addresses = []string{fmt.Sprintf("203.0.113.%d/32", i)}
+			}
+			add([]*logv1.Event{Pool(spec)})
+		}
+		taken = append(taken, w.S.Pools[name].Ranges...)
+	}
+	taken = nil
+	for _, name := range slices.Sorted(maps.Keys(w.S.Reservations)) {
+		switch r := w.S.Reservations[name]; {
+		case !r.Holds(w.S.Time):
+		case clash(r.Ranges):
+			add([]*logv1.Event{ReservationDeleted(name)})
+		default:
+			taken = append(taken, r.Ranges...)
+		}
+	}
+}
+
+func (w *Walk) namespace() string { return walkNamespaces[w.pick(len(walkNamespaces))] }
+
 func (w *Walk) service() *logv1.Service {
 	svc := Service(fmt.Sprintf("s%d", w.pick(12)), uint32(1+w.pick(9)))
+	svc.Namespace = w.namespace()
 	svc.SharingKey = walkKeys[w.pick(len(walkKeys))]
-	if old := w.S.Services[fsm.KeyOf("default", svc.Name)]; old != nil && len(old.Addresses) > 0 && w.pick(4) > 0 {
+	if old := w.S.Services[fsm.KeyOf(svc.Namespace, svc.Name)]; old != nil && len(old.Addresses) > 0 && w.pick(4) > 0 {
 		svc.SharingKey = old.Spec.GetSharingKey()
 	}
 	return svc
@@ -111,17 +168,26 @@ func (w *Walk) change() []*logv1.Event {
 	return nil
 }
 
-var walkReserved = [][]string{{"192.0.2.2-192.0.2.9", "2001:db8::102"}, {"192.0.2.250-192.0.3.0"}, {"2001:db8::/127", "2001:db8:1::/65"}}
+var walkReserved = []string{
+	"192.0.2.2-192.0.2.9", "2001:db8::102", "192.0.2.250-192.0.3.0", "2001:db8::/127", "2001:db8:1::/65",
+	"192.0.2.0/24", "192.0.2.4", "192.0.2.5-192.0.2.6", "192.0.2.12-192.0.2.255", "198.51.100.1",
+}
 
 func (w *Walk) reserve() []*logv1.Event {
-	n := w.pick(3)
-	name := fmt.Sprintf("r%d", n)
-	if w.S.Reservations[name] != nil && w.pick(2) == 0 {
+	name := fmt.Sprintf("r%d", w.pick(4))
+	if w.S.Reservations[name] != nil && w.pick(3) == 0 {
 		return []*logv1.Event{ReservationDeleted(name)}
 	}
-	r := &logv1.Reservation{Name: name, Addresses: walkReserved[n]}
+	r := &logv1.Reservation{Name: name}
+	var have []fsm.Range
+	for range 1 + w.pick(3) {
+		text := walkReserved[w.pick(len(walkReserved))]
+		if one, _ := fsm.ParseReserved(text); !slices.ContainsFunc(have, one.Overlaps) {
+			r.Addresses, have = append(r.Addresses, text), append(have, one)
+		}
+	}
 	if w.pick(2) == 0 {
-		r.ServiceNamespace, r.ServiceName = "default", fmt.Sprintf("s%d", w.pick(12))
+		r.ServiceNamespace, r.ServiceName = w.namespace(), fmt.Sprintf("s%d", w.pick(12))
 	}
 	if w.pick(3) > 0 {
 		r.UntilUnixNano = w.S.Time + int64(w.pick(200)-20)*int64(time.Second)
@@ -146,7 +212,7 @@ func (w *Walk) definePool() []*logv1.Event {
 		p.ServiceAllocation = &logv1.ServiceAllocation{Priority: uint32(w.pick(3)), Namespaces: [][]string{nil, {"default"}, {"x"}}[w.pick(3)]}
 	}
 	for i, r := range walkRanges {
-		if i%3 == n && w.pick(3) > 0 {
+		if i%3 == n && w.pick(3) > 0 || w.pick(6) == 0 {
 			p.Addresses = append(p.Addresses, r)
 		}
 	}
@@ -183,7 +249,7 @@ func (w *Walk) vacate(pool string, stays func(netip.Addr) bool, mayLeave bool) (
 			events = append(events, OwnerReleased(rec.Addr, rec.Owner, rec.Epoch))
 		}
 		for _, key := range rec.Services {
-			events = append(events, Released(key, rec.Addr, w.S.Time+int64(w.pick(200))*int64(time.Second)))
+			events = append(events, w.released(key, rec.Addr))
 		}
 	}
 	return events
@@ -230,7 +296,17 @@ func (w *Walk) release() []*logv1.Event {
 		events = append(events, OwnerReleased(a, rec.Owner, rec.Epoch))
 	}
 	key := rec.Services[w.pick(len(rec.Services))]
-	return append(events, Released(key, a, w.S.Time+int64(w.pick(200))*int64(time.Second)), w.refused(key, a))
+	return append(events, w.released(key, a), w.refused(key, a))
+}
+
+// released keeps the address for a while, and may have it rest as well.
+func (w *Walk) released(key fsm.ServiceKey, a netip.Addr) *logv1.Event {
+	until := w.S.Time + int64(w.pick(200))*int64(time.Second)
+	ev := Released(key, a, until)
+	if w.pick(3) == 0 {
+		ev.GetAddressReleased().QuarantinedUntilUnixNano = until
+	}
+	return ev
 }
 
 // refused says anything about why a service lacks an address.
@@ -257,7 +333,7 @@ func (w *Walk) deleteService() []*logv1.Event {
 		if rec.Owner != "" && len(rec.Services) == 1 {
 			events = append(events, OwnerReleased(a, rec.Owner, rec.Epoch))
 		}
-		events = append(events, Released(key, a, w.S.Time+int64(w.pick(200))*int64(time.Second)))
+		events = append(events, w.released(key, a))
 	}
 	return append(events, Deleted(key))
 }

@@ -48,7 +48,7 @@ func (r *reign) allocate(t *tx, command bool) (err error) {
 // settleKeptEnd notes when time alone may help somebody who waits: what is kept or
 // in quarantine falls free, a reservation ends.
 func (w *work) settleKeptEnd(t *tx) {
-	w.keptEnd = 0
+	w.keptEnd, w.keptTime = 0, 0
 	if !t.s.AnyWaiting() {
 		return
 	}
@@ -58,7 +58,30 @@ func (w *work) settleKeptEnd(t *tx) {
 	}
 	if ok {
 		w.keptEnd = w.d.cfg.Clock.Now() + max(time.Duration(until-t.now), time.Second)
+		w.keptTime = until
 	}
+}
+
+// endKept has those tried whom the time helps that settleKeptEnd noted.
+func (w *work) endKept() {
+	w.keptEnd, w.keptTime, w.hope.anyPool, w.hope.held = 0, 0, true, true
+}
+
+// wants is what allocate has to look at, and uses up.
+type wants struct {
+	services []fsm.ServiceKey
+	hope     hope
+	keptEnd  time.Duration
+	keptTime int64
+}
+
+// wants gives a copy, for a command that may be taken back.
+func (w *work) wants() wants {
+	return wants{slices.Clone(w.services), w.hope.clone(), w.keptEnd, w.keptTime}
+}
+
+func (w *work) wantAgain(old wants) {
+	w.services, w.hope, w.keptEnd, w.keptTime = old.services, old.hope, old.keptEnd, old.keptTime
 }
 
 // tryFit is fit for a service that the command at hand has nothing to do with.

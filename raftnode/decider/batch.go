@@ -79,6 +79,9 @@ func (r *reign) decideAll(g *group, tickets []*ticket) (*tx, error) {
 		changing: func() time.Duration { return r.d.leases.LeaseChange() - r.d.cfg.Clock.Now() },
 	}
 	t.draft = r.head.Begin(now)
+	if r.work.keptTime > 0 && t.s.Time >= r.work.keptTime {
+		r.work.endKept() // or a command would put the time off
+	}
 	for i, ticket := range tickets {
 		full, err := r.decideOne(t, g, ticket, jump)
 		if err != nil {
@@ -117,7 +120,7 @@ func (r *reign) decideOne(t *tx, g *group, ticket *ticket, jump error) (full boo
 	}
 	m := t.mark()
 	t.by, t.dry, t.then = r.d.actorOf(ticket.cmd), false, nil
-	hoped := r.work.hope.any()
+	before := r.work.wants()
 	var ans answer
 	refusal := guard(func() (err error) {
 		if ans, err = ticket.cmd.decide(t); err != nil {
@@ -148,7 +151,7 @@ func (r *reign) decideOne(t *tx, g *group, ticket *ticket, jump error) (full boo
 		if err := r.rollback(t, m, errors.Is(rep.err, ErrInternal)); err != nil {
 			return false, err
 		}
-		r.work.hope = hope{all: hoped} // what the command changed has not been
+		r.work.wantAgain(before) // what the command changed has not been
 	} else {
 		for _, f := range t.then {
 			f()

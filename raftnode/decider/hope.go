@@ -36,6 +36,13 @@ func (h *hope) any() bool {
 	return h.all || h.anyPool || h.held || len(h.pools)+len(h.defined)+len(h.namespaces)+len(h.keys)+len(h.addresses) > 0
 }
 
+func (h *hope) clone() hope {
+	c := *h
+	c.pools, c.defined, c.namespaces = maps.Clone(h.pools), maps.Clone(h.defined), maps.Clone(h.namespaces)
+	c.keys, c.addresses, c.promised = maps.Clone(h.keys), maps.Clone(h.addresses), maps.Clone(h.promised)
+	return c
+}
+
 // concerns tells whether an address may have fallen free in the pool.
 func (h *hope) concerns(pool string) bool {
 	_, freed := h.pools[pool]

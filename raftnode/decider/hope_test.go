@@ -147,3 +147,36 @@ func TestTimeHelpsTheWaiting(t *testing.T) {
 		h.nothingMissed()
 	})
 }
+
+// The time at which something falls free is not forgotten for a command that is
+// taken back, nor for one in the batch of that time.
+func TestTimeHelpsAfterACommand(t *testing.T) {
+	for name, between := range map[string]func(h *harness){
+		"a dry run that helps": func(h *harness) { h.must(dryRun(apply(pool("p", "10.0.0.1-10.0.0.9")))) },
+		"a refused command that helps": func(h *harness) {
+			h.refused(apply(pool("p", "10.0.0.1-10.0.0.9"), service("z", at("10.7.7.7"))), new(*InvalidError))
+		},
+		"a command of that time": func(h *harness) {
+			time.Sleep(29*time.Minute + 59*time.Second + 800*time.Millisecond)
+			h.wall.jump(400 * time.Millisecond)
+			h.must(apply(service("z", inPool("q"))))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				h.must(&SetRetention{Retention: time.Hour})
+				h.must(apply(pool("p", "10.0.0.1-10.0.0.1"), pool("q", "10.1.0.0/24"), service("a", inPool("p"))))
+				h.must(remove(KindService, "a"))
+				h.must(apply(service("w", inPool("p"))))
+				time.Sleep(30 * time.Minute)
+				between(h)
+				time.Sleep(31 * time.Minute)
+				if h.addressesOf("w") != 1 {
+					t.Error("w has no address")
+				}
+				h.nothingMissed()
+				h.checkHead()
+			})
+		})
+	}
+}

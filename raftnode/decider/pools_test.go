@@ -203,3 +203,41 @@ func TestLeavingAddressKeepsItsOwner(t *testing.T) {
 		h.checkHead()
 	})
 }
+
+// What a pool wins is given away in the same command that gives it to the pool.
+func TestPoolWinsAnAddressAndGivesIt(t *testing.T) {
+	for name, again := range map[string]func(*harness){
+		"one that nobody had": func(h *harness) {
+			h.must(remove(KindService, "web"))
+			h.must(apply(pool("p", "10.0.0.200-10.0.0.201")))
+			h.must(apply(pool("p", "10.0.0.1-10.0.0.5"), service("web")))
+		},
+		"one of another pool": func(h *harness) {
+			h.must(remove(KindService, "web"))
+			h.must(apply(pool("p", "10.0.0.200-10.0.0.201"), pool("q", "10.0.0.1-10.0.0.5"), service("web")))
+		},
+		"one that is shared": func(h *harness) {
+			h.must(apply(service("web", shares(80))))
+			h.must(apply(pool("p", "10.0.0.200-10.0.0.201"), pool("q", "10.0.0.1-10.0.0.5"), service("other", shares(81), inPool("q"))))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				h.leases.auto = 10 * time.Millisecond
+				oneVip(h)
+				h.settle()
+				if h.owner("10.0.0.1") == "" {
+					t.Fatal("nobody owns it")
+				}
+				again(h)
+				h.settle()
+				h.log.Read(func(s *fsm.State) {
+					if rec := s.Addresses[netip.MustParseAddr("10.0.0.1")]; rec == nil || rec.Pool != s.PoolOf(rec.Addr) {
+						t.Errorf("%+v", rec)
+					}
+				})
+				h.checkHead()
+			})
+		})
+	}
+}

@@ -51,8 +51,10 @@ type work struct {
 	// retries are addresses to look at again at a boot time.
 	retries timeQueue
 	// keptEnd is when an address that is kept for a deleted service falls free, or a
-	// reservation ends, as long as a service waits; 0: never.
-	keptEnd time.Duration
+	// reservation ends, as long as a service waits; 0: never. keptTime is the same in
+	// the time of the log, nanoseconds since 1970 UTC.
+	keptEnd  time.Duration
+	keptTime int64
 
 	// services need an address, in the order in which they were declared. hope is
 	// for those that wait.
@@ -350,7 +352,7 @@ func (w *work) settleTimes(now time.Duration) {
 		w.dirty.push(heap.Pop(&w.retries).(timedAddr).addr)
 	}
 	if w.keptEnd > 0 && now >= w.keptEnd {
-		w.keptEnd, w.hope.anyPool, w.hope.held = 0, true, true
+		w.endKept()
 	}
 	for rel, p := range w.waits {
 		if !w.ask && now < p.again {
