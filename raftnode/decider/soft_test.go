@@ -95,6 +95,7 @@ func TestSoftDrainGoesOn(t *testing.T) {
 		"over a change of leader":           func(h *harness) { h.log.lose(0); h.settle(); h.log.lead() },
 		"when the old owner counts in vain": func(h *harness) { h.must(&SoftIdle{Node: "n1", Address: vipAddr, Epoch: 99}) },
 		"when another counts":               func(h *harness) { h.must(&SoftIdle{Node: "n2", Address: vipAddr, Epoch: 4}) },
+		"when the new owner is unproven":    func(h *harness) { h.must(&MoveUnproven{Node: "n2", Address: vipAddr, Epoch: h.epoch(vip)}) },
 		"when the old owner is let back":    func(h *harness) { h.must(&Undrain{Node: "n1", Actor: "a"}) },
 		"when the old owner loses its link": func(h *harness) {
 			h.must(&LinksChanged{Node: "n1", Session: h.session("n1"), Links: links("eth0", false)})
