@@ -87,6 +87,9 @@ func (b *Balance) list(node int) []*fsm.Address {
 		if p.Placement == logv1.Placement_PLACEMENT_IDEAL || !b.all && p.RebalancePerMinute == 0 {
 			continue
 		}
+		if rec.SoftNode != "" {
+			continue // the clients of its former owner would be cut off
+		}
 		if until := DampedUntil(rec); until > b.opt.Now {
 			if b.Damped == 0 || until < b.Damped {
 				b.Damped = until

@@ -180,6 +180,9 @@ func (o *owners) shouldMove(rec *fsm.Address) (logv1.OwnerReason, bool) {
 	if !move || !allocator.Voluntary(why) {
 		return why, move
 	}
+	if rec.SoftNode != "" {
+		return 0, false // its end makes the address dirty
+	}
 	if left := time.Duration(allocator.DampedUntil(rec) - o.now); left > 0 {
 		o.w.retries.add(o.boot+left+minAgain, rec.Addr)
 		return 0, false

@@ -205,3 +205,48 @@ func TestOnlyTheDrainIsSoft(t *testing.T) {
 		}), "NodeLinksChanged n1", "OwnerReleased 10.0.0.1 n1 LINK_DOWN")
 	})
 }
+
+// No voluntary move cuts off those whom the old owner still serves; when it serves
+// nobody any more, the move is made.
+func TestVoluntaryMovesWaitForTheEndOfASoftMove(t *testing.T) {
+	for name, c := range map[string]struct {
+		ad   func(*logv1.L2Advertisement)
+		when func(h *harness)
+		why  string
+	}{
+		"the ideal node": {
+			func(a *logv1.L2Advertisement) { ideal(a); prefersNode(9, "n1")(a); prefersNode(5, "n3")(a) },
+			func(*harness) {}, "IDEAL",
+		},
+		"the subnet": {
+			func(*logv1.L2Advertisement) {},
+			func(h *harness) {
+				h.must(&LinksChanged{Node: "n2", Session: h.session("n2"), Links: linksOn("192.0.2.0/24")})
+			}, "OFF_SUBNET",
+		},
+		"the balance": {
+			gradually(60),
+			func(h *harness) {
+				h.must(apply(service("pinned", func(s *logv1.Service) {
+					s.NodeSelectors = []*logv1.LabelSelector{{MatchLabels: map[string]string{"name": "n2"}}}
+				})))
+				time.Sleep(balanceQuiet)
+			}, "REBALANCE",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				softly(h, c.ad)
+				h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+				c.when(h)
+				time.Sleep(time.Minute)
+				h.settle()
+				if n := h.softOn("n1"); n != 1 || h.owner(vip) != "n2" {
+					t.Fatalf("%d addresses move softly, owner %s", n, h.owner(vip))
+				}
+				h.then(h.when(func() { h.must(&SoftIdle{Node: "n1", Address: vipAddr, Epoch: 4}); time.Sleep(2 * time.Second) }),
+					"SoftMoveEnded 10.0.0.1 n1 NO_CONNECTIONS", "OwnerReleased 10.0.0.1 n2 "+c.why, "--", "OwnerAssigned 10.0.0.1 n3 "+c.why)
+			})
+		})
+	}
+}

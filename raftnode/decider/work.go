@@ -225,6 +225,8 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 		}
 	case *logv1.Event_OwnerReleased:
 		w.pushBytes(f.OwnerReleased.GetAddress())
+	case *logv1.Event_SoftMoveEnded:
+		w.pushBytes(f.SoftMoveEnded.GetAddress())
 	case *logv1.Event_AnnounceFailed:
 		w.pushBytes(f.AnnounceFailed.GetAddress())
 	case *logv1.Event_AnnounceRecovered:
