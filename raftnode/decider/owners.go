@@ -153,7 +153,13 @@ func (o *owners) mayStay(rec *fsm.Address) {
 		return
 	}
 	o.mayDoBetter(rec.Addr, rec.Owner)
-	if o.choose().OffSubnet(rec.Addr) {
+	o.noteForeign(rec.Addr)
+}
+
+// noteForeign has all addresses looked at with every node that changes for the better, if
+// the owner of this one has not its subnet: no event says that another node has it.
+func (o *owners) noteForeign(addr netip.Addr) {
+	if o.choose().OffSubnet(addr) {
 		o.w.foreign = true
 	}
 }
@@ -270,6 +276,7 @@ func (o *owners) give(rec *fsm.Address, exclude string, as *logv1.OwnerAssigned)
 	}
 	as.Address, as.Node = fsm.FromAddr(addr), to
 	o.emit(&logv1.Event{Fact: &logv1.Event_OwnerAssigned{OwnerAssigned: as}})
+	o.noteForeign(addr)
 	o.d.targets.drop(addr)
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
 
@@ -119,6 +120,42 @@ func TestAnAddressGoesToItsSubnet(t *testing.T) {
 		h.then(h.when(away("n1", "10.0.0.0/16")), "NodeLinksChanged n1",
 			"OwnerReleased 10.0.0.1 n2 OFF_SUBNET", "--", "OwnerAssigned 10.0.0.1 n1 OFF_SUBNET")
 	})
+}
+
+// So it does when the node that has its subnet may own it again, whatever kept it away.
+func TestAnAddressReturnsToItsSubnet(t *testing.T) {
+	relabel := func(h *harness, process byte, labels map[string]string) {
+		cmd := openSession("n1", process)
+		cmd.Labels = labels
+		h.must(cmd)
+	}
+	for name, c := range map[string]struct{ away, back func(h *harness) }{
+		"restart": {func(h *harness) { h.must(h.expire("n1")) }, func(h *harness) { h.must(openSession("n1", 2)) }},
+		"drain": {
+			func(h *harness) { h.must(&Drain{Node: "n1", Actor: "admin:test"}) },
+			func(h *harness) { h.must(&Undrain{Node: "n1", Actor: "admin:test"}) },
+		},
+		"label": {
+			func(h *harness) { relabel(h, 2, map[string]string{allocator.LabelExclude: ""}) },
+			func(h *harness) { relabel(h, 3, nil) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+				oneVip(h)
+				h.must(&LinksChanged{Node: "n2", Session: h.session("n2"), Links: linksOn("192.0.2.0/24")})
+				h.settle()
+				c.away(h)
+				h.settle()
+				if got := h.owner(vip); got != "n2" {
+					t.Fatalf("owner is %q, want n2", got)
+				}
+				got := h.when(func() { c.back(h) })
+				h.then(got[1:], "OwnerReleased 10.0.0.1 n2 OFF_SUBNET", "--", "OwnerAssigned 10.0.0.1 n1 OFF_SUBNET")
+			})
+		})
+	}
 }
 
 func TestAnUnprovenMoveIsMadeGoodOnce(t *testing.T) {

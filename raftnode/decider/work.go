@@ -318,14 +318,14 @@ func (w *work) settleNodes(s *fsm.State) {
 			w.pushOwned(&w.dirty, s, name)
 			w.pushSoft(&w.dirty, s, name)
 		}
-		if w.foreign && node.SessionState == fsm.SessionOpen && (old == nil || old.SessionState != fsm.SessionOpen || !equalLinks(old.Links, node.Links)) {
-			w.sweepAll, w.foreign = true, false
-		}
 		// Also when it may own less: with its ready endpoints out of reach, nodes that
 		// have only terminating ones may do.
 		w.pushSet(w.idle)
 		if node.SessionState == fsm.SessionOpen && node.Drained == logv1.DrainReason_DRAIN_REASON_UNSPECIFIED {
 			w.pushSet(w.ideal)
+			if w.foreign {
+				w.sweepAll, w.foreign = true, false
+			}
 		}
 	}
 	clear(w.suspects)
