@@ -242,7 +242,8 @@ func (o *owners) assign(rec *fsm.Address) {
 	if as.Reason == logv1.OwnerReason_OWNER_REASON_UNSPECIFIED {
 		as.Reason, as.FirstUse = logv1.OwnerReason_OWNER_REASON_NEW_ADDRESS, o.firstUse(rec)
 	}
-	if _, waited := o.w.idle[rec.Addr]; waited {
+	// That it was unproven has to stay: once is enough.
+	if _, waited := o.w.idle[rec.Addr]; waited && rec.OwnerWhy != logv1.OwnerReason_OWNER_REASON_UNPROVEN {
 		as.Reason = logv1.OwnerReason_OWNER_REASON_NODE_AVAILABLE
 	}
 	o.give(rec, exclude, as)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/quorumlb/quorumlb/allocator"
+	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
 
@@ -172,5 +173,23 @@ func TestAnUnprovenMoveIsMadeGoodOnce(t *testing.T) {
 		h.then(h.when(func() { h.must(unproven("n2")) }),
 			"OwnerReleased 10.0.0.1 n2 UNPROVEN", "--", "OwnerAssigned 10.0.0.1 n3 UNPROVEN")
 		h.then(h.when(func() { h.must(unproven("n3")) })) // once
+	})
+}
+
+// An owner that will only do until another can serve is no exception.
+func TestAnUnprovenMakeshiftOwnerIsLeftOnce(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a"), service("web", func(s *logv1.Service) {
+			s.ExternalTrafficPolicy = logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL
+		})))
+		h.open("n1", "n2")
+		h.must(&EndpointsObserved{Service: fsm.KeyOf("default", "web"), Terminating: []string{"n1", "n2"}})
+		h.settle()
+		from := h.owner(vip)
+		to := map[string]string{"n1": "n2", "n2": "n1"}[from]
+		h.then(h.when(func() { h.must(&MoveUnproven{Node: from, Address: vipAddr, Epoch: h.epoch(vip)}) }),
+			"OwnerReleased 10.0.0.1 "+from+" UNPROVEN", "--", "OwnerAssigned 10.0.0.1 "+to+" UNPROVEN")
+		h.then(h.when(func() { h.must(&MoveUnproven{Node: to, Address: vipAddr, Epoch: h.epoch(vip)}) }))
 	})
 }
