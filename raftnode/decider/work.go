@@ -1,7 +1,6 @@
 package decider
 
 import (
-	"container/heap"
 	"maps"
 	"net/netip"
 	"slices"
@@ -160,8 +159,8 @@ func (w *work) deadline() (first time.Duration, ok bool) {
 	for _, p := range w.fences {
 		see(p.again)
 	}
-	if len(w.retries) > 0 {
-		see(w.retries[0].at)
+	if w.retries.len() > 0 {
+		see(w.retries.first())
 	}
 	if w.keptEnd > 0 {
 		see(w.keptEnd)
@@ -348,8 +347,8 @@ func (w *work) pushSet(set map[netip.Addr]struct{}) {
 // settleTimes queues what has waited long enough: retries whose time has come,
 // and addresses whose old or dead owner can no longer answer.
 func (w *work) settleTimes(now time.Duration) {
-	for len(w.retries) > 0 && now >= w.retries[0].at {
-		w.dirty.push(heap.Pop(&w.retries).(timedAddr).addr)
+	for w.retries.len() > 0 && now >= w.retries.first() {
+		w.dirty.push(w.retries.pop())
 	}
 	if w.keptEnd > 0 && now >= w.keptEnd {
 		w.keptEnd, w.hope.anyPool, w.hope.held = 0, true, true
