@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 
@@ -25,12 +26,10 @@ type Balance struct {
 	opt Options
 	// all: addresses move although no advertisement says Gradual.
 	all bool
-	// owned counts what the nodes own, moves included. lists are the addresses that
-	// each may give away, nil until they are needed.
-	owned []int
-	lists [][]*fsm.Address
-	// least is the smallest number that a node owns, by policy, until the next move.
-	least map[*policyChoice]int
+	// owned counts what the nodes own, moves included. givers are what each may give
+	// away, nil until it is needed.
+	owned  []int
+	givers []*giver
 	// Damped is when the first address that flapping holds back may move, nanoseconds
 	// since 1970 UTC; 0: none is held back.
 	Damped int64
@@ -42,9 +41,16 @@ func (c *Chooser) NewBalance(opt Options, all bool) *Balance {
 	if opt.Now == 0 {
 		opt.Now = c.s.Time
 	}
-	b := &Balance{c: c, opt: opt, all: all, owned: make([]int, len(c.nodes)), lists: make([][]*fsm.Address, len(c.nodes))}
+	b := &Balance{c: c, opt: opt, all: all, owned: make([]int, len(c.nodes)), givers: make([]*giver, len(c.nodes))}
 	for i, name := range c.nodes {
 		b.owned[i] = c.s.Nodes[name].Owned
+	}
+	if opt.Preferred != nil { // asked once: one plan, one answer
+		preferred := make(map[string]bool, len(c.nodes))
+		for _, name := range c.nodes {
+			preferred[name] = opt.Preferred(name)
+		}
+		b.opt.Preferred = func(node string) bool { return preferred[node] }
 	}
 	return b
 }
@@ -54,20 +60,17 @@ func (c *Chooser) NewBalance(opt Options, all bool) *Balance {
 // node that a choice would prefer. False when nothing is left that would be better
 // elsewhere.
 func (b *Balance) Next() (BalanceMove, bool) {
-	b.least = map[*policyChoice]int{}
 	order := make([]int, len(b.c.nodes))
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortFunc(order, func(x, y int) int { return cmp.Or(cmp.Compare(b.owned[y], b.owned[x]), cmp.Compare(x, y)) })
 	for _, from := range order {
-		list := b.list(from)
-		for at, rec := range list {
+		for rec := b.first(from); rec != nil; rec = b.first(from) {
 			to := b.target(rec, from)
 			if to < 0 {
-				continue
+				continue // cannot be; it is out of the list
 			}
-			b.lists[from] = slices.Delete(slices.Clone(list), at, at+1)
 			b.owned[from]--
 			b.owned[to]++
 			return BalanceMove{rec.Addr, b.c.nodes[from], b.c.nodes[to], b.c.Policy(rec.Addr).RebalancePerMinute}, true
@@ -76,16 +79,96 @@ func (b *Balance) Next() (BalanceMove, bool) {
 	return BalanceMove{}, false
 }
 
-// list gives the addresses that a node may give away, the best to move first.
-func (b *Balance) list(node int) []*fsm.Address {
-	if b.lists[node] != nil {
-		return b.lists[node]
+// giver is what a node may give away. What becomes of one move changes only what the nodes
+// own, so each address is asked about once: some other node is better by more than that,
+// or there is a set of nodes that are as good but for it, or none, and it stays for good.
+type giver struct {
+	// recs are the addresses, the best to move first. Everything below speaks of places in it.
+	recs   []*fsm.Address
+	queues []*giverQueue
+}
+
+// giverQueue has some of a node's addresses.
+type giverQueue struct {
+	// able, if not nil, are the nodes that may own any of them; nobody prefers one of
+	// these, so it is not worth asking before one owns less.
+	able nodeSet
+	// unasked are those that were not asked about, ascending.
+	unasked []int
+	groups  []*giverGroup
+	byEqual map[string]*giverGroup
+}
+
+// giverGroup has the addresses for which the same nodes are as good, ascending.
+type giverGroup struct {
+	equal  nodeSet
+	places []int
+}
+
+// first takes the first address out of what a node may give away that would be better off
+// elsewhere as things are; nil when there is none.
+func (b *Balance) first(from int) *fsm.Address {
+	g := b.giver(from)
+	poorer := newNodeSet(len(b.owned))
+	for i, n := range b.owned {
+		if n < b.owned[from]-1 {
+			poorer.add(i)
+		}
 	}
-	list := []*fsm.Address{}
+	var queues []*giverQueue
+	var best *giverGroup
+	for _, q := range g.queues {
+		if q.able != nil && !q.able.meets(poorer) {
+			continue
+		}
+		queues = append(queues, q)
+		for _, group := range q.groups {
+			if len(group.places) > 0 && group.equal.meets(poorer) && (best == nil || group.places[0] < best.places[0]) {
+				best = group
+			}
+		}
+	}
+	for {
+		var next *giverQueue
+		for _, q := range queues {
+			if len(q.unasked) > 0 && (next == nil || q.unasked[0] < next.unasked[0]) {
+				next = q
+			}
+		}
+		if next == nil || best != nil && best.places[0] < next.unasked[0] {
+			break
+		}
+		at := next.unasked[0]
+		next.unasked = next.unasked[1:]
+		better, equal := b.rivals(g.recs[at], from)
+		switch {
+		case better || equal.meets(poorer):
+			return g.recs[at]
+		case equal != nil:
+			next.group(equal).places = append(next.group(equal).places, at)
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	at := best.places[0]
+	best.places = best.places[1:]
+	return g.recs[at]
+}
+
+// giver lists what a node may give away.
+func (b *Balance) giver(node int) *giver {
+	if b.givers[node] != nil {
+		return b.givers[node]
+	}
+	g := &giver{}
 	for rec := range b.c.s.OwnedBy(b.c.nodes[node]) {
 		p := b.c.Policy(rec.Addr)
 		if p.Placement == logv1.Placement_PLACEMENT_IDEAL || !b.all && p.RebalancePerMinute == 0 {
 			continue
+		}
+		if rec.SoftNode != "" {
+			continue // the clients of its former owner would be cut off
 		}
 		if until := DampedUntil(rec); until > b.opt.Now {
 			if b.Damped == 0 || until < b.Damped {
@@ -93,28 +176,89 @@ func (b *Balance) list(node int) []*fsm.Address {
 			}
 			continue
 		}
-		list = append(list, rec)
+		g.recs = append(g.recs, rec)
 	}
-	slices.SortStableFunc(list, func(x, y *fsm.Address) int {
+	slices.SortStableFunc(g.recs, func(x, y *fsm.Address) int {
 		return cmp.Or(cmp.Compare(x.FlapsAt(b.opt.Now), y.FlapsAt(b.opt.Now)), cmp.Compare(x.OwnerTime, y.OwnerTime))
 	})
-	b.lists[node] = list
-	return list
+	queues := map[*policyChoice]*giverQueue{}
+	for at, rec := range g.recs {
+		choice := b.c.choice(rec.Addr)
+		if choice.reasons[node] != OK {
+			continue // it is about to leave for another reason
+		}
+		if !choice.flat || b.wanted(rec) {
+			choice = nil
+		}
+		q := queues[choice]
+		if q == nil {
+			q = &giverQueue{byEqual: map[string]*giverGroup{}}
+			if choice != nil {
+				q.able = newNodeSet(len(b.c.nodes))
+				for _, i := range choice.able {
+					q.able.add(i)
+				}
+			}
+			queues[choice] = q
+			g.queues = append(g.queues, q)
+		}
+		q.unasked = append(q.unasked, at)
+	}
+	b.givers[node] = g
+	return g
+}
+
+// wanted tells whether a service that has the address prefers a node.
+func (b *Balance) wanted(rec *fsm.Address) bool {
+	return slices.ContainsFunc(rec.Services, func(key fsm.ServiceKey) bool {
+		return b.c.s.Services[key].Spec.GetPreferredNode() != ""
+	})
+}
+
+func (q *giverQueue) group(equal nodeSet) *giverGroup {
+	key := equal.key()
+	group := q.byEqual[key]
+	if group == nil {
+		group = &giverGroup{equal: equal}
+		q.byEqual[key] = group
+		q.groups = append(q.groups, group)
+	}
+	return group
+}
+
+// rivals tells whether another node is better for the address whatever the nodes own, or
+// else which are as good but for that; nil when none is.
+func (b *Balance) rivals(rec *fsm.Address, from int) (better bool, equal nodeSet) {
+	q := b.c.question(rec.Addr, b.opt)
+	own, ok := b.c.candidate(&q, from)
+	if !ok || b.opt.Preferred != nil && !own.heard {
+		return false, nil
+	}
+	for _, i := range q.able {
+		n, ok := b.c.candidate(&q, i)
+		if !ok || i == from {
+			continue
+		}
+		n.owned = own.owned
+		switch c := n.compare(&own); {
+		case c < 0:
+			return true, nil
+		case c == 0:
+			if equal == nil {
+				equal = newNodeSet(len(b.c.nodes))
+			}
+			equal.add(i)
+		}
+	}
+	return false, equal
 }
 
 // target is the node that the address would be better off on; -1 when there is none.
 func (b *Balance) target(rec *fsm.Address, from int) int {
-	choice := b.c.choice(rec.Addr)
-	if choice.reasons[from] != OK {
-		return -1 // it is about to leave for another reason
-	}
-	if choice.flat && !b.worth(choice, rec, from) {
-		return -1
-	}
 	q := b.c.question(rec.Addr, b.opt)
 	q.owned = b.owned
 	own, ok := b.c.candidate(&q, from)
-	if !ok || b.opt.Preferred != nil && !own.heard {
+	if !ok {
 		return -1
 	}
 	best, to := own, -1
@@ -130,21 +274,27 @@ func (b *Balance) target(rec *fsm.Address, from int) int {
 	return to
 }
 
-// worth tells, without asking the nodes one by one about the address, whether it is
-// worth asking: nobody prefers any node, so another has to own fewer.
-func (b *Balance) worth(choice *policyChoice, rec *fsm.Address, from int) bool {
-	for _, key := range rec.Services {
-		if b.c.s.Services[key].Spec.GetPreferredNode() != "" {
+// nodeSet is a set of nodes, by their place among the Chooser's: a bit for each.
+type nodeSet []uint64
+
+func newNodeSet(nodes int) nodeSet { return make(nodeSet, (nodes+63)/64) }
+
+func (s nodeSet) add(node int) { s[node/64] |= 1 << (node % 64) }
+
+// meets tells whether the sets, of one length or nil, have a node in common.
+func (s nodeSet) meets(o nodeSet) bool {
+	for i := range s {
+		if s[i]&o[i] != 0 {
 			return true
 		}
 	}
-	least, known := b.least[choice]
-	if !known {
-		least = b.owned[from]
-		for _, i := range choice.able {
-			least = min(least, b.owned[i])
-		}
-		b.least[choice] = least
+	return false
+}
+
+func (s nodeSet) key() string {
+	b := make([]byte, 0, 8*len(s))
+	for _, word := range s {
+		b = binary.LittleEndian.AppendUint64(b, word)
 	}
-	return least < b.owned[from]-1
+	return string(b)
 }

@@ -219,3 +219,27 @@ func BenchmarkBalanceNext(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkBalancePlan lists all moves where the node that owns most may give none of its
+// addresses away.
+func BenchmarkBalancePlan(b *testing.B) {
+	f := newFleet(b, 10, 0, &logv1.L2Advertisement{Name: "ad"})
+	for i := range 10_000 {
+		svc, node := fsmtest.Service(fmt.Sprintf("s%d", i), 80), "n2"
+		if i < 5_500 {
+			node = "n1"
+			svc.NodeSelectors = []*logv1.LabelSelector{{MatchLabels: map[string]string{"name": "n1"}}}
+		}
+		a := f.S.NextFresh("p", true)
+		f.Apply(fsmtest.Declared(svc), fsmtest.AllocatedFor(fsm.KeyOf("default", svc.Name), a, "p", fresh))
+		f.assign(a, node, logv1.OwnerReason_OWNER_REASON_NEW_ADDRESS)
+	}
+	c := allocator.NewChooser(f.S)
+	for b.Loop() {
+		moves, plan := 0, c.NewBalance(allocator.Options{}, true)
+		for _, ok := plan.Next(); ok; _, ok = plan.Next() {
+			moves++
+		}
+		b.ReportMetric(float64(moves), "moves")
+	}
+}

@@ -41,22 +41,58 @@ type timedAddr struct {
 	addr netip.Addr
 }
 
-// timeQueue is a heap of them, the earliest first (container/heap).
-type timeQueue []timedAddr
+// timeQueue has each address once, at the earliest time that was asked for: whoever looks
+// at it then asks for the next.
+type timeQueue struct{ heap timeHeap }
 
-func (q timeQueue) Len() int           { return len(q) }
-func (q timeQueue) Less(i, j int) bool { return q[i].at < q[j].at }
-func (q timeQueue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q *timeQueue) len() int { return len(q.heap.list) }
 
-// Push is heap.Interface's; use add.
-func (q *timeQueue) Push(x any) { *q = append(*q, x.(timedAddr)) }
+// first is the earliest time; the queue is not empty.
+func (q *timeQueue) first() time.Duration { return q.heap.list[0].at }
 
-// Pop is heap.Interface's.
-func (q *timeQueue) Pop() any {
-	old := *q
-	x := old[len(old)-1]
-	*q = old[:len(old)-1]
-	return x
+func (q *timeQueue) add(at time.Duration, addr netip.Addr) {
+	i, in := q.heap.index[addr]
+	switch {
+	case !in:
+		heap.Push(&q.heap, timedAddr{at, addr})
+	case at < q.heap.list[i].at:
+		q.heap.list[i].at = at
+		heap.Fix(&q.heap, i)
+	}
 }
 
-func (q *timeQueue) add(at time.Duration, addr netip.Addr) { heap.Push(q, timedAddr{at, addr}) }
+// pop takes the earliest address.
+func (q *timeQueue) pop() netip.Addr { return heap.Pop(&q.heap).(timedAddr).addr }
+
+// timeHeap is a heap, the earliest first, that knows where each address is (container/heap).
+type timeHeap struct {
+	list  []timedAddr
+	index map[netip.Addr]int
+}
+
+func (h *timeHeap) Len() int           { return len(h.list) }
+func (h *timeHeap) Less(i, j int) bool { return h.list[i].at < h.list[j].at }
+func (h *timeHeap) Swap(i, j int) {
+	h.list[i], h.list[j] = h.list[j], h.list[i]
+	h.index[h.list[i].addr], h.index[h.list[j].addr] = i, j
+}
+
+// Push is heap.Interface's.
+func (h *timeHeap) Push(x any) {
+	if h.index == nil {
+		h.index = map[netip.Addr]int{}
+	}
+	h.list = append(h.list, x.(timedAddr))
+	h.index[x.(timedAddr).addr] = len(h.list) - 1
+}
+
+// Pop is heap.Interface's.
+func (h *timeHeap) Pop() any {
+	last := len(h.list) - 1
+	x := h.list[last]
+	h.list = h.list[:last]
+	if delete(h.index, x.addr); last == 0 {
+		h.list, h.index = nil, nil // lets go of the memory of a large one
+	}
+	return x
+}

@@ -125,7 +125,8 @@ func (c *ConflictCleared) decide(t *tx) (answer, error) {
 
 // MoveUnproven reports that no neighbour was seen to reach an address at its owner,
 // although one had reached it at the owner before. The address moves on, once, if
-// another node may have it.
+// another node may have it. In a soft move it stays: its owner asks nobody, and another
+// would cut off those whom the owner before still serves.
 type MoveUnproven struct {
 	Node    string
 	Address netip.Addr
@@ -138,7 +139,7 @@ func (c *MoveUnproven) observed()     {}
 
 func (c *MoveUnproven) decide(t *tx) (answer, error) {
 	rec := t.s.Addresses[c.Address]
-	if rec == nil || rec.Owner != c.Node || rec.Epoch != c.Epoch || rec.OwnerWhy == logv1.OwnerReason_OWNER_REASON_UNPROVEN {
+	if rec == nil || rec.Owner != c.Node || rec.Epoch != c.Epoch || rec.SoftNode != "" || rec.OwnerWhy == logv1.OwnerReason_OWNER_REASON_UNPROVEN {
 		return nil, nil
 	}
 	owner := t.s.Nodes[rec.Owner]

@@ -153,7 +153,13 @@ func (o *owners) mayStay(rec *fsm.Address) {
 		return
 	}
 	o.mayDoBetter(rec.Addr, rec.Owner)
-	if o.choose().OffSubnet(rec.Addr) {
+	o.noteForeign(rec.Addr)
+}
+
+// noteForeign has all addresses looked at with every node that changes for the better, if
+// the owner of this one has not its subnet: no event says that another node has it.
+func (o *owners) noteForeign(addr netip.Addr) {
+	if o.choose().OffSubnet(addr) {
 		o.w.foreign = true
 	}
 }
@@ -179,6 +185,9 @@ func (o *owners) shouldMove(rec *fsm.Address) (logv1.OwnerReason, bool) {
 	why, move := o.choose().ShouldMove(rec.Addr, allocator.Options{Now: o.now})
 	if !move || !allocator.Voluntary(why) {
 		return why, move
+	}
+	if rec.SoftNode != "" {
+		return 0, false // its end makes the address dirty
 	}
 	if left := time.Duration(allocator.DampedUntil(rec) - o.now); left > 0 {
 		o.w.retries.add(o.boot+left+minAgain, rec.Addr)
@@ -233,7 +242,8 @@ func (o *owners) assign(rec *fsm.Address) {
 	if as.Reason == logv1.OwnerReason_OWNER_REASON_UNSPECIFIED {
 		as.Reason, as.FirstUse = logv1.OwnerReason_OWNER_REASON_NEW_ADDRESS, o.firstUse(rec)
 	}
-	if _, waited := o.w.idle[rec.Addr]; waited {
+	// That it was unproven has to stay: once is enough.
+	if _, waited := o.w.idle[rec.Addr]; waited && rec.OwnerWhy != logv1.OwnerReason_OWNER_REASON_UNPROVEN {
 		as.Reason = logv1.OwnerReason_OWNER_REASON_NODE_AVAILABLE
 	}
 	o.give(rec, exclude, as)
@@ -267,6 +277,7 @@ func (o *owners) give(rec *fsm.Address, exclude string, as *logv1.OwnerAssigned)
 	}
 	as.Address, as.Node = fsm.FromAddr(addr), to
 	o.emit(&logv1.Event{Fact: &logv1.Event_OwnerAssigned{OwnerAssigned: as}})
+	o.noteForeign(addr)
 	o.d.targets.drop(addr)
 }
 

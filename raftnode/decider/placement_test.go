@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quorumlb/quorumlb/allocator"
+	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
 
@@ -121,6 +123,42 @@ func TestAnAddressGoesToItsSubnet(t *testing.T) {
 	})
 }
 
+// So it does when the node that has its subnet may own it again, whatever kept it away.
+func TestAnAddressReturnsToItsSubnet(t *testing.T) {
+	relabel := func(h *harness, process byte, labels map[string]string) {
+		cmd := openSession("n1", process)
+		cmd.Labels = labels
+		h.must(cmd)
+	}
+	for name, c := range map[string]struct{ away, back func(h *harness) }{
+		"restart": {func(h *harness) { h.must(h.expire("n1")) }, func(h *harness) { h.must(openSession("n1", 2)) }},
+		"drain": {
+			func(h *harness) { h.must(&Drain{Node: "n1", Actor: "admin:test"}) },
+			func(h *harness) { h.must(&Undrain{Node: "n1", Actor: "admin:test"}) },
+		},
+		"label": {
+			func(h *harness) { relabel(h, 2, map[string]string{allocator.LabelExclude: ""}) },
+			func(h *harness) { relabel(h, 3, nil) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+				oneVip(h)
+				h.must(&LinksChanged{Node: "n2", Session: h.session("n2"), Links: linksOn("192.0.2.0/24")})
+				h.settle()
+				c.away(h)
+				h.settle()
+				if got := h.owner(vip); got != "n2" {
+					t.Fatalf("owner is %q, want n2", got)
+				}
+				got := h.when(func() { c.back(h) })
+				h.then(got[1:], "OwnerReleased 10.0.0.1 n2 OFF_SUBNET", "--", "OwnerAssigned 10.0.0.1 n1 OFF_SUBNET")
+			})
+		})
+	}
+}
+
 func TestAnUnprovenMoveIsMadeGoodOnce(t *testing.T) {
 	inBubble(t, func(h *harness) {
 		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
@@ -135,5 +173,23 @@ func TestAnUnprovenMoveIsMadeGoodOnce(t *testing.T) {
 		h.then(h.when(func() { h.must(unproven("n2")) }),
 			"OwnerReleased 10.0.0.1 n2 UNPROVEN", "--", "OwnerAssigned 10.0.0.1 n3 UNPROVEN")
 		h.then(h.when(func() { h.must(unproven("n3")) })) // once
+	})
+}
+
+// An owner that will only do until another can serve is no exception.
+func TestAnUnprovenMakeshiftOwnerIsLeftOnce(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a"), service("web", func(s *logv1.Service) {
+			s.ExternalTrafficPolicy = logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL
+		})))
+		h.open("n1", "n2")
+		h.must(&EndpointsObserved{Service: fsm.KeyOf("default", "web"), Terminating: []string{"n1", "n2"}})
+		h.settle()
+		from := h.owner(vip)
+		to := map[string]string{"n1": "n2", "n2": "n1"}[from]
+		h.then(h.when(func() { h.must(&MoveUnproven{Node: from, Address: vipAddr, Epoch: h.epoch(vip)}) }),
+			"OwnerReleased 10.0.0.1 "+from+" UNPROVEN", "--", "OwnerAssigned 10.0.0.1 "+to+" UNPROVEN")
+		h.then(h.when(func() { h.must(&MoveUnproven{Node: to, Address: vipAddr, Epoch: h.epoch(vip)}) }))
 	})
 }

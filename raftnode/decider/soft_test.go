@@ -95,6 +95,7 @@ func TestSoftDrainGoesOn(t *testing.T) {
 		"over a change of leader":           func(h *harness) { h.log.lose(0); h.settle(); h.log.lead() },
 		"when the old owner counts in vain": func(h *harness) { h.must(&SoftIdle{Node: "n1", Address: vipAddr, Epoch: 99}) },
 		"when another counts":               func(h *harness) { h.must(&SoftIdle{Node: "n2", Address: vipAddr, Epoch: 4}) },
+		"when the new owner is unproven":    func(h *harness) { h.must(&MoveUnproven{Node: "n2", Address: vipAddr, Epoch: h.epoch(vip)}) },
 		"when the old owner is let back":    func(h *harness) { h.must(&Undrain{Node: "n1", Actor: "a"}) },
 		"when the old owner loses its link": func(h *harness) {
 			h.must(&LinksChanged{Node: "n1", Session: h.session("n1"), Links: links("eth0", false)})
@@ -203,4 +204,49 @@ func TestOnlyTheDrainIsSoft(t *testing.T) {
 			h.must(&LinksChanged{Node: "n1", Session: h.session("n1"), Links: links("eth0", false)})
 		}), "NodeLinksChanged n1", "OwnerReleased 10.0.0.1 n1 LINK_DOWN")
 	})
+}
+
+// No voluntary move cuts off those whom the old owner still serves; when it serves
+// nobody any more, the move is made.
+func TestVoluntaryMovesWaitForTheEndOfASoftMove(t *testing.T) {
+	for name, c := range map[string]struct {
+		ad   func(*logv1.L2Advertisement)
+		when func(h *harness)
+		why  string
+	}{
+		"the ideal node": {
+			func(a *logv1.L2Advertisement) { ideal(a); prefersNode(9, "n1")(a); prefersNode(5, "n3")(a) },
+			func(*harness) {}, "IDEAL",
+		},
+		"the subnet": {
+			func(*logv1.L2Advertisement) {},
+			func(h *harness) {
+				h.must(&LinksChanged{Node: "n2", Session: h.session("n2"), Links: linksOn("192.0.2.0/24")})
+			}, "OFF_SUBNET",
+		},
+		"the balance": {
+			gradually(60),
+			func(h *harness) {
+				h.must(apply(service("pinned", func(s *logv1.Service) {
+					s.NodeSelectors = []*logv1.LabelSelector{{MatchLabels: map[string]string{"name": "n2"}}}
+				})))
+				time.Sleep(balanceQuiet)
+			}, "REBALANCE",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				softly(h, c.ad)
+				h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+				c.when(h)
+				time.Sleep(time.Minute)
+				h.settle()
+				if n := h.softOn("n1"); n != 1 || h.owner(vip) != "n2" {
+					t.Fatalf("%d addresses move softly, owner %s", n, h.owner(vip))
+				}
+				h.then(h.when(func() { h.must(&SoftIdle{Node: "n1", Address: vipAddr, Epoch: 4}); time.Sleep(2 * time.Second) }),
+					"SoftMoveEnded 10.0.0.1 n1 NO_CONNECTIONS", "OwnerReleased 10.0.0.1 n2 "+c.why, "--", "OwnerAssigned 10.0.0.1 n3 "+c.why)
+			})
+		})
+	}
 }

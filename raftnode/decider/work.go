@@ -1,7 +1,6 @@
 package decider
 
 import (
-	"container/heap"
 	"maps"
 	"net/netip"
 	"slices"
@@ -162,8 +161,8 @@ func (w *work) deadline() (first time.Duration, ok bool) {
 	for _, p := range w.fences {
 		see(p.again)
 	}
-	if len(w.retries) > 0 {
-		see(w.retries[0].at)
+	if w.retries.len() > 0 {
+		see(w.retries.first())
 	}
 	if w.keptEnd > 0 {
 		see(w.keptEnd)
@@ -227,6 +226,8 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 		}
 	case *logv1.Event_OwnerReleased:
 		w.pushBytes(f.OwnerReleased.GetAddress())
+	case *logv1.Event_SoftMoveEnded:
+		w.pushBytes(f.SoftMoveEnded.GetAddress())
 	case *logv1.Event_AnnounceFailed:
 		w.pushBytes(f.AnnounceFailed.GetAddress())
 	case *logv1.Event_AnnounceRecovered:
@@ -318,14 +319,14 @@ func (w *work) settleNodes(s *fsm.State) {
 			w.pushOwned(&w.dirty, s, name)
 			w.pushSoft(&w.dirty, s, name)
 		}
-		if w.foreign && node.SessionState == fsm.SessionOpen && (old == nil || old.SessionState != fsm.SessionOpen || !equalLinks(old.Links, node.Links)) {
-			w.sweepAll, w.foreign = true, false
-		}
 		// Also when it may own less: with its ready endpoints out of reach, nodes that
 		// have only terminating ones may do.
 		w.pushSet(w.idle)
 		if node.SessionState == fsm.SessionOpen && node.Drained == logv1.DrainReason_DRAIN_REASON_UNSPECIFIED {
 			w.pushSet(w.ideal)
+			if w.foreign {
+				w.sweepAll, w.foreign = true, false
+			}
 		}
 	}
 	clear(w.suspects)
@@ -348,8 +349,8 @@ func (w *work) pushSet(set map[netip.Addr]struct{}) {
 // settleTimes queues what has waited long enough: retries whose time has come,
 // and addresses whose old or dead owner can no longer answer.
 func (w *work) settleTimes(now time.Duration) {
-	for len(w.retries) > 0 && now >= w.retries[0].at {
-		w.dirty.push(heap.Pop(&w.retries).(timedAddr).addr)
+	for w.retries.len() > 0 && now >= w.retries.first() {
+		w.dirty.push(w.retries.pop())
 	}
 	if w.keptEnd > 0 && now >= w.keptEnd {
 		w.endKept()

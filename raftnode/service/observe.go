@@ -87,7 +87,7 @@ func (o *observer) round(ctx context.Context, reports []report, full bool) {
 			for _, r := range reports {
 				cmds = append(cmds, o.proofs.unproven(s, r, now)...)
 			}
-			o.proofs.forget(s)
+			o.proofs.settle(s, now)
 			cmds = append(cmds, staleConflicts(s)...)
 		}
 	})

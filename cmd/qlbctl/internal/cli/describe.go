@@ -349,7 +349,7 @@ func (a *app) describeVip(w io.Writer, v *adminv1.VipStatus) error {
 		f.add("Moving softly", a.softMove(v))
 	}
 	f.addSome("Waiting", v.GetWaiting())
-	a.addPlacement(&f, v.GetPlacement())
+	a.addPlacement(&f, v)
 	f.addSome("On control loss", words.ControlLoss(v.GetOnControlLoss()))
 	problems := vipProblems(v)
 	if len(problems) == 0 {

@@ -228,6 +228,7 @@ func softGroup() *fakeGroup {
 	v4 := g.get.Vips[1]
 	v4.Owner, v4.Predecessor, v4.SoftUntilUnixNano = "n2", "n1", until
 	v4.Reason = logv1.OwnerReason_OWNER_REASON_DRAIN
+	v4.Placement = &adminv1.VipPlacement{Placement: logv1.Placement_PLACEMENT_IDEAL, WishReason: logv1.OwnerReason_OWNER_REASON_IDEAL, WishNode: "n3"}
 	v4.Announced = []*adminv1.NodeAnnouncement{
 		{Node: "n1", Status: &speakerv1.VipStatus{Epoch: v4.GetEpoch() - 10, Announced: speakerv1.Announced_ANNOUNCED_SOFT, Interfaces: []string{"eth0"},
 			Reason: "no longer the owner; answers only the clients that know this node", Connections: proto.Uint32(42)}},

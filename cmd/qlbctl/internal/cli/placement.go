@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/words"
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
@@ -23,7 +24,8 @@ func poolOf(v *adminv1.VipStatus) string {
 }
 
 // addPlacement says why an address moves or stays.
-func (a *app) addPlacement(f *fields, p *adminv1.VipPlacement) {
+func (a *app) addPlacement(f *fields, v *adminv1.VipStatus) {
+	p := v.GetPlacement()
 	if p == nil {
 		return
 	}
@@ -40,7 +42,11 @@ func (a *app) addPlacement(f *fields, p *adminv1.VipPlacement) {
 		if p.GetWishNode() != "" {
 			to = "to " + p.GetWishNode()
 		}
-		f.add("Wants to move", fmt.Sprintf("%s (%s)", to, words.OwnerReason(p.GetWishReason())))
+		wait := ""
+		if v.GetPredecessor() != "" && allocator.Voluntary(p.GetWishReason()) {
+			wait = ", not before the soft move is over"
+		}
+		f.add("Wants to move", fmt.Sprintf("%s (%s)%s", to, words.OwnerReason(p.GetWishReason()), wait))
 	}
 }
 
