@@ -145,7 +145,7 @@ func (l *Leader) Unheard(now time.Duration, name string, session uint64) (time.D
 // asked tells whether every voter has reported in this term, or has had the time to.
 // Without it the first report after an election would decide alone.
 func (l *Leader) asked(voters []string) bool {
-	if l.own.waking() >= l.barrierWaking+freshPulses*l.cfg.Pulse {
+	if l.own.waking() >= l.barrierWaking+firstPulses*l.cfg.Pulse {
 		return true
 	}
 	for _, id := range voters {

@@ -17,6 +17,9 @@ type Config struct {
 const DefaultPulse = 25 * time.Millisecond
 
 const (
+	// firstPulses is how many pulses a new leader waits for a voter that has not reported
+	// yet; often it leads because that one is dead.
+	firstPulses = 2
 	// freshPulses is how many pulses old a member's report may be to count in
 	// the majority that takes a node for dead.
 	freshPulses = 4
