@@ -283,8 +283,8 @@ func TestPlacementOfManyAddresses(t *testing.T) {
 		return err
 	}))
 	p.rest()
-	if most, _ := p.end("drain", true, drained.Name); most > 1 {
-		t.Errorf("%d moves of one address", most)
+	if most, spread := p.end("drain", true, drained.Name); most > 1 || spread > 1 {
+		t.Errorf("%d moves of one address, spread %d", most, spread)
 	}
 
 	p.begin()
@@ -297,7 +297,99 @@ func TestPlacementOfManyAddresses(t *testing.T) {
 		t.Errorf("%d moves of one address, spread %d", most, spread)
 	}
 
+	p.softly(c.Nodes[1])
+	p.gradually()
 	p.unhealthy()
+}
+
+// softly drains a node with a grace time, while 100 connections lead to one of its
+// addresses.
+func (p *placed) softly(n *cluster.Node) {
+	p.Helper()
+	ctx := p.T.Context()
+	owners, err := p.Owners(ctx)
+	ok(p.T, err)
+	var addr netip.Addr
+	for a := range p.probes {
+		if owners[a.String()] == n.Name {
+			addr = a
+		}
+	}
+	live, err := p.Client.Live(ctx, addr, 100, 200*time.Millisecond)
+	ok(p.T, err)
+	defer live.Close()
+	p.begin()
+	ok(p.T, p.Do(ctx, func(ctx context.Context, a adminv1.AdminServiceClient) error {
+		_, err := a.Drain(ctx, &adminv1.DrainRequest{Node: n.Name, GraceNanos: int64(8 * time.Second)})
+		return err
+	}))
+	soft := func(ctx context.Context) (owned, soft uint32, err error) {
+		got, err := p.Get(ctx, false, "nodes")
+		for _, st := range got.GetNodes() {
+			if st.GetName() == n.Name {
+				owned, soft = st.GetOwned(), st.GetSoft()
+			}
+		}
+		return owned, soft, err
+	}
+	ok(p.T, lab.Poll(ctx, 7*time.Second, func(ctx context.Context) error {
+		owned, soft, err := soft(ctx)
+		if err == nil && (owned > 0 || soft == 0) {
+			err = fmt.Errorf("%s owns %d addresses, %d move softly", n.Name, owned, soft)
+		}
+		return err
+	}))
+	ok(p.T, lab.Wait(ctx, 2*time.Second))
+	if b := live.Broken(); len(b) > 0 {
+		p.Errorf("%d of 100 live connections broke: %v", len(b), b[0])
+	}
+	if _, still, err := soft(ctx); err != nil || still == 0 {
+		p.Errorf("no address moves softly any more (%v): it is over too soon to show anything", err)
+	}
+	live.Close()
+	ok(p.T, lab.Poll(ctx, 20*time.Second, func(ctx context.Context) error {
+		_, soft, err := soft(ctx)
+		if err == nil && soft > 0 {
+			err = fmt.Errorf("%d addresses still move softly", soft)
+		}
+		return err
+	}))
+	p.rest()
+	if most, spread := p.end("soft drain", true, n.Name); most > 1 || spread > 1 {
+		p.Errorf("%d moves of one address, spread %d", most, spread)
+	}
+	ok(p.T, p.Do(ctx, func(ctx context.Context, a adminv1.AdminServiceClient) error {
+		_, err := a.Undrain(ctx, &adminv1.UndrainRequest{Node: n.Name})
+		return err
+	}))
+}
+
+// gradually has the addresses spread without being told to, once nodes neither come nor go.
+func (p *placed) gradually() {
+	p.Helper()
+	ctx := p.T.Context()
+	p.begin()
+	_, err := p.Apply(ctx, `apiVersion: quorumlb.io/v1
+kind: L2Advertisement
+metadata: {name: all}
+spec: {rebalance: Gradual, rebalancePerMinute: 600}
+`)
+	ok(p.T, err)
+	ok(p.T, lab.Poll(ctx, 90*time.Second, func(ctx context.Context) error {
+		got, err := p.Get(ctx, false, "nodes")
+		var owned []uint32
+		for _, n := range got.GetNodes() {
+			owned = append(owned, n.GetOwned())
+		}
+		if err == nil && slices.Max(owned)-slices.Min(owned) > 1 {
+			err = fmt.Errorf("they own %v", owned)
+		}
+		return err
+	}))
+	p.rest()
+	if most, spread := p.end("gradual rebalance", true); most > 1 || spread > 1 {
+		p.Errorf("%d moves of one address, spread %d", most, spread)
+	}
 }
 
 // unhealthy stops what serves on the owner of the address with a health check.
