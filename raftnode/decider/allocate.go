@@ -45,6 +45,25 @@ func (r *reign) allocate(t *tx, command bool) (err error) {
 	return err
 }
 
+// queueUnserved queues, for a new head, the services that the leader before had
+// declared and not yet looked at: they do not wait, for nobody has refused them
+// anything. And those whose pool lets an address go.
+func (w *work) queueUnserved(head *fsm.State) {
+	var unserved []*fsm.Service
+	for _, svc := range head.Services {
+		if len(svc.Addresses) == 0 && svc.Pending == "" {
+			unserved = append(unserved, svc)
+		}
+	}
+	slices.SortFunc(unserved, fsm.CompareAge)
+	for _, svc := range unserved {
+		w.services = append(w.services, svc.Key)
+	}
+	for _, pool := range head.PoolNames() {
+		w.noteUsers(head, pool)
+	}
+}
+
 // settleKeptEnd notes when time alone may help somebody who waits: what is kept or
 // in quarantine falls free, a reservation ends.
 func (w *work) settleKeptEnd(t *tx) {

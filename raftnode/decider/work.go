@@ -99,6 +99,7 @@ func newWork(d *Decider, head *fsm.State) *work {
 		}
 	}
 	w.pushOwned(&w.dirty, head, "")
+	w.queueUnserved(head)
 	return w
 }
 
