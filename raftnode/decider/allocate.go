@@ -14,7 +14,9 @@ import (
 
 // allocate gives addresses to the services that lack them: to those that wait,
 // when something may help them, the longest waiting first; then to those that
-// the command declared. It runs after each command, so that the next one sees
+// the command declared. But of those, the ones that share an address come before
+// all others: who no longer goes with the others is to leave, and not one of them
+// that happens to be tried before it. It runs after each command, so that the next one sees
 // what this one took. A fault with a service that the command declared is the
 // command's; a fault with any other concerns that service only.
 func (r *reign) allocate(t *tx, command bool) (err error) {
@@ -24,25 +26,44 @@ func (r *reign) allocate(t *tx, command bool) (err error) {
 	}
 	t.asMember(func() {
 		for (len(w.services) > 0 || w.hope.any()) && t.size < allocateBytes*r.d.cfg.MaxBatchBytes && err == nil {
-			keys := w.services
+			shared, others := t.partSharing(w.services)
 			w.services = nil
-			if w.hope.any() {
+			if err = r.fitAll(t, shared, command); err == nil && w.hope.any() {
 				err = r.allocateWaiting(t)
 			}
-			for _, key := range keys {
-				if command {
-					t.fit(key)
-				} else if err == nil {
-					_, err = r.tryFit(t, key)
-				}
-			}
 			if err == nil {
-				err = t.err
+				err = r.fitAll(t, others, command)
 			}
 		}
 	})
 	w.settleKeptEnd(t)
 	return err
+}
+
+// fitAll fits the services that a command declared, or that wait for no command.
+func (r *reign) fitAll(t *tx, keys []fsm.ServiceKey, command bool) (err error) {
+	for _, key := range keys {
+		if command {
+			t.fit(key)
+		} else if _, err = r.tryFit(t, key); err != nil {
+			return err
+		}
+	}
+	return t.err
+}
+
+// partSharing parts the services that have an address together with others from
+// those that have not.
+func (t *tx) partSharing(keys []fsm.ServiceKey) (shared, others []fsm.ServiceKey) {
+	for _, key := range keys {
+		svc := t.s.Services[key]
+		if svc != nil && slices.ContainsFunc(svc.Addresses, func(a netip.Addr) bool { return len(t.s.Addresses[a].Services) > 1 }) {
+			shared = append(shared, key)
+		} else {
+			others = append(others, key)
+		}
+	}
+	return shared, others
 }
 
 // queueUnserved queues, for a new head, the services that the leader before had

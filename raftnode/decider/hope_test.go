@@ -180,3 +180,17 @@ func TestTimeHelpsAfterACommand(t *testing.T) {
 		})
 	}
 }
+
+// When services that share an address no longer go together, the one that changed
+// leaves, also if another is tried in the same batch for what it would take as well.
+func TestTheOneThatChangedLeaves(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), service("s1", shares(80))))
+		h.must(apply(service("s2", shares(81), prefers)))
+		h.then(h.when(func() {
+			h.must(apply(service("s1", shares(80), func(s *logv1.Service) { s.Ports = append(s.Ports, &logv1.Port{Port: 81}) })))
+		}), "ServiceDeclared s1", "AddressReleased 10.0.0.1 s1", "AddressAllocated 10.0.0.2 s1 FRESH")
+		h.nothingMissed()
+		h.checkHead()
+	})
+}
