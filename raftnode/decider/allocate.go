@@ -186,11 +186,11 @@ type candidate struct {
 func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.ServiceKey]struct{}) []candidate {
 	found := map[fsm.ServiceKey]int{}
 	var list []candidate
-	add := func(svc *fsm.Service, wait fsm.Wait) {
+	add := func(svc *fsm.Service, wait fsm.Wait) (added bool) {
 		_, done := tried[svc.Key]
 		_, faulty := r.work.faulty[svc.Key]
 		if done || faulty {
-			return
+			return false
 		}
 		at, twice := found[svc.Key]
 		switch {
@@ -200,16 +200,17 @@ func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.Servi
 		case wait.Pool == "":
 			list[at].wait = wait // there is more hope than that
 		}
+		return true
 	}
 	h.services(s, now, func(svc *fsm.Service) { add(svc, fsm.Wait{}) })
 	for wait := range s.WaitedFor() {
-		if !h.concerns(wait.Pool) {
+		if !h.concerns(wait) {
 			continue
 		}
 		if wait.Namespace != "" && allocator.QuotaAllows(s, wait) {
 			for svc := range s.WaitingFor(wait) {
-				if svc.Refusals[0].Addr.IsValid() {
-					add(svc, fsm.Wait{}) // it asks for a certain one
+				if svc.Refusals[0].Addr.IsValid() || allocator.HasOwn(s, svc.Spec, now) {
+					add(svc, fsm.Wait{}) // others do not wait for what it may have
 				}
 			}
 		}
@@ -221,8 +222,7 @@ func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.Servi
 			if n == 0 {
 				break
 			}
-			if _, done := tried[svc.Key]; !done {
-				add(svc, wait)
+			if add(svc, wait) {
 				n--
 			}
 		}
@@ -270,5 +270,13 @@ func (t *tx) release(addr netip.Addr, key fsm.ServiceKey, keptUntil int64) {
 	if pool := t.s.Pools[t.s.PoolOf(addr)]; pool != nil && pool.Spec.GetQuarantineNanos() > 0 && len(rec.Services) == 1 {
 		quarantinedUntil = t.now + pool.Spec.GetQuarantineNanos()
 	}
-	t.emit(addressReleased(addr, key, max(keptUntil, quarantinedUntil), quarantinedUntil))
+	t.letGo(addr, key, max(keptUntil, quarantinedUntil), quarantinedUntil)
+}
+
+// letGo takes an address that needs no owner any more from a service.
+func (t *tx) letGo(addr netip.Addr, key fsm.ServiceKey, keptUntil, quarantinedUntil int64) {
+	if t.s.Leaving(addr) {
+		t.work.hope.noteLeft(t.s.PoolOf(addr)) // nobody will know then which it was
+	}
+	t.emit(addressReleased(addr, key, keptUntil, quarantinedUntil))
 }
