@@ -1,6 +1,8 @@
 package allocator
 
 import (
+	"iter"
+
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -28,4 +30,34 @@ func QuotaAllows(s *fsm.State, w fsm.Wait) bool {
 	}
 	most, bound := pool.Quota(w.Namespace)
 	return !bound || s.NamespaceUse(w.Pool, w.Namespace) < int(most)
+}
+
+// HasOwn tells whether a service would find an address at the time now (nanoseconds
+// since 1970 UTC) that others do not wait for: one that is promised to it, kept for
+// it or its sharing key, or that it can join. It costs little for a service that has
+// nothing of the kind.
+func HasOwn(s *fsm.State, spec *logv1.Service, now int64) bool {
+	key := fsm.KeyOf(spec.GetNamespace(), spec.GetName())
+	if !anyOf(s.ReservedFor(key)) && !anyOf(s.KeptFor(key)) {
+		share := spec.GetSharingKey()
+		if share == "" || !anyOf(s.WithSharingKey(share)) && !anyOf(s.KeptForSharing(share)) {
+			return false
+		}
+	}
+	plan, _ := ChooseAddresses(s, spec, now)
+	return len(plan.New()) > 0
+}
+
+func anyOf[T any](seq iter.Seq[T]) bool {
+	for range seq {
+		return true
+	}
+	return false
+}
+
+// EitherFamily tells whether one address of either family will do for a service.
+func EitherFamily(spec *logv1.Service) bool {
+	c := chooser{spec: spec}
+	c.want()
+	return c.either && !c.second
 }

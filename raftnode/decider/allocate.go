@@ -14,7 +14,9 @@ import (
 
 // allocate gives addresses to the services that lack them: to those that wait,
 // when something may help them, the longest waiting first; then to those that
-// the command declared. It runs after each command, so that the next one sees
+// the command declared. But of those, the ones that share an address come before
+// all others: who no longer goes with the others is to leave, and not one of them
+// that happens to be tried before it. It runs after each command, so that the next one sees
 // what this one took. A fault with a service that the command declared is the
 // command's; a fault with any other concerns that service only.
 func (r *reign) allocate(t *tx, command bool) (err error) {
@@ -24,25 +26,63 @@ func (r *reign) allocate(t *tx, command bool) (err error) {
 	}
 	t.asMember(func() {
 		for (len(w.services) > 0 || w.hope.any()) && t.size < allocateBytes*r.d.cfg.MaxBatchBytes && err == nil {
-			keys := w.services
+			shared, others := t.partSharing(w.services)
 			w.services = nil
-			if w.hope.any() {
+			if err = r.fitAll(t, shared, command); err == nil && w.hope.any() {
 				err = r.allocateWaiting(t)
 			}
-			for _, key := range keys {
-				if command {
-					t.fit(key)
-				} else if err == nil {
-					_, err = r.tryFit(t, key)
-				}
-			}
 			if err == nil {
-				err = t.err
+				err = r.fitAll(t, others, command)
 			}
 		}
 	})
 	w.settleKeptEnd(t)
 	return err
+}
+
+// fitAll fits the services that a command declared, or that wait for no command.
+func (r *reign) fitAll(t *tx, keys []fsm.ServiceKey, command bool) (err error) {
+	for _, key := range keys {
+		if command {
+			t.fit(key)
+		} else if _, err = r.tryFit(t, key); err != nil {
+			return err
+		}
+	}
+	return t.err
+}
+
+// partSharing parts the services that have an address together with others from
+// those that have not.
+func (t *tx) partSharing(keys []fsm.ServiceKey) (shared, others []fsm.ServiceKey) {
+	for _, key := range keys {
+		svc := t.s.Services[key]
+		if svc != nil && slices.ContainsFunc(svc.Addresses, func(a netip.Addr) bool { return len(t.s.Addresses[a].Services) > 1 }) {
+			shared = append(shared, key)
+		} else {
+			others = append(others, key)
+		}
+	}
+	return shared, others
+}
+
+// queueUnserved queues, for a new head, the services that the leader before had
+// declared and not yet looked at: they do not wait, for nobody has refused them
+// anything. And those whose pool lets an address go.
+func (w *work) queueUnserved(head *fsm.State) {
+	var unserved []*fsm.Service
+	for _, svc := range head.Services {
+		if len(svc.Addresses) == 0 && svc.Pending == "" {
+			unserved = append(unserved, svc)
+		}
+	}
+	slices.SortFunc(unserved, fsm.CompareAge)
+	for _, svc := range unserved {
+		w.services = append(w.services, svc.Key)
+	}
+	for _, pool := range head.PoolNames() {
+		w.noteUsers(head, pool)
+	}
 }
 
 // settleKeptEnd notes when time alone may help somebody who waits: what is kept or
@@ -146,11 +186,11 @@ type candidate struct {
 func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.ServiceKey]struct{}) []candidate {
 	found := map[fsm.ServiceKey]int{}
 	var list []candidate
-	add := func(svc *fsm.Service, wait fsm.Wait) {
+	add := func(svc *fsm.Service, wait fsm.Wait) (added bool) {
 		_, done := tried[svc.Key]
 		_, faulty := r.work.faulty[svc.Key]
 		if done || faulty {
-			return
+			return false
 		}
 		at, twice := found[svc.Key]
 		switch {
@@ -160,16 +200,17 @@ func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.Servi
 		case wait.Pool == "":
 			list[at].wait = wait // there is more hope than that
 		}
+		return true
 	}
 	h.services(s, now, func(svc *fsm.Service) { add(svc, fsm.Wait{}) })
 	for wait := range s.WaitedFor() {
-		if !h.concerns(wait.Pool) {
+		if !h.concerns(wait) {
 			continue
 		}
 		if wait.Namespace != "" && allocator.QuotaAllows(s, wait) {
 			for svc := range s.WaitingFor(wait) {
-				if svc.Refusals[0].Addr.IsValid() {
-					add(svc, fsm.Wait{}) // it asks for a certain one
+				if svc.Refusals[0].Addr.IsValid() || allocator.HasOwn(s, svc.Spec, now) {
+					add(svc, fsm.Wait{}) // others do not wait for what it may have
 				}
 			}
 		}
@@ -181,8 +222,7 @@ func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.Servi
 			if n == 0 {
 				break
 			}
-			if _, done := tried[svc.Key]; !done {
-				add(svc, wait)
+			if add(svc, wait) {
 				n--
 			}
 		}
@@ -230,5 +270,13 @@ func (t *tx) release(addr netip.Addr, key fsm.ServiceKey, keptUntil int64) {
 	if pool := t.s.Pools[t.s.PoolOf(addr)]; pool != nil && pool.Spec.GetQuarantineNanos() > 0 && len(rec.Services) == 1 {
 		quarantinedUntil = t.now + pool.Spec.GetQuarantineNanos()
 	}
-	t.emit(addressReleased(addr, key, max(keptUntil, quarantinedUntil), quarantinedUntil))
+	t.letGo(addr, key, max(keptUntil, quarantinedUntil), quarantinedUntil)
+}
+
+// letGo takes an address that needs no owner any more from a service.
+func (t *tx) letGo(addr netip.Addr, key fsm.ServiceKey, keptUntil, quarantinedUntil int64) {
+	if t.s.Leaving(addr) {
+		t.work.hope.noteLeft(t.s.PoolOf(addr)) // nobody will know then which it was
+	}
+	t.emit(addressReleased(addr, key, keptUntil, quarantinedUntil))
 }

@@ -26,14 +26,15 @@ type hope struct {
 	// have, or no longer have.
 	keys      map[string]struct{}
 	addresses map[netip.Addr]struct{}
-	// held: a reservation or a quarantine may have ended. promised are services for
-	// which one was declared.
+	// held: a reservation or a quarantine may have ended, or what is kept for one be
+	// for all. promised are services for which a reservation was declared, or an
+	// address of it fell free.
 	held     bool
 	promised map[fsm.ServiceKey]struct{}
 }
 
 func (h *hope) any() bool {
-	return h.all || h.anyPool || h.held || len(h.pools)+len(h.defined)+len(h.namespaces)+len(h.keys)+len(h.addresses) > 0
+	return h.all || h.anyPool || h.held || len(h.pools)+len(h.defined)+len(h.namespaces)+len(h.keys)+len(h.addresses)+len(h.promised) > 0
 }
 
 func (h *hope) clone() hope {
@@ -43,10 +44,11 @@ func (h *hope) clone() hope {
 	return c
 }
 
-// concerns tells whether an address may have fallen free in the pool.
-func (h *hope) concerns(pool string) bool {
-	_, freed := h.pools[pool]
-	return freed || h.anyPool || h.all
+// concerns tells whether what is waited for may be there: an address has fallen free
+// in the pool, or its namespace has fewer because another pool took one over.
+func (h *hope) concerns(w fsm.Wait) bool {
+	_, freed := h.pools[w.Pool]
+	return freed || h.anyPool || h.all || w.Namespace != "" && len(h.defined) > 0
 }
 
 func markIn[K comparable](set *map[K]struct{}, k K) {
@@ -66,6 +68,11 @@ func (h *hope) noteDefined(pool string) {
 func (h *hope) noteReleased(s *fsm.State, addr netip.Addr, key fsm.ServiceKey) {
 	h.noteFree(s, addr)
 	h.noteShares(s, key)
+	if rec := s.Addresses[addr]; rec != nil {
+		for _, left := range rec.Services {
+			h.noteShares(s, left) // it may have changed its own before it left
+		}
+	}
 }
 
 // noteFree takes down that an address has fallen free.
@@ -74,7 +81,13 @@ func (h *hope) noteFree(s *fsm.State, addr netip.Addr) {
 	if pool := s.PoolOf(addr); pool != "" {
 		markIn(&h.pools, pool)
 	}
+	if r := s.ReservationOf(addr); r != nil {
+		markIn(&h.promised, r.Key())
+	}
 }
+
+// noteLeft takes down that a pool no longer counts an address that was leaving it.
+func (h *hope) noteLeft(pool string) { markIn(&h.pools, pool) }
 
 // noteChanged takes down that a service that has an address is declared anew: its
 // ports, policy or key may let others in.
@@ -103,17 +116,64 @@ func (h *hope) services(s *fsm.State, now int64, f func(*fsm.Service)) {
 			f(svc)
 		}
 	}
+	for key := range h.promised {
+		if svc := s.Services[key]; svc != nil && waits(svc) && heldNoMore(s, svc, now) {
+			f(svc)
+		}
+	}
+	h.promisedOnRequest(s, now, f)
 	if !h.all && !h.held && len(h.defined) == 0 && len(h.namespaces) == 0 {
 		return
 	}
 	defined := slices.Sorted(maps.Keys(h.defined))
 	for svc := range s.Waiting() {
 		_, relabelled := h.namespaces[svc.Key.Namespace]
-		_, promised := h.promised[svc.Key]
-		if h.all || relabelled || promised || h.held && holdEnded(s, svc, now) || slices.ContainsFunc(defined, func(pool string) bool { return concernsPool(s, svc, pool) }) {
+		if h.all || relabelled || (h.held || len(defined) > 0) && heldNoMore(s, svc, now) ||
+			slices.ContainsFunc(defined, func(pool string) bool { return concernsPool(s, svc, pool) }) ||
+			len(defined) > 0 && saysOtherwise(s, svc, h.defined, now) {
 			f(svc)
 		}
 	}
+}
+
+// promisedOnRequest calls f for those who are promised an address of a pool that
+// gives only on request, when their namespace may have another one of it: they do
+// not wait for that pool.
+func (h *hope) promisedOnRequest(s *fsm.State, now int64, f func(*fsm.Service)) {
+	for pool := range h.pools {
+		if def := s.Pools[pool]; def == nil || !def.Spec.GetManualOnly() || def.Spec.GetQuota() == nil {
+			continue
+		}
+		for _, r := range s.Reservations {
+			if svc := s.Services[r.Key()]; svc != nil && waits(svc) && allocator.HasOwn(s, svc.Spec, now) {
+				f(svc)
+			}
+		}
+	}
+}
+
+// waits tells whether a service lacks an address or would take one more.
+func waits(svc *fsm.Service) bool { return svc.Pending != "" || len(svc.Refusals) > 0 }
+
+// heldNoMore tells whether a waiting service may have what nobody else is waiting
+// for: the address that it asks for, or one that is promised to it, kept for it, or
+// its sharing key's.
+func heldNoMore(s *fsm.State, svc *fsm.Service, now int64) bool {
+	return holdEnded(s, svc, now) || allocator.HasOwn(s, svc.Spec, now)
+}
+
+// saysOtherwise tells whether a service with an address of one of these pools gives a
+// reason to wait that is none any more: that it keeps an address only until there is
+// another.
+func saysOtherwise(s *fsm.State, svc *fsm.Service, pools map[string]struct{}, now int64) bool {
+	if svc.Pending == "" || !slices.ContainsFunc(svc.Addresses, func(a netip.Addr) bool {
+		_, its := pools[s.PoolOf(a)]
+		return its
+	}) {
+		return false
+	}
+	_, refusal := allocator.ChooseAddresses(s, svc.Spec, now)
+	return refusal == nil || refusal.Error() != svc.Pending
 }
 
 // holdEnded tells whether the address that a waiting service asks for was held
@@ -163,7 +223,9 @@ func changesRefusal(s *fsm.State, svc *fsm.Service, r fsm.Refusal) bool {
 	case r.Reason == logv1.RefusalReason_REFUSAL_REASON_NO_FAMILY:
 		return !admits || s.PoolHas(r.Pool, r.Family == logv1.IPFamily_IP_FAMILY_IPV4)
 	case r.Frees():
-		return !admits || !s.PoolHas(r.Pool, r.Family == logv1.IPFamily_IP_FAMILY_IPV4)
+		return !admits || !s.PoolHas(r.Pool, r.Family == logv1.IPFamily_IP_FAMILY_IPV4) ||
+			// It waits for IPv6 only because no pool had IPv4.
+			r.Family == logv1.IPFamily_IP_FAMILY_IPV6 && s.PoolHas(r.Pool, true) && allocator.EitherFamily(svc.Spec)
 	}
 	return admits
 }

@@ -1,6 +1,7 @@
 package decider
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -18,14 +19,20 @@ func shares(port uint32) func(*logv1.Service) {
 	return func(s *logv1.Service) { s.SharingKey = "k"; s.Ports[0].Port = port }
 }
 
-// nothingMissed fails when a waiting service could have an address.
+// nothingMissed fails when a service could have an address that it lacks, or says
+// that it keeps one only until there is another when that is not so.
 func (h *harness) nothingMissed() {
 	h.t.Helper()
 	h.settle()
 	h.log.Read(func(s *fsm.State) {
-		for svc := range s.Waiting() {
-			if plan, _ := allocator.ChooseAddresses(s, svc.Spec, s.Time); len(plan.New()) > 0 {
+		for _, svc := range s.Services {
+			plan, refusal := allocator.ChooseAddresses(s, svc.Spec, s.Time)
+			if len(plan.New()) > 0 {
 				h.t.Errorf("%s waits (%s) and could have %v", svc.Key, svc.Pending, plan.New())
+			}
+			keeps := refusal != nil && strings.HasPrefix(refusal.Error(), "keeps ")
+			if keeps != strings.HasPrefix(svc.Pending, "keeps ") {
+				h.t.Errorf("%s says %q, not %v", svc.Key, svc.Pending, refusal)
 			}
 		}
 	})
@@ -179,4 +186,18 @@ func TestTimeHelpsAfterACommand(t *testing.T) {
 			})
 		})
 	}
+}
+
+// When services that share an address no longer go together, the one that changed
+// leaves, also if another is tried in the same batch for what it would take as well.
+func TestTheOneThatChangedLeaves(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), service("s1", shares(80))))
+		h.must(apply(service("s2", shares(81), prefers)))
+		h.then(h.when(func() {
+			h.must(apply(service("s1", shares(80), func(s *logv1.Service) { s.Ports = append(s.Ports, &logv1.Port{Port: 81}) })))
+		}), "ServiceDeclared s1", "AddressReleased 10.0.0.1 s1", "AddressAllocated 10.0.0.2 s1 FRESH")
+		h.nothingMissed()
+		h.checkHead()
+	})
 }

@@ -36,14 +36,15 @@ func askedFor(s *fsm.State, rec *fsm.Address) bool {
 }
 
 // quarantine takes the address from its owner and its services; they get others
-// in the same batch.
+// in the same batch. It does not rest as after use: when the foreign station has gone
+// anybody may have it.
 func (t *tx) quarantine(rec *fsm.Address, node string, mac fsm.MAC) {
 	addr, keys := rec.Addr, slices.Clone(rec.Services)
 	if rec.Owner != "" {
 		t.emit(ownerReleased(rec, logv1.OwnerReason_OWNER_REASON_CONFLICT))
 	}
 	for _, key := range keys {
-		t.release(addr, key, 0)
+		t.letGo(addr, key, 0, 0)
 	}
 	t.emit(addressQuarantined(addr, node, mac, t.now+int64(FirstQuarantine)))
 }

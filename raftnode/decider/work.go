@@ -98,6 +98,7 @@ func newWork(d *Decider, head *fsm.State) *work {
 		}
 	}
 	w.pushOwned(&w.dirty, head, "")
+	w.queueUnserved(head)
 	return w
 }
 
