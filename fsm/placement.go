@@ -19,8 +19,8 @@ func (ad *Advertisement) SelectsService(labels map[string]string) bool {
 }
 
 // servicesChanged notes that the address has other services, or that theirs have
-// other labels: then other advertisements may be for it, and its owner has to see
-// this revision before it is acked again.
+// other labels: then other advertisements may be for it, and its owner, and a former one that
+// still answers some, have to see this revision before they are acked again.
 func (f *folding) servicesChanged(rec *Address) {
 	for _, ad := range f.s.Ads { // order-free: any will do
 		if len(ad.Spec.GetServiceSelectors()) == 0 {
@@ -29,6 +29,9 @@ func (f *folding) servicesChanged(rec *Address) {
 		f.editAddress(rec).PolicyAt = f.revision
 		if rec.Owner != "" {
 			f.taken(rec.Owner)
+		}
+		if rec.SoftNode != "" {
+			f.taken(rec.SoftNode)
 		}
 		return
 	}

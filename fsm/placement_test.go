@@ -65,6 +65,29 @@ func TestServiceSelectorsMakeLabelsCount(t *testing.T) {
 	}
 }
 
+// In a soft move both who answer have to see it.
+func TestTheSoftOwnerSeesOtherServicesToo(t *testing.T) {
+	a, web := netip.MustParseAddr("192.0.2.1"), fsm.KeyOf("default", "web")
+	labels := func(tier string) *logv1.Event {
+		svc := fsmtest.Service("web", 80)
+		svc.Labels = map[string]string{"tier": tier}
+		return fsmtest.Declared(svc)
+	}
+	l := fsmtest.NewLog(t)
+	l.Apply(fsmtest.PoolDefined("p", "192.0.2.0/24"),
+		fsmtest.Ad(&logv1.L2Advertisement{Name: "ad", ServiceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"tier": "a"}}}}),
+		labels("a"), fsmtest.AllocatedFor(web, a, "p", logv1.AllocationReason_ALLOCATION_REASON_FRESH))
+	l.Apply(fsmtest.Opened("n1", 1, nil), fsmtest.Opened("n2", 1, nil), fsmtest.Opened("n3", 1, nil))
+	l.Apply(fsmtest.OwnerAssigned(a, "n1"))
+	l.Apply(fsmtest.OwnerReleasedSoftly(a, "n1", l.S.Revision), fsmtest.OwnerAssignedSoftly(a, "n2", "n1"))
+	l.Apply(labels("b"))
+	for node, sees := range map[string]bool{"n1": true, "n2": true, "n3": false} {
+		if got := l.S.Nodes[node].TakenAt == l.S.Revision; got != sees {
+			t.Errorf("%s must see it: %t, want %t", node, got, sees)
+		}
+	}
+}
+
 // Who gets an address that somebody owned under other rules waits for that owner.
 func TestAnAddressThatWasOwnedHasOtherRules(t *testing.T) {
 	a, web := netip.MustParseAddr("192.0.2.1"), fsm.KeyOf("default", "web")

@@ -29,14 +29,21 @@ func (c *AnnounceFailed) decide(t *tx) (answer, error) {
 	if rec == nil || rec.Owner != c.Node || rec.Epoch != c.Epoch {
 		return nil, nil
 	}
-	if old, failed := rec.Failures[c.Node]; failed && old.Time >= rec.OwnerTime &&
-		t.now < old.Time+int64(allocator.Backoff(old.Count)) {
-		return nil, nil // it counts once; a speaker may repeat itself as often as it likes
+	if FailureStands(rec, c.Node, t.now) {
+		return nil, nil
 	}
 	t.emit(&logv1.Event{Fact: &logv1.Event_AnnounceFailed{AnnounceFailed: &logv1.AnnounceFailed{
 		Address: fsm.FromAddr(c.Address), Node: c.Node, Epoch: c.Epoch, Reason: strings.ToValidUTF8(c.Reason, "?"),
 	}}})
 	return nil, nil
+}
+
+// FailureStands tells whether another report that a node cannot announce an address, now,
+// says nothing new: it counts once for each ownership, and again when its back-off has
+// passed and the node goes on failing, which is ever more seldom.
+func FailureStands(rec *fsm.Address, node string, now int64) bool {
+	f, failed := rec.Failures[node]
+	return failed && f.Time >= rec.OwnerTime && now < f.Time+int64(allocator.Backoff(f.Count))
 }
 
 // AnnounceRecovered reports that a node can announce an address again.

@@ -356,7 +356,7 @@ func TestClockJump(t *testing.T) {
 		})
 		h.wall.jump(-2 * time.Hour)
 		h.must(apply(pool("a", "10.1.0.0/24")))
-		// Backwards the log just stands still.
+		// Backwards the log just goes on.
 		h.wall.jump(-24 * time.Hour)
 		h.must(apply(pool("b", "10.2.0.0/24")))
 		// A long quiet time is no jump.

@@ -38,6 +38,13 @@ func TestSoftDrainEnds(t *testing.T) {
 			when: func(h *harness) { time.Sleep(softGrace) },
 			then: []string{"SoftMoveEnded 10.0.0.1 n1 GRACE_OVER"},
 		},
+		"when the grace time is over and the clock was set back": {
+			when: func(h *harness) {
+				h.wall.jump(-24 * time.Hour)
+				time.Sleep(softGrace*catchUp/(catchUp-1) + time.Second)
+			},
+			then: []string{"SoftMoveEnded 10.0.0.1 n1 GRACE_OVER"},
+		},
 		"when no connection is left": {
 			when: func(h *harness) { h.must(&SoftIdle{Node: "n1", Address: vipAddr, Epoch: 4}) },
 			then: []string{"SoftMoveEnded 10.0.0.1 n1 NO_CONNECTIONS"},

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/obs"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -79,6 +78,7 @@ func (o *observer) round(ctx context.Context, reports []report, full bool) {
 	var cmds []decider.Command
 	now := o.now().UnixNano()
 	o.state.Read(func(s *fsm.State) {
+		now = max(now, s.Time) // the log may be ahead of the clock
 		for _, r := range reports {
 			cmds = append(cmds, differences(s, r, now)...)
 			o.proofs.note(s, r)
@@ -151,13 +151,10 @@ func addressDifferences(s *fsm.State, rec *fsm.Address, node string, st *speaker
 	var cmds []decider.Command
 	addr := rec.Addr
 	current := st != nil && rec.Owner == node && rec.Epoch == st.GetEpoch()
-	failure, failed := rec.Failures[node]
+	_, failed := rec.Failures[node]
 	switch st.GetAnnounced() {
 	case speakerv1.Announced_ANNOUNCED_FAILED:
-		// Once for each ownership; and again before the allocator would think well
-		// of a node that goes on failing, which is ever more seldom.
-		recorded := failed && failure.Time >= rec.OwnerTime && now < failure.Time+int64(allocator.Backoff(failure.Count)/2)
-		if current && !recorded {
+		if current && !decider.FailureStands(rec, node, now) {
 			cmds = append(cmds, &decider.AnnounceFailed{Node: node, Address: addr, Epoch: st.GetEpoch(), Reason: st.GetReason()})
 		}
 	case speakerv1.Announced_ANNOUNCED_UNPROVEN, speakerv1.Announced_ANNOUNCED_PROVEN, speakerv1.Announced_ANNOUNCED_UNCONFIRMED:

@@ -326,8 +326,12 @@ func TestObservations(t *testing.T) {
 		if got := differences(state, goesOn, time.Now().UnixNano()); len(got) != 0 {
 			t.Errorf("a failure that is recorded is reported again: %v", got)
 		}
-		later := time.Now().Add(allocator.FirstBackoff * 3 / 4).UnixNano()
-		if got := differences(state, goesOn, later); len(got) != 1 || !sameType(got[0], &decider.AnnounceFailed{}) {
+		// Not before the decider takes it.
+		over := state.Addresses[addr].Failures["n1"].Time + int64(allocator.FirstBackoff)
+		if got := differences(state, goesOn, over-1); len(got) != 0 {
+			t.Errorf("a failure is renewed too early: %v", got)
+		}
+		if got := differences(state, goesOn, over); len(got) != 1 || !sameType(got[0], &decider.AnnounceFailed{}) {
 			t.Errorf("a failure that goes on must be renewed: %v", got)
 		}
 		if got := staleConflicts(state); len(got) != 0 {

@@ -113,3 +113,30 @@ func openAs(name string, i int) *logv1.Event {
 	ev.GetSessionOpened().Macs = [][]byte{{2, 0, 0, 0, byte(i >> 8), byte(i)}}
 	return ev
 }
+
+// BenchmarkHealthChanged measures what the result of a health check costs when many nodes
+// run it.
+func BenchmarkHealthChanged(b *testing.B) {
+	const nodes = 100
+	g := newGroup(b, 4)
+	var evs []*logv1.Event
+	for i := range nodes {
+		evs = append(evs, openAs(fmt.Sprintf("n%d", i), i))
+	}
+	check := &logv1.HealthCheck{Tcp: &logv1.TcpCheck{}, IntervalNanos: 1e9, TimeoutNanos: 1e9, Rise: 1, Fall: 1}
+	g.apply(append(evs, declareChecked("web", logv1.Delivery_DELIVERY_HOST, check), allocate("web", "192.0.2.1"))...)
+	hub, s := newHubOf(b, g, nodes)
+	healthy := false
+	for b.Loop() {
+		b.StopTimer()
+		healthy = !healthy
+		batch, ch, err := s.Apply(fsm.EncodeBatch(s.NextBatch(s.Time, []string{"member:m1"}, []*logv1.Event{
+			{Fact: &logv1.Event_HealthChanged{HealthChanged: &logv1.HealthChanged{Namespace: "ns", Name: "web", Node: "n0", Healthy: healthy}}},
+		})))
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		hub.Apply(batch, ch, s)
+	}
+}

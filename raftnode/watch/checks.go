@@ -2,6 +2,7 @@ package watch
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -51,23 +52,49 @@ func serviceName(key fsm.ServiceKey) *speakerv1.ServiceName {
 
 // findChecks lists the services with a health check, for the first watched node.
 func (h *Hub) findChecks(s *fsm.State) {
-	h.checks = make(map[fsm.ServiceKey]struct{})
+	h.checks = make(map[fsm.ServiceKey]checked)
 	for key, svc := range s.Services {
 		if svc.Spec.GetHealthCheck() != nil {
-			h.checks[key] = struct{}{}
+			h.checks[key] = h.checked(s, svc)
 		}
 	}
+}
+
+// checked is all of a service that makes a difference to its task on a node.
+type checked struct {
+	spec      *logv1.Service
+	addresses []netip.Addr
+	policies  []*allocator.Policy
+}
+
+func (h *Hub) checked(s *fsm.State, svc *fsm.Service) checked {
+	c := checked{spec: svc.Spec, addresses: svc.Addresses}
+	for _, a := range svc.Addresses {
+		c.policies = append(c.policies, h.policies.Of(s, a))
+	}
+	return c
+}
+
+// same compares specs and policies as pointers: they are replaced, never written to.
+func (c checked) same(o checked) bool {
+	return c.spec == o.spec && slices.Equal(c.addresses, o.addresses) && slices.Equal(c.policies, o.policies)
 }
 
 // applyCheck compares the health check of a service with what the nodes were told.
 func (h *Hub) applyCheck(s *fsm.State, key fsm.ServiceKey, d *deltas) {
 	svc := s.Services[key]
-	if has := svc != nil && svc.Spec.GetHealthCheck() != nil; has {
-		h.checks[key] = struct{}{}
-	} else if _, had := h.checks[key]; !had {
-		return
-	} else {
+	old, had := h.checks[key]
+	switch has := svc != nil && svc.Spec.GetHealthCheck() != nil; {
+	case has:
+		now := h.checked(s, svc)
+		if had && now.same(old) {
+			return // it was the result of the check that changed
+		}
+		h.checks[key] = now
+	case had:
 		delete(h.checks, key)
+	default:
+		return
 	}
 	for _, v := range h.nodes {
 		h.applyCheckOn(s, v, key, d)

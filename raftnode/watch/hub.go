@@ -57,13 +57,13 @@ type Hub struct {
 	holder map[netip.Addr]*nodeView
 	// soft is the same for addresses that move softly: the former owner's, in v.softs.
 	soft map[netip.Addr]*nodeView
-	// hosts are the addresses with local delivery and the services that ask for
-	// it. Kept only while some node is watched.
-	hosts map[netip.Addr][]*fsm.Service
+	// hosts are the addresses with local delivery and the specs of the services that
+	// ask for it. Kept only while some node is watched.
+	hosts map[netip.Addr][]*logv1.Service
 	// hostPolicies are what their delivery was last decided by.
 	hostPolicies map[netip.Addr]*allocator.Policy
-	// checks are the services with a health check.
-	checks map[fsm.ServiceKey]struct{}
+	// checks are the services with a health check, and what their tasks were made of.
+	checks map[fsm.ServiceKey]checked
 	macs   []*speakerv1.NodeMacs // of all nodes, sorted by name
 	lease  fsm.LeaseTimes
 	// policies of the addresses, until a pool or an advertisement changes.

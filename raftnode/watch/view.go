@@ -57,7 +57,7 @@ func (h *Hub) viewOf(s *fsm.State, name string) *nodeView {
 	if len(h.nodes) == 0 {
 		h.revision, h.lease = s.Revision, s.Lease
 		h.macs = allMacs(s)
-		h.hosts = make(map[netip.Addr][]*fsm.Service)
+		h.hosts = make(map[netip.Addr][]*logv1.Service)
 		h.hostPolicies = make(map[netip.Addr]*allocator.Policy)
 		for a := range s.Addresses {
 			if asking := hostServices(s, a); len(asking) > 0 {
@@ -154,8 +154,8 @@ func (h *Hub) delivers(s *fsm.State, v *nodeView, a netip.Addr) bool {
 	if _, excluded := v.labels[allocator.LabelExclude]; excluded || !h.terms(s, v, a).admitted {
 		return false
 	}
-	return slices.ContainsFunc(h.hosts[a], func(svc *fsm.Service) bool {
-		return fsm.MatchAny(svc.Spec.GetNodeSelectors(), v.labels)
+	return slices.ContainsFunc(h.hosts[a], func(spec *logv1.Service) bool {
+		return fsm.MatchAny(spec.GetNodeSelectors(), v.labels)
 	})
 }
 
@@ -197,7 +197,7 @@ func (h *Hub) applyHost(s *fsm.State, a netip.Addr, d *deltas) {
 		policy = h.policies.Of(s, a) // others that share the address have a say in it
 	}
 	if slices.Equal(asking, h.hosts[a]) && policy == h.hostPolicies[a] {
-		return // records are replaced, never written to
+		return // specs are replaced, never written to
 	}
 	if len(asking) == 0 {
 		delete(h.hosts, a)
@@ -368,16 +368,16 @@ func (h *Hub) applyLabels(s *fsm.State, v *nodeView, d *deltas) {
 	}
 }
 
-// hostServices are the services of an address that ask for local delivery.
-func hostServices(s *fsm.State, a netip.Addr) []*fsm.Service {
+// hostServices are the specs of an address's services that ask for local delivery.
+func hostServices(s *fsm.State, a netip.Addr) []*logv1.Service {
 	rec := s.Addresses[a]
 	if rec == nil {
 		return nil
 	}
-	var asking []*fsm.Service
+	var asking []*logv1.Service
 	for _, k := range rec.Services {
 		if svc := s.Services[k]; svc != nil && svc.Spec.GetDelivery() == logv1.Delivery_DELIVERY_HOST {
-			asking = append(asking, svc)
+			asking = append(asking, svc.Spec)
 		}
 	}
 	return asking
