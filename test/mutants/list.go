@@ -67,6 +67,28 @@ var mutants = []mutant{
 			"\tf.touchAddress(rec.Addr)\n\treturn rec\n"}},
 	},
 
+	// allocation
+	{
+		Name: "alloc-ignores-reservation", Breaks: "an address that is promised to another is given to who asks for it",
+		edits: []edit{{"allocator/reserve.go", "\tr := c.s.ReservationOf(a)\n\tif r == nil ||", "\tr := c.s.ReservationOf(a)\n\tif true || r == nil ||"}},
+	},
+	{
+		Name: "alloc-ignores-quota", Breaks: "a namespace gets more of a pool than it may",
+		edits: []edit{{"allocator/reserve.go", "\treturn used >= int(most)\n", "\treturn used >= int(most)+1\n"}},
+	},
+	{
+		Name: "alloc-ignores-rest", Breaks: "an address that another service gave up lately is given to who asks for it",
+		edits: []edit{{"allocator/reserve.go", "if free == nil || free.RestsUntil <= c.now ||", "if true || free == nil ||"}},
+	},
+	{
+		Name: "alloc-any-pool", Breaks: "a pool gives to services that it is not for",
+		edits: []edit{{"allocator/choose.go", "func (c *chooser) selects(pool string) bool { return c", "func (c *chooser) selects(pool string) bool { return true || c"}},
+	},
+	{
+		Name: "alloc-hands-out-reserved", Breaks: "a reserved address that falls free joins the queue of those for anybody",
+		edits: []edit{{"fsm/index_pool.go", "!f.skips(free.Addr) && !x.isReserved(free.Addr) && ", "!f.skips(free.Addr) && "}},
+	},
+
 	// decider
 	{
 		Name: "decider-no-release-wait", Breaks: "an address goes to its next owner as soon as it was taken from the one before",
