@@ -121,6 +121,9 @@ func flood(b *testing.B, asker *nettest.Host) {
 		}
 		for {
 			n, err := unix.Read(fd, buf)
+			if err == unix.EINTR {
+				continue
+			}
 			if err != nil {
 				b.Fatalf("lost an answer: %v", err)
 			}
