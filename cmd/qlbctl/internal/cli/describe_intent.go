@@ -35,6 +35,7 @@ func (a *app) describePool(w io.Writer, p *adminv1.PoolStatus) error {
 	f.add("Reallocate", yesNo(spec.GetReallocate()))
 	f.add("Kept", number(p.GetKept()))
 	f.add("Reserved", number(p.GetReserved()))
+	f.add("Foreign", number(p.GetForeign()))
 	if err := f.write(w); err != nil {
 		return err
 	}

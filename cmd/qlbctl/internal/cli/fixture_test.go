@@ -83,7 +83,7 @@ func fixturePools() []*adminv1.PoolStatus {
 		{
 			Pool:         &logv1.Pool{Name: "public", Labels: map[string]string{"zone": "edge"}, Addresses: []string{"192.0.2.10-192.0.2.99", "198.51.100.0/28", "2001:db8:0:1::/64"}},
 			AssignedIpv4: 1, AvailableIpv4: 105, AssignedIpv6: 1, AvailableIpv6: 1<<63 - 1,
-			Namespaces: map[string]uint32{"default": 1, "shop": 2}, Kept: 1, Reserved: 11,
+			Namespaces: map[string]uint32{"default": 1, "shop": 2}, Kept: 1, Reserved: 11, Foreign: 2, Leaving: []*adminv1.Holder{{Address: "192.0.3.7", Service: "shop/web"}},
 		},
 	}
 }

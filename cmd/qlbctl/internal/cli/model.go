@@ -44,6 +44,7 @@ type poolStatus struct {
 	AvailableIPv6 uint64 `json:"availableIPv6"`
 	Kept          uint64 `json:"kept"`
 	Reserved      uint64 `json:"reserved"`
+	Foreign       uint64 `json:"foreign"`
 	// Leaving are in use, but no longer in the pool.
 	Leaving []holderStatus `json:"leaving,omitempty"`
 	// Namespaces counts the addresses in use by namespace.
@@ -52,7 +53,7 @@ type poolStatus struct {
 
 func poolObject(p *adminv1.PoolStatus) object {
 	o := config.FromPool(p.GetPool())
-	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6(), p.GetKept(), p.GetReserved(), holdersOf(p.GetLeaving()), p.GetNamespaces()}
+	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6(), p.GetKept(), p.GetReserved(), p.GetForeign(), holdersOf(p.GetLeaving()), p.GetNamespaces()}
 	return object{o}
 }
 
