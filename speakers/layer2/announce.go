@@ -79,20 +79,12 @@ func (l *Layer2) emit(b *burst) bool {
 	if v == nil {
 		return l.emitReady(b, k)
 	}
-	now := l.clock.Now()
-	if now >= l.until() {
-		// The next tick notices; a takeover cut short here is made good afterwards.
-		if b.kind == 0 {
-			v.pending = allRounds
-		}
+	if k == nil || !k.Up || v.yielded {
 		b.ended = true
 		return false
 	}
-	if k == nil || !k.Up || v.yielded || v.entry.muted.Load() {
-		b.ended = true
-		return false
-	}
-	if l.join(v, b.link, now) != nil {
+	// This may take the kernel seconds, so it comes before the clock is looked at.
+	if l.join(v, b.link, l.clock.Now()) != nil {
 		b.ended = true
 		return false
 	}
@@ -109,9 +101,26 @@ func (l *Layer2) emit(b *burst) bool {
 		if frame == nil {
 			continue // nothing to be said to this one
 		}
+		if !l.mayClaim(b) {
+			b.ended = true
+			return false
+		}
 		l.transmit(k, v.Addr.Is6(), frame, kind)
 		return true
 	}
+}
+
+// mayClaim reports whether the next frame of a burst may still be sent. Nothing that
+// may wait comes between this and the send.
+func (l *Layer2) mayClaim(b *burst) bool {
+	if now := l.clock.Now(); now >= l.until() {
+		// It is noted now, so that what is cut short here is made good afterwards: by the
+		// next tick there may be another confirmation.
+		if l.lookAtConfirmation(now); !l.confirmed {
+			return false
+		}
+	}
+	return !b.vip.entry.muted.Load()
 }
 
 // emitReady is emit for frames that are ready.

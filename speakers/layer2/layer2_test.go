@@ -650,6 +650,35 @@ func TestGroupsAreSharedAndFailuresReported(t *testing.T) {
 	}
 }
 
+// A join waits for the kernel, perhaps until the confirmation is over, or for so long
+// that another station's claim has been heard: nothing is claimed then.
+func TestNothingIsClaimedAfterALongJoin(t *testing.T) {
+	for name, joining := range map[string]func(*rig){
+		"the confirmation is over": func(r *rig) { r.clock.Advance(2 * time.Second) },
+		"somebody else claims it": func(r *rig) {
+			r.clock.Advance(time.Second) // another node may own it
+			r.receive(must(t)(announceAdvert(macC, vip6)), system.ToAll)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Config{Gateways: []netip.Addr{gateway6}})
+			r.confirm()
+			r.tick()
+			r.groups.joining = func() { joining(r) }
+			r.Apply(view(hold6))
+			r.tick()
+			expect(t, r.sent())
+			if len(r.groups.joined) != 1 {
+				t.Fatal("the group is not joined")
+			}
+			r.run(12*time.Second, true)
+			if n := claims(r.sent()); n != allRounds {
+				t.Errorf("%d claims once confirmed again, want %d", n, allRounds)
+			}
+		})
+	}
+}
+
 // What the kernel itself reports when it joins has the same form.
 func TestRefreshRepeatsGroupReports(t *testing.T) {
 	r := newRig(t, Config{})
