@@ -2,6 +2,7 @@ package layer2
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -105,7 +106,7 @@ func (l *Layer2) emit(b *burst) bool {
 			b.ended = true
 			return false
 		}
-		l.transmit(k, v.Addr.Is6(), frame, kind)
+		_ = l.transmit(k, v.Addr.Is6(), frame, kind) // the link knows
 		return true
 	}
 }
@@ -125,24 +126,30 @@ func (l *Layer2) mayClaim(b *burst) bool {
 
 // emitReady is emit for frames that are ready.
 func (l *Layer2) emitReady(b *burst, k *link) bool {
-	if k == nil || !k.Up || b.index == len(b.frames) {
-		b.ended = true
+	l.asked = l.asked || b.kind == KindProbe
+	if k == nil || !k.Up {
+		b.ended, b.err = true, ErrNoLink
 		return false
 	}
-	l.transmit(k, true, b.frames[b.index], b.kind)
+	frame := b.frames[b.index]
 	b.index++
+	b.ended = b.index == len(b.frames)
+	if err := l.transmit(k, frame[ethType] == 0x86, frame, b.kind); err != nil {
+		b.err = fmt.Errorf("ask on %s: %w", k.Name, err)
+	}
 	return true
 }
 
 // transmit sends a frame and notes whether the link can.
-func (l *Layer2) transmit(k *link, v6 bool, frame []byte, kind Kind) {
+func (l *Layer2) transmit(k *link, v6 bool, frame []byte, kind Kind) (sent error) {
 	err := l.responder.send(k.Index, v6, frame, kind)
+	sent = err
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) {
 		err = nil // a full queue is a lost frame, which the next round makes good
 		l.responder.full.Add(1)
 	}
 	if (err == nil) == (k.sendErr == nil) {
-		return
+		return sent
 	}
 	k.sendErr = err
 	if err != nil {
@@ -153,6 +160,7 @@ func (l *Layer2) transmit(k *link, v6 bool, frame []byte, kind Kind) {
 			l.touch(v)
 		}
 	}
+	return sent
 }
 
 // next makes the frame at a burst's step and index; more is false at the step's end.
