@@ -30,8 +30,8 @@ func (l *Layer2) announce(vips []*vip, on []int, now time.Duration) {
 			v.endBursts()
 		}
 		if v.held || v.yielded || v.Soft || v.quiet() {
-			if v.held {
-				v.pending = allRounds // until the wire has been asked
+			if v.held || v.yielded {
+				v.pending = allRounds // until the wire has been asked, or the claim is over
 			}
 			continue
 		}

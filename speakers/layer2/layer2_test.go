@@ -269,6 +269,27 @@ func TestUnconfirmedYieldsInTheSameLoop(t *testing.T) {
 	}
 }
 
+// The rounds that a yield has cut short follow when it is over, also if the confirmation
+// came and went meanwhile.
+func TestAllRoundsAfterAYield(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(12*time.Second, true)
+	r.run(2*time.Second, false)
+	r.receive(must(t)(announceRequest(macB, vip4)), system.ToAll) // a stranger
+	r.run(time.Second, true)
+	if s := r.status(vip4); s.State != Silenced {
+		t.Fatalf("status %+v", s)
+	}
+	r.sent()
+	r.run(silence+12*time.Second, true)
+	if n := claims(r.sent()); n < 2*allRounds {
+		t.Errorf("%d claims, want %d", n, 2*allRounds)
+	}
+}
+
 // An ack that was under way when the claim was heard says nothing about it.
 func TestOnlyALaterHeartbeatEndsAYield(t *testing.T) {
 	r := newRig(t, Config{})
