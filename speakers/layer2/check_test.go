@@ -152,6 +152,56 @@ func TestNoClaimAgainstAForeignStationThatIsDecidedAbout(t *testing.T) {
 	}
 }
 
+// The group of an address is held from when it is answered, not from when it is claimed:
+// a switch that snoops would not let its clients' questions through.
+func TestHeldAddressIsInItsGroup(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.apply(checked6())
+	if len(r.groups.joined) != 1 {
+		t.Errorf("groups %v", r.groups.joined)
+	}
+	r.links(eth(1, macA, true), eth(2, system.MAC{2, 0, 0, 0, 0, 0xa2}, true))
+	if len(r.groups.joined) != 2 {
+		t.Errorf("groups with another link %v", r.groups.joined)
+	}
+}
+
+// What a gateway answers to a takeover counts as proof, also while the gateway is
+// asked for itself.
+func TestAnswerThatAProbeWantsIsProofAsWell(t *testing.T) {
+	r := newRig(t, Config{Gateways: []netip.Addr{gateway4, gateway6}})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4, hold6))
+	r.run(0, true)
+	r.mu.Lock()
+	for _, a := range []netip.Addr{gateway4, gateway6} {
+		r.probes[&probe{addr: a}] = struct{}{}
+	}
+	r.install()
+	r.mu.Unlock()
+	if v := r.receive(must(t)(marshalARP(macA, arp.OperationReply, macB, gateway4, macA, vip4)), system.ToHost); v != Found {
+		t.Errorf("ARP: %v", v)
+	}
+	advert := must(t)(marshalNDP(macA, macB, gateway6, vip6, &ndp.NeighborAdvertisement{Solicited: true, TargetAddress: gateway6}))
+	if v := r.receive(advert, system.ToHost); v != Found {
+		t.Errorf("NDP: %v", v)
+	}
+	r.run(0, true)
+	for _, a := range []netip.Addr{vip4, vip6} {
+		if s := r.status(a); s.State != Proven {
+			t.Errorf("%+v", s)
+		}
+	}
+	for p := range r.probes {
+		if len(p.hits) != 1 {
+			t.Errorf("%v: %v", p.addr, p.hits)
+		}
+	}
+}
+
 // A failover does not ask, and waits for nothing.
 func TestOnlyAFirstUseIsAskedFor(t *testing.T) {
 	r := newRig(t, Config{})
