@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quorumlb/quorumlb/internal/obs"
@@ -27,7 +28,9 @@ const settleTime = 15 * time.Second
 // memory remembers, over the process's end, by which MACs the neighbours know
 // the node's addresses. Whoever has the same ones continues what the process
 // before did, and need not announce that as news. A clone of the machine or a new network card
-// has others, and so has who lost the record: they announce in full.
+// has others, and so has who lost the record: they announce in full. While the node
+// owns an address that it does not announce yet, because another node answers its old
+// clients, there is no record: that may be over before the next process asks.
 type memory struct {
 	file   string
 	settle time.Duration
@@ -37,6 +40,8 @@ type memory struct {
 	present func() ([]system.MAC, bool)
 	// kick has a token when the MACs may have changed.
 	kick chan struct{}
+	// quiet is whether there is such an address.
+	quiet atomic.Bool
 
 	mu   sync.Mutex
 	macs []system.MAC // what the record says; sorted
@@ -67,18 +72,30 @@ func (m *memory) changed() {
 	}
 }
 
+// setQuiet says whether there is an address that is not announced yet.
+func (m *memory) setQuiet(quiet bool) {
+	if m.quiet.Swap(quiet) != quiet {
+		m.changed()
+	}
+}
+
 // Run writes the MACs down once they have been announced for long enough, until
 // ctx ends.
 func (m *memory) Run(ctx context.Context) error {
 	timer := time.NewTimer(m.settle)
 	defer timer.Stop()
 	var seen []system.MAC
+	var quiet bool
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-m.kick:
-			if macs, _ := m.present(); !slices.Equal(macs, seen) {
+			was := quiet
+			if quiet = m.quiet.Load(); quiet {
+				m.forget()
+			}
+			if macs, _ := m.present(); !slices.Equal(macs, seen) || was != quiet {
 				seen = macs
 				timer.Reset(m.settle)
 			}
@@ -89,13 +106,23 @@ func (m *memory) Run(ctx context.Context) error {
 		switch {
 		case len(macs) == 0 || m.knows(macs):
 			continue // until they change
-		case announced && slices.Equal(macs, seen):
+		case announced && slices.Equal(macs, seen) && !m.quiet.Load():
 			if err := m.write(macs); err != nil {
 				m.log.Warn("cannot remember the MACs, a restart will announce everything anew", obs.KeyError, err)
 			}
 		}
 		seen = macs
 		timer.Reset(m.settle)
+	}
+}
+
+// forget makes the next process announce in full.
+func (m *memory) forget() {
+	m.mu.Lock()
+	m.macs = nil
+	m.mu.Unlock()
+	if err := os.Remove(m.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.log.Warn("cannot forget the MACs, a restart may not announce everything", obs.KeyError, err)
 	}
 }
 

@@ -117,6 +117,7 @@ func (n *node) Apply(view session.View) {
 	}
 	n.announce(view, view.Vips)
 	n.view, n.valid = view, true
+	n.memory.setQuiet(slices.ContainsFunc(view.Vips, func(v session.Vip) bool { return v.Predecessor != "" }))
 	n.health.Apply(view.Checks)
 }
 

@@ -167,6 +167,110 @@ func TestScripts(t *testing.T) {
 	}
 }
 
+// The status decides: that the body does not end, or ends too early, matters to nobody.
+func TestBodyDoesNotMatter(t *testing.T) {
+	for name, body := range map[string]func(http.ResponseWriter, *http.Request){
+		"endless": func(w http.ResponseWriter, req *http.Request) {
+			for req.Context().Err() == nil {
+				_, _ = w.Write(make([]byte, 10))
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(time.Millisecond)
+			}
+		},
+		"cut": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			_, _ = w.Write([]byte("begun"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(body))
+			defer server.Close()
+			r := run(t, "")
+			port := server.Listener.Addr().(*net.TCPAddr).Port
+			tk := task(&logv1.HealthCheck{Http: &logv1.HttpCheck{Path: "/"}}, port)
+			tk.Check.TimeoutNanos = int64(time.Second)
+			r.Apply(map[session.ServiceKey]*speakerv1.HealthTask{web: tk})
+			wait(t, r, healthy, "status 200 OK")
+		})
+	}
+}
+
+// A node that delivers a service's addresses serves it when it serves them all.
+func TestEachAddressIsAsked(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.2:0")
+	if err != nil {
+		t.Skip(err)
+	}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	server.Listener.Close()
+	server.Listener = l
+	server.Start()
+	defer server.Close()
+	for name, check := range map[string]*logv1.HealthCheck{"tcp": {Tcp: &logv1.TcpCheck{}}, "http": {Http: &logv1.HttpCheck{Path: "/"}}} {
+		t.Run(name, func(t *testing.T) {
+			r := run(t, "")
+			tk := task(check, l.Addr().(*net.TCPAddr).Port)
+			tk.Addresses = [][]byte{netip.MustParseAddr("127.0.0.2").AsSlice(), netip.MustParseAddr("127.0.0.3").AsSlice()}
+			r.Apply(map[session.ServiceKey]*speakerv1.HealthTask{web: tk})
+			wait(t, r, unhealthy, "127.0.0.3: ")
+			one := task(check, l.Addr().(*net.TCPAddr).Port)
+			one.Addresses = tk.Addresses[:1]
+			r.Apply(map[session.ServiceKey]*speakerv1.HealthTask{web: one})
+			wait(t, r, healthy, "")
+		})
+	}
+}
+
+// A script that succeeds has succeeded, whatever it leaves running; but that ends.
+func TestLeftoversOfAScriptEnd(t *testing.T) {
+	dir := t.TempDir()
+	pidFile := filepath.Join(dir, "pid")
+	for name, text := range map[string]string{
+		"silent": "sleep 60 >/dev/null 2>&1 & echo $! >" + pidFile,
+		"loud":   "sleep 60 & echo $! >" + pidFile,
+		"failed": "sleep 60 >/dev/null 2>&1 & echo $! >" + pidFile + "; exit 1",
+	} {
+		script(t, dir, name, text, 0o755)
+		tk := task(&logv1.HealthCheck{Exec: &logv1.ExecCheck{Script: name}}, 0)
+		if _, err := runScript(t.Context(), dir, web, tk); (err != nil) != (name == "failed") {
+			t.Errorf("%s: %v", name, err)
+		}
+		b, err := os.ReadFile(pidFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); running(pid); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the child goes on", name)
+			}
+		}
+	}
+}
+
+// running reports whether a process is there and no zombie.
+func running(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err == nil && !strings.Contains(string(b), ") Z ")
+}
+
+// A script runs elsewhere than the speaker, also when its directory is not named by its
+// whole path.
+func TestRelativeScriptDirectory(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.Mkdir("checks", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	script(t, "checks", "good", "pwd", 0o755)
+	tk := task(&logv1.HealthCheck{Exec: &logv1.ExecCheck{Script: "good"}}, 0)
+	if got, err := runScript(t.Context(), "checks", web, tk); err != nil || got != "/" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // A state changes only after so many results of one kind in a row.
 func TestRiseAndFall(t *testing.T) {
 	for results, want := range map[string]string{

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -33,32 +32,52 @@ func (r *Runner) try(ctx context.Context, key session.ServiceKey, task *speakerv
 	}()
 	switch {
 	case check.GetHttp() != nil:
-		return askHTTP(ctx, task)
+		return askEach(task, func(at []netip.Addr) (string, error) { return askHTTP(ctx, task, at) })
 	case check.GetTcp() != nil:
-		conn, err := dial(ctx, task, check.GetTcp().GetPort())
-		if err != nil {
-			return "", err
-		}
-		return "connected to " + conn.RemoteAddr().String(), conn.Close()
+		return askEach(task, func(at []netip.Addr) (string, error) {
+			conn, err := dial(ctx, task, at, check.GetTcp().GetPort())
+			if err != nil {
+				return "", err
+			}
+			return "connected to " + conn.RemoteAddr().String(), conn.Close()
+		})
 	case check.GetExec() != nil:
 		return runScript(ctx, r.dir, key, task)
 	}
 	return "", errors.New("a check that this speaker does not know: upgrade it")
 }
 
-// dial connects to what serves on this node.
-func dial(ctx context.Context, task *speakerv1.HealthTask, port uint32) (net.Conn, error) {
+// askEach asks each of the service's addresses, if the node delivers them: a listener of
+// one family may be dead while that of the other lives. Else one of loopback's will do,
+// since most servers listen on one only.
+func askEach(task *speakerv1.HealthTask, ask func(at []netip.Addr) (string, error)) (found string, err error) {
+	var addrs []netip.Addr
+	for _, raw := range task.GetAddresses() {
+		if a, ok := netip.AddrFromSlice(raw); ok {
+			addrs = append(addrs, a)
+		}
+	}
+	switch {
+	case len(task.GetAddresses()) == 0:
+		return ask(loopback)
+	case len(addrs) == 0:
+		return "", errors.New("no address to ask")
+	}
+	for _, a := range addrs {
+		if found, err = ask([]netip.Addr{a}); err != nil && len(addrs) > 1 {
+			err = fmt.Errorf("%v: %w", a, err)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return found, nil
+}
+
+// dial connects to what serves on this node, at one of the addresses.
+func dial(ctx context.Context, task *speakerv1.HealthTask, addrs []netip.Addr, port uint32) (net.Conn, error) {
 	if port == 0 {
 		port = task.GetPort()
-	}
-	addrs := loopback
-	if len(task.GetAddresses()) > 0 {
-		addrs = nil
-		for _, raw := range task.GetAddresses() {
-			if a, ok := netip.AddrFromSlice(raw); ok {
-				addrs = append(addrs, a)
-			}
-		}
 	}
 	var d net.Dialer
 	var errs []error
@@ -69,18 +88,15 @@ func dial(ctx context.Context, task *speakerv1.HealthTask, port uint32) (net.Con
 		}
 		errs = append(errs, err)
 	}
-	if len(errs) == 0 {
-		return nil, errors.New("no address to ask")
-	}
 	return nil, errs[0]
 }
 
-func askHTTP(ctx context.Context, task *speakerv1.HealthTask) (string, error) {
+func askHTTP(ctx context.Context, task *speakerv1.HealthTask, at []netip.Addr) (string, error) {
 	check := task.GetCheck().GetHttp()
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dial(ctx, task, check.GetPort())
+			return dial(ctx, task, at, check.GetPort())
 		},
 	}
 	defer transport.CloseIdleConnections()
@@ -104,19 +120,21 @@ func askHTTP(ctx context.Context, task *speakerv1.HealthTask) (string, error) {
 		}
 		return "", err
 	}
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
-	err = errors.Join(err, resp.Body.Close())
+	_ = resp.Body.Close() // the status decides, whatever follows
 	if resp.StatusCode < 200 || resp.StatusCode > 399 {
 		return "", errors.New("status " + resp.Status)
 	}
-	return "status " + resp.Status, err
+	return "status " + resp.Status, nil
 }
+
+// leftoverWait is how long the output is waited for of what a script has left running.
+const leftoverWait = 100 * time.Millisecond
 
 // ErrNoScripts: the speaker was told of no directory of scripts.
 var ErrNoScripts = errors.New("this speaker runs no scripts: start it with --check-dir")
 
 // runScript runs a script of the directory, without arguments and in a process group
-// of its own, which ends with the timeout.
+// of its own, which ends with the script or the timeout.
 func runScript(ctx context.Context, dir string, key session.ServiceKey, task *speakerv1.HealthTask) (string, error) {
 	name := task.GetCheck().GetExec().GetScript()
 	if dir == "" {
@@ -125,7 +143,11 @@ func runScript(ctx context.Context, dir string, key session.ServiceKey, task *sp
 	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		return "", fmt.Errorf("%q is not the name of a script", name)
 	}
-	path := filepath.Join(dir, name)
+	// The script runs elsewhere, and what is looked at is to be what is run.
+	path, err := filepath.Abs(filepath.Join(dir, name))
+	if err != nil {
+		return "", err
+	}
 	info, err := os.Lstat(path)
 	switch {
 	case err != nil:
@@ -150,8 +172,15 @@ func runScript(ctx context.Context, dir string, key session.ServiceKey, task *sp
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
+	cmd.WaitDelay = leftoverWait
+	err = cmd.Run()
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it has left running
+	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // it has succeeded, and left something that could still write
+	}
+	if err != nil {
 		if text := out.line(); text != "" {
 			return "", fmt.Errorf("%w: %s", err, text)
 		}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +23,9 @@ const checkInterval = time.Second
 // until every neighbour has learned of the next owner.
 const lingerTime = 10 * time.Second
 
+// watchAgain is how long to wait before the device is watched anew.
+const watchAgain = 250 * time.Millisecond
+
 // System is what is needed of the operating system.
 type System interface {
 	// Add puts an address on the loopback device; one that is there is no error.
@@ -33,8 +37,8 @@ type System interface {
 	// Sysctl reads, SetSysctl writes a kernel setting.
 	Sysctl(key string) (string, error)
 	SetSysctl(key, value string) error
-	// WatchRemoved calls removed when an address has gone from the device, until ctx
-	// ends (nil) or it can tell no more.
+	// WatchRemoved calls removed once it would notice, and then when an address has gone
+	// from the device, until ctx ends (nil) or it can tell no more.
 	WatchRemoved(ctx context.Context, removed func()) error
 }
 
@@ -47,8 +51,15 @@ type Host struct {
 	mu sync.Mutex
 	// wanted is nil until Apply has been called.
 	wanted map[netip.Addr]bool
+	// seen is wanted as it was when the device could last be looked at, and unsure is
+	// whether it could not since.
+	seen   map[netip.Addr]bool
+	unsure bool
 	state  state
 	failed map[netip.Addr]error
+	// told is failed once it is complete; it is read without the lock, which is held
+	// while the disk is written to.
+	told atomic.Pointer[map[netip.Addr]error]
 	// leaving are addresses that are wanted no more, and until when they stay.
 	leaving map[netip.Addr]time.Time
 	linger  time.Duration
@@ -83,11 +94,13 @@ func (h *Host) Apply(wanted []netip.Addr) {
 	h.reconcile()
 }
 
-// Failed returns the addresses that are wanted and not delivered, and why.
+// Failed returns the addresses that are wanted and not delivered, and why. It does
+// not wait; the map is not to be changed.
 func (h *Host) Failed() map[netip.Addr]error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return maps.Clone(h.failed)
+	if told := h.told.Load(); told != nil {
+		return *told
+	}
+	return nil
 }
 
 // Run keeps everything as it should be until ctx ends, and then leaves it so.
@@ -95,12 +108,13 @@ func (h *Host) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	removed := make(chan struct{}, 1)
 	group.Go(func() error {
-		return h.sys.WatchRemoved(ctx, func() {
+		h.watch(ctx, func() {
 			select {
 			case removed <- struct{}{}:
 			default:
 			}
 		})
+		return nil
 	})
 	group.Go(func() error {
 		ticker := time.NewTicker(checkInterval)
@@ -120,12 +134,28 @@ func (h *Host) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// watch calls removed when an address may have gone, until ctx ends.
+func (h *Host) watch(ctx context.Context, removed func()) {
+	for {
+		err := h.sys.WatchRemoved(ctx, removed)
+		if ctx.Err() != nil {
+			return
+		}
+		h.log.Warn("lost sight of the loopback device, looking again", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(watchAgain):
+		}
+	}
+}
+
 // check mends what others have changed, and does what is due. Unless thorough, it
 // looks at the sysctls only, which the kernel tells nobody about.
 func (h *Host) check(thorough bool) {
 	h.mu.Lock()
 	before := h.failed
-	if thorough || len(h.failed) > 0 || h.lingering(time.Now()) || h.silence() != nil {
+	if thorough || h.unsure || len(h.failed) > 0 || h.lingering(time.Now()) || h.silence() != nil {
 		h.reconcile()
 	}
 	differs := !maps.EqualFunc(before, h.failed, func(a, b error) bool { return a.Error() == b.Error() })
@@ -153,17 +183,23 @@ func (h *Host) String() string { return "host" }
 
 // reconcile makes the device as it should be.
 func (h *Host) reconcile() {
+	before := h.failed
 	h.failed = make(map[netip.Addr]error)
+	defer func() {
+		failed := h.failed
+		h.told.Store(&failed)
+	}()
+	quiet := h.silence()
 	list, err := h.sys.Addresses()
-	if err != nil {
-		h.failAll(slices.Collect(maps.Keys(h.wanted)), err)
+	if h.unsure = err != nil; h.unsure {
+		h.assume(before, quiet, err)
 		return
 	}
+	h.seen = h.wanted
 	there := make(map[netip.Addr]bool, len(list))
 	for _, a := range list {
 		there[a] = true
 	}
-	quiet := h.silence()
 	var missing []netip.Addr
 	for a := range h.wanted {
 		delete(h.leaving, a)
@@ -183,6 +219,22 @@ func (h *Host) reconcile() {
 	if len(h.state.Addresses) == 0 && len(h.wanted) == 0 {
 		if err := h.restore(); err != nil {
 			h.log.Warn("cannot set sysctls back", "error", err)
+		}
+	}
+}
+
+// assume says what fails while the device cannot be looked at: what failed before, and
+// what was not wanted then. The rest is most likely where it was.
+func (h *Host) assume(before map[netip.Addr]error, quiet, err error) {
+	h.log.Warn("cannot look at the loopback device", "error", err)
+	for a := range h.wanted {
+		switch {
+		case a.Is4() && quiet != nil:
+			h.failed[a] = errors.Join(quiet, h.withdraw(a))
+		case before[a] != nil:
+			h.failed[a] = before[a]
+		case !h.seen[a]:
+			h.failed[a] = err
 		}
 	}
 }

@@ -51,6 +51,8 @@ type fake struct {
 	locked  error // of SetSysctl
 	refuse  map[netip.Addr]error
 	adds    int
+	list    error // of Addresses
+	watches chan func() error
 }
 
 func newFake() *fake {
@@ -78,7 +80,7 @@ func (f *fake) Remove(a netip.Addr) error {
 func (f *fake) Addresses() ([]netip.Addr, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Collect(maps.Keys(f.addrs)), nil
+	return slices.Collect(maps.Keys(f.addrs)), f.list
 }
 
 func (f *fake) Sysctl(key string) (string, error) {
@@ -97,9 +99,14 @@ func (f *fake) SetSysctl(key, value string) error {
 	return nil
 }
 
-func (f *fake) WatchRemoved(ctx context.Context, _ func()) error {
-	<-ctx.Done()
-	return nil
+func (f *fake) WatchRemoved(ctx context.Context, removed func()) error {
+	removed()
+	select {
+	case <-ctx.Done():
+		return nil
+	case end := <-f.watches:
+		return end()
+	}
 }
 
 // systems runs a test against memory and against a kernel.
@@ -363,6 +370,72 @@ func TestAddFailureIsToldAndTriedAgain(t *testing.T) {
 	delete(sys.refuse, vip6)
 	sys.mu.Unlock()
 	nettest.Eventually(t, "added", func() bool { return there(t, sys) == "192.0.2.100 2001:db8::100" && len(h.Failed()) == 0 })
+}
+
+// While the device cannot be looked at, what was delivered is taken for delivered
+// still; only of what is new nothing is known.
+func TestFailureToLookChangesNothing(t *testing.T) {
+	sys := newFake()
+	refused, added := errors.New("IPv6 is disabled"), netip.MustParseAddr("192.0.2.101")
+	sys.refuse[vip6] = refused
+	h := newHost(t, sys, filepath.Join(t.TempDir(), "host.json"))
+	h.Apply([]netip.Addr{vip4, vip6})
+	broken := errors.New("dump interrupted")
+	sys.mu.Lock()
+	sys.list = broken
+	delete(sys.refuse, vip6)
+	sys.mu.Unlock()
+	h.check(true)
+	if failed := h.Failed(); len(failed) != 1 || failed[vip6] != refused {
+		t.Errorf("failed %v", failed)
+	}
+	h.Apply([]netip.Addr{vip4, vip6, added})
+	if failed := h.Failed(); len(failed) != 2 || failed[vip6] != refused || failed[added] != broken {
+		t.Errorf("failed %v", failed)
+	}
+	sys.mu.Lock()
+	sys.list = nil
+	delete(sys.addrs, vip4) // meanwhile
+	sys.mu.Unlock()
+	h.check(false)
+	if got, want := there(t, sys), "192.0.2.100 192.0.2.101 2001:db8::100"; got != want || len(h.Failed()) != 0 {
+		t.Errorf("addresses %q, want %q; failed %v", got, want, h.Failed())
+	}
+}
+
+// A subscription that is lost is opened again, and what went meanwhile comes back.
+func TestLostWatchIsOpenedAgain(t *testing.T) {
+	sys := newFake()
+	sys.watches = make(chan func() error)
+	h := newHost(t, sys, filepath.Join(t.TempDir(), "host.json"))
+	run(t, h)
+	h.Apply([]netip.Addr{vip4})
+	sys.watches <- func() error {
+		sys.mu.Lock()
+		defer sys.mu.Unlock()
+		delete(sys.addrs, vip4)
+		return errors.New("no buffer space")
+	}
+	nettest.Eventually(t, "back", func() bool { return there(t, sys) == "192.0.2.100" })
+}
+
+// What fails can be asked while the disk stalls: the addresses that the node has lost
+// must not wait for it.
+func TestFailedDoesNotWait(t *testing.T) {
+	h := newHost(t, newFake(), filepath.Join(t.TempDir(), "host.json"))
+	h.Apply([]netip.Addr{vip4})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		h.Failed()
+	}()
+	select {
+	case <-told:
+	case <-time.After(nettest.Patience):
+		t.Error("it waits")
+	}
 }
 
 // What the wire shows: the kernel of a node that has the addresses on its

@@ -2,6 +2,7 @@ package layer2
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -29,8 +30,8 @@ func (l *Layer2) announce(vips []*vip, on []int, now time.Duration) {
 			v.endBursts()
 		}
 		if v.held || v.yielded || v.Soft || v.quiet() {
-			if v.held {
-				v.pending = allRounds // until the wire has been asked
+			if v.held || v.yielded {
+				v.pending = allRounds // until the wire has been asked, or the claim is over
 			}
 			continue
 		}
@@ -79,20 +80,12 @@ func (l *Layer2) emit(b *burst) bool {
 	if v == nil {
 		return l.emitReady(b, k)
 	}
-	now := l.clock.Now()
-	if now >= l.until() {
-		// The next tick notices; a takeover cut short here is made good afterwards.
-		if b.kind == 0 {
-			v.pending = allRounds
-		}
+	if k == nil || !k.Up || v.yielded {
 		b.ended = true
 		return false
 	}
-	if k == nil || !k.Up || v.yielded || v.entry.muted.Load() {
-		b.ended = true
-		return false
-	}
-	if l.join(v, b.link, now) != nil {
+	// This may take the kernel seconds, so it comes before the clock is looked at.
+	if l.join(v, b.link, l.clock.Now()) != nil {
 		b.ended = true
 		return false
 	}
@@ -109,31 +102,54 @@ func (l *Layer2) emit(b *burst) bool {
 		if frame == nil {
 			continue // nothing to be said to this one
 		}
-		l.transmit(k, v.Addr.Is6(), frame, kind)
+		if !l.mayClaim(b) {
+			b.ended = true
+			return false
+		}
+		_ = l.transmit(k, v.Addr.Is6(), frame, kind) // the link knows
 		return true
 	}
 }
 
+// mayClaim reports whether the next frame of a burst may still be sent. Nothing that
+// may wait comes between this and the send.
+func (l *Layer2) mayClaim(b *burst) bool {
+	if now := l.clock.Now(); now >= l.until() {
+		// It is noted now, so that what is cut short here is made good afterwards: by the
+		// next tick there may be another confirmation.
+		if l.lookAtConfirmation(now); !l.confirmed {
+			return false
+		}
+	}
+	return !b.vip.entry.muted.Load()
+}
+
 // emitReady is emit for frames that are ready.
 func (l *Layer2) emitReady(b *burst, k *link) bool {
-	if k == nil || !k.Up || b.index == len(b.frames) {
-		b.ended = true
+	l.asked = l.asked || b.kind == KindProbe
+	if k == nil || !k.Up {
+		b.ended, b.err = true, ErrNoLink
 		return false
 	}
-	l.transmit(k, true, b.frames[b.index], b.kind)
+	frame := b.frames[b.index]
 	b.index++
+	b.ended = b.index == len(b.frames)
+	if err := l.transmit(k, frame[ethType] == 0x86, frame, b.kind); err != nil {
+		b.err = fmt.Errorf("ask on %s: %w", k.Name, err)
+	}
 	return true
 }
 
 // transmit sends a frame and notes whether the link can.
-func (l *Layer2) transmit(k *link, v6 bool, frame []byte, kind Kind) {
+func (l *Layer2) transmit(k *link, v6 bool, frame []byte, kind Kind) (sent error) {
 	err := l.responder.send(k.Index, v6, frame, kind)
+	sent = err
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) {
 		err = nil // a full queue is a lost frame, which the next round makes good
 		l.responder.full.Add(1)
 	}
 	if (err == nil) == (k.sendErr == nil) {
-		return
+		return sent
 	}
 	k.sendErr = err
 	if err != nil {
@@ -144,6 +160,7 @@ func (l *Layer2) transmit(k *link, v6 bool, frame []byte, kind Kind) {
 			l.touch(v)
 		}
 	}
+	return sent
 }
 
 // next makes the frame at a burst's step and index; more is false at the step's end.

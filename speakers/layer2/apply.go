@@ -90,7 +90,7 @@ func (l *Layer2) apply(view View) (refused int, gained, lost []*vip) {
 		if v.Inherited {
 			v.pending = 1
 		}
-		if v.quiet() {
+		if v.quiet() || v.held {
 			l.joinAll(v, now)
 		}
 	}
@@ -229,7 +229,7 @@ func (l *Layer2) announceOn(index int, vips []*vip, now time.Duration) {
 		if !l.confirmed {
 			v.pending = allRounds
 		}
-		if (!l.confirmed || v.quiet()) && !v.Soft {
+		if (!l.confirmed || v.quiet() || v.held) && !v.Soft {
 			_ = l.join(v, index, now) // it is not announced, so nothing else would
 		}
 		l.touch(v)

@@ -29,8 +29,9 @@ const (
 	decideFor = time.Second
 	// recheckInterval is how often the question is asked again while somebody answers.
 	recheckInterval = time.Minute
-	// checksAtOnce bounds the addresses that are asked for at a time.
-	checksAtOnce = 64
+	// checksAtOnce bounds the addresses that are asked for at a time. Their questions
+	// precede the second rounds of announcements, which they must not hold up for long.
+	checksAtOnce = 256
 	// strangers is how many addresses that nobody should have are asked for, to tell
 	// a router with proxy ARP from a station that has the address.
 	strangers = 2
@@ -73,9 +74,12 @@ type Check struct {
 // check is a question on its way.
 type check struct {
 	vip *vip
-	// asked counts the times, since began; due is when there is something to do next.
-	asked      int
-	began, due time.Duration
+	// asked counts the times; due is when there is something to do next, and wait how
+	// long after the questions that are queued have been sent.
+	asked     int
+	due, wait time.Duration
+	// queued are the questions that the pacer has not sent yet.
+	queued []*burst
 	// verifying: somebody has answered, and the others are asked for.
 	verifying bool
 	// hits are those who answered, and the link on which each was first heard.
@@ -108,9 +112,6 @@ func (l *Layer2) check(gained []*vip, now time.Duration) {
 	for _, v := range gained {
 		if v.Check && !v.Soft {
 			l.unchecked = append(l.unchecked, v)
-			if v.held {
-				l.holding[v] = now + claimWait
-			}
 		}
 	}
 	l.startChecks(now)
@@ -118,6 +119,9 @@ func (l *Layer2) check(gained []*vip, now time.Duration) {
 
 // uncheck forgets all questions about a vip.
 func (l *Layer2) uncheck(v *vip) {
+	if c := l.checks[v]; c != nil {
+		endAll(c.queued)
+	}
 	delete(l.checks, v)
 	delete(l.holding, v)
 	delete(l.rechecks, v)
@@ -132,7 +136,7 @@ func (l *Layer2) startChecks(now time.Duration) {
 			l.unchecked = nil
 		}
 		if l.vips[v.Addr] == v && !v.Soft && l.checks[v] == nil {
-			l.checks[v] = &check{vip: v, began: now, due: now, answered: make(map[answerOf]struct{})}
+			l.checks[v] = &check{vip: v, due: now, answered: make(map[answerOf]struct{})}
 			begun = true
 		}
 	}
@@ -161,7 +165,7 @@ func (l *Layer2) lookAtChecks(now time.Duration) time.Duration {
 	}
 	ended := false
 	for v, c := range l.checks {
-		if c.due > now {
+		if l.stillAsking(c, now) || c.due > now {
 			continue
 		}
 		if l.stepCheck(c, now) {
@@ -188,9 +192,28 @@ func (l *Layer2) lookAtChecks(now time.Duration) time.Duration {
 		next = min(next, at)
 	}
 	for _, c := range l.checks {
-		next = min(next, c.due)
+		if len(c.queued) == 0 {
+			next = min(next, c.due)
+		}
 	}
 	return next
+}
+
+// stillAsking reports whether the pacer has questions to send. All waits begin when it
+// has sent them.
+func (l *Layer2) stillAsking(c *check, now time.Duration) bool {
+	if len(c.queued) > 0 && !unsent(&c.queued) {
+		l.haveAsked(c, now)
+	}
+	return len(c.queued) > 0
+}
+
+// haveAsked begins to wait.
+func (l *Layer2) haveAsked(c *check, now time.Duration) {
+	c.due = now + c.wait
+	if c.vip.held && c.asked == 1 && !c.verifying {
+		l.holding[c.vip] = now + claimWait
+	}
 }
 
 // stepCheck does what is due for one question and reports whether it is over.
@@ -199,17 +222,16 @@ func (l *Layer2) stepCheck(c *check, now time.Duration) bool {
 	case c.decided:
 		return true
 	case c.verifying && c.asked == 0:
-		l.askAll(c, append(slices.Clone(c.random), c.gateways...))
-		c.asked, c.due = 1, c.began+verifyFor
+		c.asked = 1
+		l.askAll(c, append(slices.Clone(c.random), c.gateways...), verifyFor, now)
 	case c.verifying:
 		return l.conclude(c, l.judgeHits(c), now)
 	case c.asked < 2:
-		l.askAll(c, []netip.Addr{c.vip.Addr})
-		c.asked++
-		c.due = c.began + askAgain
-		if c.asked == 2 {
-			c.due = c.began + askFor
+		wait := askAgain
+		if c.asked++; c.asked == 2 {
+			wait = askFor - askAgain
 		}
+		l.askAll(c, []netip.Addr{c.vip.Addr}, wait, now)
 	default:
 		return l.conclude(c, Check{Finding: Clear}, now)
 	}
@@ -253,7 +275,7 @@ func (l *Layer2) foundBefore(e event, now time.Duration) {
 			if v.endBursts() {
 				v.held, v.pending = true, allRounds
 			}
-			c.verifying, c.asked, c.began, c.due = true, 0, now, now
+			c.verifying, c.asked, c.due, c.wait = true, 0, now, 0
 			c.random, c.gateways = l.others(v, e.link)
 			l.install()
 			l.wake()
@@ -318,25 +340,25 @@ func randomIn(p netip.Prefix) netip.Addr {
 }
 
 // askAll asks for addresses on the links where somebody answered for the vip, or
-// else on all on which it is announced.
-func (l *Layer2) askAll(c *check, addrs []netip.Addr) {
+// else on all on which it is announced, and sets when to look again: some time after
+// that is done.
+func (l *Layer2) askAll(c *check, addrs []netip.Addr, wait, now time.Duration) {
 	on := c.vip.on
 	if c.verifying {
 		on = c.links
 	}
 	for _, index := range on {
-		k := l.links[index]
-		if k == nil || !k.Up {
-			continue
+		b, err := l.askOn(index, addrs)
+		if err != nil {
+			l.logVip(c.vip).Error("encode a question", "error", err)
 		}
-		for _, a := range addrs {
-			frame, err := question(k, a)
-			if err != nil {
-				l.logVip(c.vip).Error("encode a question", "error", err)
-				continue
-			}
-			l.transmit(k, a.Is6(), frame, KindProbe)
+		if b != nil {
+			c.queued = append(c.queued, b)
 		}
+	}
+	c.wait = wait
+	if len(c.queued) == 0 { // there is nowhere to ask
+		l.haveAsked(c, now)
 	}
 }
 

@@ -152,6 +152,56 @@ func TestNoClaimAgainstAForeignStationThatIsDecidedAbout(t *testing.T) {
 	}
 }
 
+// The group of an address is held from when it is answered, not from when it is claimed:
+// a switch that snoops would not let its clients' questions through.
+func TestHeldAddressIsInItsGroup(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.apply(checked6())
+	if len(r.groups.joined) != 1 {
+		t.Errorf("groups %v", r.groups.joined)
+	}
+	r.links(eth(1, macA, true), eth(2, system.MAC{2, 0, 0, 0, 0, 0xa2}, true))
+	if len(r.groups.joined) != 2 {
+		t.Errorf("groups with another link %v", r.groups.joined)
+	}
+}
+
+// What a gateway answers to a takeover counts as proof, also while the gateway is
+// asked for itself.
+func TestAnswerThatAProbeWantsIsProofAsWell(t *testing.T) {
+	r := newRig(t, Config{Gateways: []netip.Addr{gateway4, gateway6}})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4, hold6))
+	r.run(0, true)
+	r.mu.Lock()
+	for _, a := range []netip.Addr{gateway4, gateway6} {
+		r.probes[&probe{addr: a}] = struct{}{}
+	}
+	r.install()
+	r.mu.Unlock()
+	if v := r.receive(must(t)(marshalARP(macA, arp.OperationReply, macB, gateway4, macA, vip4)), system.ToHost); v != Found {
+		t.Errorf("ARP: %v", v)
+	}
+	advert := must(t)(marshalNDP(macA, macB, gateway6, vip6, &ndp.NeighborAdvertisement{Solicited: true, TargetAddress: gateway6}))
+	if v := r.receive(advert, system.ToHost); v != Found {
+		t.Errorf("NDP: %v", v)
+	}
+	r.run(0, true)
+	for _, a := range []netip.Addr{vip4, vip6} {
+		if s := r.status(a); s.State != Proven {
+			t.Errorf("%+v", s)
+		}
+	}
+	for p := range r.probes {
+		if len(p.hits) != 1 {
+			t.Errorf("%v: %v", p.addr, p.hits)
+		}
+	}
+}
+
 // A failover does not ask, and waits for nothing.
 func TestOnlyAFirstUseIsAskedFor(t *testing.T) {
 	r := newRig(t, Config{})
@@ -219,26 +269,143 @@ func TestLateAnswerStopsTheClaims(t *testing.T) {
 	}
 }
 
-// Many addresses are asked for in turn; none of them waits longer for its claims.
-func TestManyFirstUses(t *testing.T) {
-	r := newRig(t, Config{})
-	r.confirm()
-	var vips []Vip
-	a := netip.MustParseAddr("192.0.2.1")
-	for range 200 {
-		a = a.Next()
+// firstUses makes addresses that nobody owned before.
+func firstUses(n int) (vips []Vip) {
+	for a := netip.MustParseAddr("198.51.100.1"); len(vips) < n; a = a.Next() {
 		vips = append(vips, Vip{Addr: a, Epoch: 1, Mode: Hold, Check: true})
 	}
-	r.apply(vips...)
-	r.with(260 * time.Millisecond)
-	if got := r.sent(); claims(got) < 200 {
-		t.Errorf("%d claims", claims(got))
-	}
-	r.with(5 * time.Second)
-	for _, v := range vips {
-		if s := r.status(v.Addr); s.Check.Finding != Clear {
-			t.Errorf("%v: %+v", v.Addr, s.Check)
+	return vips
+}
+
+// Many addresses are asked for in turn. Whatever the rate, no second carries more
+// frames, and each address is claimed when its own question has had time for an answer.
+func TestManyFirstUses(t *testing.T) {
+	for _, c := range []struct {
+		vips, rate int
+		claimed    time.Duration // the last of them
+	}{{200, DefaultRate, 700 * time.Millisecond}, {1000, DefaultRate, 8 * time.Second}, {40, 20, 10 * time.Second}} {
+		r := newRig(t, Config{Rate: c.rate})
+		r.confirm()
+		r.apply(firstUses(c.vips)...)
+		start := r.clock.Now()
+		r.run(2*c.claimed, true)
+		asked, claimed := map[string]time.Duration{}, map[string]time.Duration{}
+		for i, f := range r.wire4.frames {
+			if i >= c.rate && f.at-r.wire4.frames[i-c.rate].at < time.Second {
+				t.Fatalf("%+v: more than %d frames in the second before %v", c, c.rate, f.at-start)
+			}
+			what := strings.Fields(f.describe())
+			first := asked
+			if what[0] != "who-has" {
+				first = claimed
+			}
+			if _, ok := first[what[1]]; !ok {
+				first[what[1]] = f.at
+			}
 		}
+		for addr, at := range claimed {
+			if wait := at - asked[addr]; wait < claimWait {
+				t.Fatalf("%+v: %s is claimed %v after its question", c, addr, wait)
+			}
+			if at-start > c.claimed {
+				t.Fatalf("%+v: %s is claimed only after %v", c, addr, at-start)
+			}
+		}
+		if len(claimed) != c.vips {
+			t.Errorf("%+v: %d are claimed", c, len(claimed))
+		}
+		r.run(time.Minute, true)
+		all, _, _, _ := r.Statuses(0)
+		for _, s := range all {
+			if s.Check.Finding != Clear {
+				t.Errorf("%+v: %v: %+v", c, s.Addr, s.Check)
+			}
+		}
+	}
+}
+
+// The first round of a takeover does not wait for questions, and questions do not
+// wait for the later rounds.
+func TestTakeoverPrecedesQuestions(t *testing.T) {
+	const takeovers, rate = 60, 50
+	r := newRig(t, Config{Rate: rate})
+	r.confirm()
+	r.tick()
+	vips := firstUses(30)
+	for a := netip.MustParseAddr("192.0.2.100"); len(vips) < 30+takeovers; a = a.Next() {
+		vips = append(vips, Vip{Addr: a, Epoch: 1, Mode: Hold})
+	}
+	r.apply(vips...)
+	r.run(5*time.Second, true)
+	seen, questions := map[string]int{}, 0
+	for i, s := range r.sent() {
+		seen[s]++
+		switch {
+		case strings.HasPrefix(s, "who-has") && seen[s] == 1:
+			if questions++; i < 2*takeovers {
+				t.Fatalf("frame %d is %s", i, s)
+			}
+		case strings.HasPrefix(s, "garp 192.0.2") && seen[s] == 2 && questions < 30:
+			t.Fatalf("%s for the second time after %d questions", s, questions)
+		}
+	}
+	if questions < 30 {
+		t.Errorf("only %d questions", questions)
+	}
+}
+
+// A probe keeps to the rate as well, and waits for answers from when it has asked.
+func TestProbeKeepsToTheRate(t *testing.T) {
+	r := newRig(t, Config{Rate: 10})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(0, true)
+	r.sent() // the bucket's one token is used up
+	hits := make(chan []Hit, 1)
+	go func() {
+		h, err := r.Probe(t.Context(), client4, 60*time.Millisecond)
+		if err != nil {
+			t.Error(err)
+		}
+		hits <- h
+	}()
+	deadline := time.Now().Add(10 * time.Second)
+	poll := func(done func() bool) {
+		t.Helper()
+		for !done() {
+			if time.Now().After(deadline) {
+				t.Fatal("it does not happen")
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	poll(func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.pacer.waiting) > 0 && slices.ContainsFunc(r.pacer.waiting, func(b *burst) bool { return b.kind == KindProbe })
+	})
+	r.tick()
+	for _, s := range r.sent() {
+		if strings.HasPrefix(s, "who-has") {
+			t.Errorf("sent %s beyond the rate", s)
+		}
+	}
+	var found []Hit
+	poll(func() bool {
+		r.with(100*time.Millisecond, station{otherMAC, only(client4)})
+		select {
+		case found = <-hits:
+			return true
+		default:
+			return false
+		}
+	})
+	if len(found) != 1 || found[0].MAC != otherMAC {
+		t.Errorf("found %v", found)
+	}
+	if len(r.probes) != 0 {
+		t.Error("something is left of the probe")
 	}
 }
 

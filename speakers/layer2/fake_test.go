@@ -89,12 +89,16 @@ type fakeGroups struct {
 	wire         *fakeConn
 	err          error
 	joined       map[string]int
-	framesBefore int // sent when a group was joined
+	framesBefore int    // sent when a group was joined
+	joining      func() // what happens while one is
 }
 
 func (g *fakeGroups) Join(link int, group netip.Addr) error {
 	if g.err != nil {
 		return g.err
+	}
+	if g.joining != nil {
+		g.joining()
 	}
 	g.joined[fmt.Sprint(link, " ", group)]++
 	g.framesBefore = len(g.wire.frames)

@@ -115,6 +115,8 @@ type Layer2 struct {
 	holding   map[*vip]time.Duration
 	rechecks  map[*vip]time.Duration
 	pacer     *pacer
+	// asked: a question has left the pacer since it was last looked at.
+	asked bool
 	// confirmed is whether the node was at the last look at the clock.
 	confirmed bool
 	// troubled are the addresses that another station claims.
@@ -240,6 +242,11 @@ func (l *Layer2) tick() time.Duration {
 	next = min(next, l.lookAtGroups(now))
 	next = min(next, l.lookAtChecks(now))
 	next = min(next, l.pacer.run(now, l.emit))
+	if l.lookAtProbes(); l.asked {
+		// What waits for an answer waits from now on.
+		l.asked = false
+		next = min(next, l.lookAtChecks(l.clock.Now()))
+	}
 	if l.misplaced {
 		next = now
 	}

@@ -269,6 +269,27 @@ func TestUnconfirmedYieldsInTheSameLoop(t *testing.T) {
 	}
 }
 
+// The rounds that a yield has cut short follow when it is over, also if the confirmation
+// came and went meanwhile.
+func TestAllRoundsAfterAYield(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.tick()
+	r.Apply(view(hold4))
+	r.run(12*time.Second, true)
+	r.run(2*time.Second, false)
+	r.receive(must(t)(announceRequest(macB, vip4)), system.ToAll) // a stranger
+	r.run(time.Second, true)
+	if s := r.status(vip4); s.State != Silenced {
+		t.Fatalf("status %+v", s)
+	}
+	r.sent()
+	r.run(silence+12*time.Second, true)
+	if n := claims(r.sent()); n < 2*allRounds {
+		t.Errorf("%d claims, want %d", n, 2*allRounds)
+	}
+}
+
 // An ack that was under way when the claim was heard says nothing about it.
 func TestOnlyALaterHeartbeatEndsAYield(t *testing.T) {
 	r := newRig(t, Config{})
@@ -647,6 +668,35 @@ func TestGroupsAreSharedAndFailuresReported(t *testing.T) {
 	}
 	if got := r.sent(); len(got) == 0 {
 		t.Error("not announced after the group was joined")
+	}
+}
+
+// A join waits for the kernel, perhaps until the confirmation is over, or for so long
+// that another station's claim has been heard: nothing is claimed then.
+func TestNothingIsClaimedAfterALongJoin(t *testing.T) {
+	for name, joining := range map[string]func(*rig){
+		"the confirmation is over": func(r *rig) { r.clock.Advance(2 * time.Second) },
+		"somebody else claims it": func(r *rig) {
+			r.clock.Advance(time.Second) // another node may own it
+			r.receive(must(t)(announceAdvert(macC, vip6)), system.ToAll)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Config{Gateways: []netip.Addr{gateway6}})
+			r.confirm()
+			r.tick()
+			r.groups.joining = func() { joining(r) }
+			r.Apply(view(hold6))
+			r.tick()
+			expect(t, r.sent())
+			if len(r.groups.joined) != 1 {
+				t.Fatal("the group is not joined")
+			}
+			r.run(12*time.Second, true)
+			if n := claims(r.sent()); n != allRounds {
+				t.Errorf("%d claims once confirmed again, want %d", n, allRounds)
+			}
+		})
 	}
 }
 

@@ -31,10 +31,12 @@ const (
 type burst struct {
 	vip  *vip
 	link int
-	// kind is KindDefence or KindRefresh for a single announcement, KindGroups for
-	// frames that are ready and of no vip, and 0 for rounds.
+	// kind is KindDefence or KindRefresh for a single announcement, KindGroups or KindProbe
+	// for frames that are ready and of no vip, and 0 for rounds.
 	kind   Kind
 	frames [][]byte
+	// err is why a frame that was ready could not be sent.
+	err    error
 	round  int
 	rounds int // how many there are to be
 	step   int
@@ -50,18 +52,24 @@ type burst struct {
 
 // priority is the queue that the burst stands in: defences, then rounds and
 // within them steps, so that round 1 of every address precedes round 2 of any.
+// Questions come between these two: a takeover does not wait for them, but the first
+// round of a new address waits for its question, and is not to come after all others.
 func (b *burst) priority() int {
-	switch b.kind {
-	case KindDefence:
+	switch {
+	case b.kind == KindDefence:
 		return 0
-	case KindRefresh, KindGroups:
+	case b.kind == KindProbe:
+		return 1 + steps
+	case b.kind == KindRefresh, b.kind == KindGroups:
 		return priorities - 1
+	case b.round == 0:
+		return 1 + b.step
 	default:
-		return 1 + b.round*steps + b.step
+		return 2 + b.round*steps + b.step
 	}
 }
 
-const priorities = 2 + allRounds*steps
+const priorities = 3 + allRounds*steps
 
 // pacer decides which frame is sent when. It is pure: the time is told to it.
 type pacer struct {
@@ -83,7 +91,14 @@ func newPacer(rate int) *pacer { return &pacer{rate: rate, links: make(map[int]*
 func (p *pacer) add(b *burst) { heap.Push(&p.waiting, b) }
 
 // drop forgets a link and all that was to be sent there.
-func (p *pacer) drop(link int) { delete(p.links, link) }
+func (p *pacer) drop(link int) {
+	if l := p.links[link]; l != nil {
+		for b := l.pop(); b != nil; b = l.pop() {
+			b.ended = true
+		}
+	}
+	delete(p.links, link)
+}
 
 // never is a time that does not come.
 const never = time.Duration(1<<63 - 1)

@@ -28,15 +28,21 @@ type Hit struct {
 	Interface string
 }
 
+// ErrNotAsked means that the links were too busy with announcements to ask on.
+var ErrNotAsked = errors.New("no question could be sent in time")
+
 // probe is a question that waits for answers.
 type probe struct {
 	addr netip.Addr
 	hits []Hit
+	// queued is what the pacer has still to send; sent is closed when that is done.
+	queued []*burst
+	sent   chan struct{}
 }
 
 // Probe asks on all links who has an address and collects the answers for a
 // time between 50 ms and 10 s. This host's own answers are not among them, since
-// no station hears itself.
+// no station hears itself. Run must be running.
 func (l *Layer2) Probe(ctx context.Context, addr netip.Addr, d time.Duration) ([]Hit, error) {
 	d = min(max(d, minProbe), maxProbe)
 	p := &probe{addr: addr}
@@ -47,12 +53,13 @@ func (l *Layer2) Probe(ctx context.Context, addr netip.Addr, d time.Duration) ([
 	defer func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
+		endAll(p.queued)
 		delete(l.probes, p)
 		l.install()
 	}()
 	// Twice, since a frame may be lost.
 	for _, wait := range []time.Duration{d / 3, d - d/3} {
-		if err := l.ask(addr); err != nil {
+		if err := l.ask(ctx, p); err != nil {
 			return nil, err
 		}
 		select {
@@ -69,32 +76,87 @@ func (l *Layer2) Probe(ctx context.Context, addr netip.Addr, d time.Duration) ([
 	return p.hits, nil
 }
 
-func (l *Layer2) ask(addr netip.Addr) error {
+// ask asks on all links and waits until it is done. It fails if no link could.
+func (l *Layer2) ask(ctx context.Context, p *probe) error {
+	l.mu.Lock()
+	var queued []*burst
+	failed := ErrNoLink
+	for index := range l.links {
+		b, err := l.askOn(index, []netip.Addr{p.addr})
+		switch {
+		case err != nil:
+			failed = err
+		case b != nil:
+			queued = append(queued, b)
+		}
+	}
+	sent := make(chan struct{})
+	p.queued, p.sent = slices.Clone(queued), sent
+	l.mu.Unlock()
+	if len(queued) == 0 {
+		return failed
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(maxProbe):
+		return ErrNotAsked
+	case <-sent:
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	asked := false
-	var failed error
-	for _, k := range l.links {
-		if !k.Up {
-			continue
+	for _, b := range queued {
+		if b.index == len(b.frames) && b.err == nil {
+			return nil
 		}
-		frame, err := question(k, addr)
-		if err == nil {
-			err = l.responder.send(k.Index, addr.Is6(), frame, KindProbe)
+		if b.err != nil {
+			failed = b.err
 		}
-		if err != nil {
-			failed = fmt.Errorf("ask on %s: %w", k.Name, err)
-			continue
-		}
-		asked = true
-	}
-	if asked {
-		return nil
-	}
-	if failed == nil {
-		failed = ErrNoLink
 	}
 	return failed
+}
+
+// lookAtProbes tells those whose questions have been sent.
+func (l *Layer2) lookAtProbes() {
+	for p := range l.probes {
+		if len(p.queued) > 0 && !unsent(&p.queued) {
+			close(p.sent)
+		}
+	}
+}
+
+// askOn gives questions for addresses to the pacer; nil if the link is down.
+func (l *Layer2) askOn(index int, addrs []netip.Addr) (*burst, error) {
+	k := l.links[index]
+	if k == nil || !k.Up {
+		return nil, nil
+	}
+	b := &burst{link: index, kind: KindProbe, rounds: 1, step: stepAnnounce, due: l.clock.Now()}
+	for _, a := range addrs {
+		frame, err := question(k, a)
+		if err != nil {
+			return nil, fmt.Errorf("ask on %s: %w", k.Name, err)
+		}
+		b.frames = append(b.frames, frame)
+	}
+	if len(b.frames) == 0 {
+		return nil, nil
+	}
+	l.pacer.add(b)
+	l.wake()
+	return b, nil
+}
+
+// unsent forgets the bursts that have ended and reports whether any is left.
+func unsent(bursts *[]*burst) bool {
+	*bursts = slices.DeleteFunc(*bursts, func(b *burst) bool { return b.ended })
+	return len(*bursts) > 0
+}
+
+func endAll(bursts []*burst) {
+	for _, b := range bursts {
+		b.ended = true
+	}
 }
 
 func question(k *link, addr netip.Addr) ([]byte, error) {

@@ -143,8 +143,11 @@ func (r *packetResponder) handle(e *ear, frame system.Frame) Verdict {
 		return r.reply(e, f, &j)
 	case Claimed:
 		r.claimed(t, f, &j)
-	case Answered:
-		r.reached(f, &j)
+	case Answered, Found:
+		// What tells a probe who has an address may be an answer to us as well.
+		if j.entry != nil {
+			r.reached(f, &j)
+		}
 	}
 	return j.verdict
 }

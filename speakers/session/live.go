@@ -35,6 +35,8 @@ type live struct {
 	beat   chan struct{}
 
 	slots [watches]*slot
+	// choosing is held while a slot chooses its member, or two would choose one.
+	choosing sync.Mutex
 	// fresh has a token when a slot has something newer.
 	fresh chan struct{}
 

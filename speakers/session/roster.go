@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -49,6 +50,9 @@ type roster struct {
 	log    *slog.Logger
 	file   string
 	seeds  []string
+	// unsaved has a token when the file is to be written.
+	unsaved chan struct{}
+	replace func(name string, content []byte) error
 
 	mu      sync.Mutex
 	members map[string]*member
@@ -71,8 +75,9 @@ func newRoster(cfg Config, times func() *times, log *slog.Logger) (*roster, erro
 	r := &roster{
 		cfg: cfg, log: log, seeds: cfg.Members,
 		members: make(map[string]*member), lists: make(map[string][]rosterEntry), changed: make(chan struct{}),
+		unsaved: make(chan struct{}, 1), replace: system.ReplaceFile,
 	}
-	r.dialer = &dialer{times: times, known: make(map[string]string), learned: r.save}
+	r.dialer = &dialer{times: times, known: make(map[string]string), learned: r.remember}
 	for i, seed := range cfg.Members {
 		if _, _, err := net.SplitHostPort(seed); err != nil {
 			return nil, fmt.Errorf("[%d]: %w", i, err)
@@ -107,13 +112,34 @@ func (r *roster) load() {
 	}
 }
 
+// remember has the file written. It does not wait: the disk may stall, and dials and
+// heartbeats must not.
+func (r *roster) remember() {
+	select {
+	case r.unsaved <- struct{}{}:
+	default:
+	}
+}
+
+// run writes the file when it is to be written, until ctx ends.
+func (r *roster) run(ctx context.Context) {
+	for {
+		select {
+		case <-r.unsaved:
+			r.save()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 func (r *roster) save() {
 	if r.file == "" {
 		return
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	list := slices.Clone(r.last)
+	r.mu.Unlock()
 	r.dialer.mu.Lock()
 	for i := range list {
 		list[i].Dialed = r.dialer.known[list[i].Address]
@@ -124,7 +150,7 @@ func (r *roster) save() {
 	}
 	b, err := json.MarshalIndent(list, "", "  ")
 	if err == nil {
-		err = system.ReplaceFile(r.file, append(b, '\n'))
+		err = r.replace(r.file, append(b, '\n'))
 	}
 	if err != nil {
 		r.log.Warn("cannot remember the members", "file", r.file, "error", err)
@@ -150,7 +176,7 @@ func (r *roster) told(by string, list []*speakerv1.MemberAddress) {
 	differs := !slices.Equal(before, r.last)
 	r.mu.Unlock()
 	if differs {
-		r.save()
+		r.remember()
 	}
 }
 

@@ -200,6 +200,11 @@ func New(cfg Config, node Node) (*Session, error) {
 // Run keeps a session open until ctx ends, or returns ErrReplaced.
 func (s *Session) Run(ctx context.Context) error {
 	defer s.roster.close()
+	remembering, stop := context.WithCancel(ctx)
+	var remembers sync.WaitGroup
+	remembers.Go(func() { s.roster.run(remembering) })
+	defer remembers.Wait()
+	defer stop()
 	for {
 		l, err := s.open(ctx)
 		if err == nil {

@@ -421,6 +421,53 @@ func TestMemberListFollowsAndIsRemembered(t *testing.T) {
 	eventually(t, "and came back", func() bool { list, _ := s.roster.get(); return len(list) == 3 })
 }
 
+// While the disk stalls, heartbeats go on: the members would take the node for dead.
+func TestDiskStallHoldsUpNoHeartbeat(t *testing.T) {
+	g := newGroup()
+	members := three(t, g)
+	n := newNode()
+	cfg := config(t, members...)
+	s, err := New(cfg, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stalled, release := make(chan struct{}, 1), make(chan struct{})
+	s.roster.replace = func(string, []byte) error {
+		select {
+		case stalled <- struct{}{}:
+		default:
+		}
+		<-release
+		return nil
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	defer func() {
+		cancel()
+		close(release)
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}()
+	for _, m := range members {
+		m.Tell(members...)
+	}
+	select {
+	case <-stalled:
+	case <-time.After(nettest.Patience):
+		t.Fatal("nothing is remembered")
+	}
+	eventually(t, "confirmed", n.confirmed)
+	for _, m := range members {
+		before := m.LastBeat().GetSeq()
+		eventually(t, "heartbeats", func() bool { return m.LastBeat().GetSeq() > before+3 })
+	}
+	if list, _ := s.roster.get(); len(list) != len(members) {
+		t.Errorf("%d members", len(list))
+	}
+}
+
 // A name that does not resolve now is dialed where it was the last time.
 func TestStartWhileNamesDoNotResolve(t *testing.T) {
 	g := newGroup()

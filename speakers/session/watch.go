@@ -82,6 +82,8 @@ func (l *live) watch(ctx context.Context, w *slot) error {
 // choose picks a member for a slot: one that no other slot is at, that is heard,
 // and that has not just failed, as far as there is one.
 func (l *live) choose(w *slot, avoid map[*member]time.Duration) (*member, <-chan struct{}) {
+	l.choosing.Lock()
+	defer l.choosing.Unlock()
 	members, changed := l.s.roster.get()
 	now := l.s.cfg.Clock.Now()
 	for _, o := range l.slots {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -103,6 +104,35 @@ func TestMergeRefusesNonsense(t *testing.T) {
 		v.revision = 5
 		if err := v.merge(m); !errors.Is(err, errProtocol) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Both slots begin at once; each watches another member, so that the death of one
+// delays nothing.
+func TestSlotsNeverChooseTheSameMember(t *testing.T) {
+	cfg := config(t)
+	cfg.Members = []string{"192.0.2.1:7400", "192.0.2.2:7400", "192.0.2.3:7400"}
+	s, err := New(cfg, newNode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.roster.close()
+	for range 5000 {
+		l := newLive(s, nil, &speakerv1.OpenSessionResponse{})
+		var chosen [watches]*member
+		var both sync.WaitGroup
+		begin := make(chan struct{})
+		for i, w := range l.slots {
+			both.Go(func() {
+				<-begin
+				chosen[i], _ = l.choose(w, nil)
+			})
+		}
+		close(begin)
+		both.Wait()
+		if chosen[0] == chosen[1] {
+			t.Fatalf("both are at %s", chosen[0].address)
 		}
 	}
 }

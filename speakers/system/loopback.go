@@ -83,7 +83,7 @@ func address(addr netip.Addr) *netlink.Addr {
 
 // Addresses lists the host addresses (/32 and /128) on the device.
 func (l *Loopback) Addresses() ([]netip.Addr, error) {
-	list, err := l.handle.AddrList(l.link, netlink.FAMILY_ALL)
+	list, err := whole(func() ([]netlink.Addr, error) { return l.handle.AddrList(l.link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list the addresses of lo: %w", err)
 	}
@@ -96,8 +96,8 @@ func (l *Loopback) Addresses() ([]netip.Addr, error) {
 	return out, nil
 }
 
-// WatchRemoved calls removed whenever an address has gone from the device, until
-// ctx ends (nil) or the subscription is lost (ErrNetworkLost).
+// WatchRemoved calls removed once it would notice, and then whenever an address has
+// gone from the device, until ctx ends (nil) or the subscription is lost (ErrNetworkLost).
 func (l *Loopback) WatchRemoved(ctx context.Context, removed func()) error {
 	done := make(chan struct{})
 	addrs := make(chan netlink.AddrUpdate)
@@ -112,6 +112,7 @@ func (l *Loopback) WatchRemoved(ctx context.Context, removed func()) error {
 		close(done)
 		drain(addrs)
 	}()
+	removed()
 	for {
 		select {
 		case <-ctx.Done():

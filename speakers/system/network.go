@@ -190,7 +190,7 @@ func (n *Network) next(ctx context.Context) error {
 
 // list reads everything.
 func (n *Network) list() error {
-	links, err := n.handle.LinkList()
+	links, err := whole(n.handle.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -198,14 +198,22 @@ func (n *Network) list() error {
 		d := deviceFrom(l)
 		n.devices[d.Index] = d
 	}
-	addrs, err := n.handle.AddrList(nil, netlink.FAMILY_ALL)
+	if err := n.listAddrs(nil); err != nil {
+		return err
+	}
+	return n.listGateways()
+}
+
+// listAddrs reads the addresses of a link, or of all if it is nil.
+func (n *Network) listAddrs(of netlink.Link) error {
+	addrs, err := whole(func() ([]netlink.Addr, error) { return n.handle.AddrList(of, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses: %w", err)
 	}
 	for _, a := range addrs {
 		n.addrChanged(netlink.AddrUpdate{LinkAddress: *a.IPNet, LinkIndex: a.LinkIndex, Flags: a.Flags, NewAddr: true})
 	}
-	return n.listGateways()
+	return nil
 }
 
 // linkChanged asks for the present state of a link, so that it does not matter
@@ -224,6 +232,10 @@ func (n *Network) linkChanged(index int) (bool, error) {
 	d := deviceFrom(l)
 	if old == nil {
 		n.devices[index] = d
+		// Its addresses come by another socket, perhaps before it: those were passed over.
+		if err := n.listAddrs(l); err != nil {
+			return false, err
+		}
 		return true, n.listGateways()
 	}
 	d.Prefixes, d.Gateways = old.Prefixes, old.Gateways
@@ -266,7 +278,8 @@ func parent(l netlink.Link) int {
 	return 0
 }
 
-// addrChanged takes in an address and reports whether anything changed.
+// addrChanged takes in an address and reports whether anything changed. One of a link
+// that is not known yet is read with the link.
 func (n *Network) addrChanged(u netlink.AddrUpdate) bool {
 	d := n.devices[u.LinkIndex]
 	prefix, ok := prefixFrom(u.LinkAddress)
@@ -310,8 +323,10 @@ func isDefault(r netlink.Route) bool {
 func (n *Network) listGateways() error {
 	found := make(map[int][]netip.Addr)
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := n.handle.RouteListFiltered(family,
-			&netlink.Route{Dst: nil, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+		routes, err := whole(func() ([]netlink.Route, error) {
+			return n.handle.RouteListFiltered(family,
+				&netlink.Route{Dst: nil, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return fmt.Errorf("list default routes: %w", err)
 		}
