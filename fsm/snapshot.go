@@ -26,8 +26,9 @@ const snapshotMagic = "QLBstate"
 // SnapshotFormat is the newest format that this program reads and writes.
 const SnapshotFormat = 1
 
-// maxRow bounds the memory that a damaged length can ask for.
-const maxRow = 16 << 20
+// maxRow bounds the memory that a damaged length can ask for. No row may be larger,
+// or the snapshot could be written and not be read: it is more than any log entry.
+const maxRow = 64 << 20
 
 // Header tells which state a snapshot holds.
 type Header struct {

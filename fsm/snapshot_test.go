@@ -252,3 +252,16 @@ func FuzzReadSnapshot(f *testing.F) {
 		}
 	})
 }
+
+// What may be in one entry of the log can be read from a snapshot.
+func TestSnapshotOfALargeRow(t *testing.T) {
+	l := fsmtest.NewLog(t)
+	l.Apply(fsmtest.NamespaceDefined("n", map[string]string{"a": strings.Repeat("x", 32<<20)}))
+	var snap bytes.Buffer
+	if err := fsm.WriteSnapshot(&snap, l.S); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fsm.ReadSnapshot(&snap); err != nil {
+		t.Error(err)
+	}
+}

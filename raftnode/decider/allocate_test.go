@@ -2,6 +2,7 @@ package decider
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -65,5 +66,16 @@ func TestNewLeaderServesTheDeclared(t *testing.T) {
 		})
 		h.nothingMissed()
 		h.checkHead()
+	})
+}
+
+// A resource of more than a megabyte is refused by its name.
+func TestHugeResource(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		huge := service("huge", func(s *logv1.Service) { s.Labels = map[string]string{"a": strings.Repeat("x", MaxResource)} })
+		_, err := h.submit(apply(pool("p", "10.0.0.0/24"), huge))
+		if err == nil || !strings.Contains(err.Error(), `resources[1]: VirtualService "default/huge" has 10486`) {
+			t.Errorf("%.200v", err)
+		}
 	})
 }

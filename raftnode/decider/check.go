@@ -13,9 +13,17 @@ import (
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
 
+// MaxResource bounds the encoded size of a resource, in bytes. It is in the log, in
+// every snapshot, and in what speakers are told as a whole.
+const MaxResource = 1 << 20
+
 // checkResource looks at a resource by itself. Paths are those of its YAML
 // document behind path.
 func checkResource(f *faults, path string, res *adminv1.Resource) {
+	if size := proto.Size(res); size > MaxResource {
+		f.add(path, "%s %q has %d bytes, more than %d", resourceKind(res), resourceName(res), size, MaxResource)
+		return
+	}
 	switch {
 	case res.GetPool() != nil:
 		checkKnown(f, path, res.GetPool())

@@ -122,6 +122,7 @@ func (h *hope) services(s *fsm.State, now int64, f func(*fsm.Service)) {
 		}
 	}
 	h.promisedOnRequest(s, now, f)
+	h.replacedWithinQuota(s, now, f)
 	if !h.all && !h.held && len(h.defined) == 0 && len(h.namespaces) == 0 {
 		return
 	}
@@ -147,6 +148,26 @@ func (h *hope) promisedOnRequest(s *fsm.State, now int64, f func(*fsm.Service)) 
 		for _, r := range s.Reservations {
 			if svc := s.Services[r.Key()]; svc != nil && waits(svc) && allocator.HasOwn(s, svc.Spec, now) {
 				f(svc)
+			}
+		}
+	}
+}
+
+// replacedWithinQuota calls f for those who keep an address that leaves its pool, when
+// their namespace has so few of it now that they may have another in its stead. The
+// quota does not allow them one more.
+func (h *hope) replacedWithinQuota(s *fsm.State, now int64, f func(*fsm.Service)) {
+	for pool := range h.pools {
+		def := s.Pools[pool]
+		if def == nil || !def.Spec.GetReallocate() || def.Spec.GetQuota() == nil {
+			continue
+		}
+		for rec := range s.LeavingPool(pool) {
+			for _, key := range rec.Services {
+				most, _ := def.Quota(key.Namespace)
+				if s.NamespaceUse(pool, key.Namespace) <= int(most)+1 && saysOtherwise(s, s.Services[key], h.pools, now) {
+					f(s.Services[key])
+				}
 			}
 		}
 	}

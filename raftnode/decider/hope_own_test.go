@@ -174,6 +174,21 @@ func TestReplacesNoMore(t *testing.T) {
 	}
 }
 
+// An address that leaves its pool counts for the quota, and may be replaced as soon as
+// the namespace has no more than it may.
+func TestReplacesWithinTheQuota(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(&SetRetention{})
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.2"), service("a"), service("b")))
+		h.must(apply(poolWith("p", "10.0.0.3-10.0.0.9", func(p *logv1.Pool) { p.Reallocate, p.Quota = true, &logv1.Quota{PerNamespace: 1} })))
+		h.nothingMissed()
+		h.then(h.when(func() { h.must(remove(KindService, "a")) }), "AddressReleased 10.0.0.1 a", "ServiceDeleted a",
+			"AddressReleased 10.0.0.2 b", "AddressAllocated 10.0.0.3 b FRESH", `AllocationRefused b ""`)
+		h.nothingMissed()
+		h.checkHead()
+	})
+}
+
 // A service with which this program has failed takes no place from the next.
 func TestFaultyServiceTakesNoPlace(t *testing.T) {
 	l := fsmtest.NewLog(t)

@@ -62,7 +62,7 @@ func randomRun(t *testing.T, seed uint64) {
 	h.log.lead()
 	synctest.Wait()
 	h.must(&Found{ClusterID: [16]byte{1}, Version: 1})
-	h.must(apply(pool("p", "10.0.0.0/28"), pool("q", "10.0.1.0/28"), ad("a")))
+	h.must(apply(pool("p", "10.0.0.0/29"), pool("q", "10.0.1.0/29"), ad("a")))
 	var clients []*randomClient
 	var wg sync.WaitGroup
 	for i := range 4 {
@@ -81,6 +81,15 @@ func randomRun(t *testing.T, seed uint64) {
 	time.Sleep(15 * time.Second) // whatever hangs is noticed
 	// A leader in between that nobody noticed shows with the next write only.
 	h.must(&SetRetention{Retention: time.Hour + time.Duration(seed), Actor: "admin:test"})
+	// A new head looks at all that wait; now only what changes has one tried.
+	for i := range 40 {
+		if last := clients[i%len(clients)]; i%3 == 0 {
+			last.declare(100 + i)
+		} else {
+			_, _ = h.submit(last.command())
+		}
+	}
+	time.Sleep(15 * time.Second) // for moves that go on
 	h.checkHead()
 	h.nothingMissed()
 	h.log.Read(func(s *fsm.State) {
@@ -211,6 +220,7 @@ func (c *randomClient) declare(i int) {
 		if c.rng.IntN(4) == 0 {
 			s.PreferredNode = "n1"
 		}
+		c.sometimes(s)
 		if c.rng.IntN(4) == 0 {
 			s.Addresses = []string{fmt.Sprintf("10.0.%d.%d", c.rng.IntN(2), c.rng.IntN(20))}
 		}
@@ -218,6 +228,7 @@ func (c *randomClient) declare(i int) {
 	for range c.rng.IntN(3) {
 		resources = append(resources, service(fmt.Sprintf("%s-more-%d", c.name, c.rng.IntN(8)), func(s *logv1.Service) {
 			s.Labels = map[string]string{"mark": a.mark}
+			c.sometimes(s)
 		}))
 	}
 	if len(resources) == 3 && resources[1].GetService().GetName() == resources[2].GetService().GetName() {
@@ -228,6 +239,61 @@ func (c *randomClient) declare(i int) {
 	r, err := c.h.d.Submit(ctx, apply(resources...))
 	a.rev, a.err = r.Revision, err
 	c.made = append(c.made, a)
+}
+
+// sometimes asks for something about addresses.
+func (c *randomClient) sometimes(s *logv1.Service) {
+	if c.rng.IntN(3) == 0 {
+		s.SharingKey, s.Ports[0].Port = []string{"k", "l"}[c.rng.IntN(2)], uint32(80+c.rng.IntN(4))
+	}
+	if c.rng.IntN(4) == 0 {
+		s.Pool = []string{"p", "q", "m", "six"}[c.rng.IntN(4)]
+	}
+	if c.rng.IntN(3) == 0 {
+		s.IpFamilyPolicy = logv1.IPFamilyPolicy(c.rng.IntN(4))
+	}
+}
+
+// pool declares a pool of a few addresses anew, with other rules.
+func (c *randomClient) pool() Command {
+	change := func(p *logv1.Pool) {
+		p.Reallocate, p.ManualOnly = c.rng.IntN(3) == 0, p.Name == "m"
+		if c.rng.IntN(2) == 0 {
+			p.Quota = &logv1.Quota{PerNamespace: uint32(1 + c.rng.IntN(6))}
+		}
+		if c.rng.IntN(3) == 0 {
+			p.QuarantineNanos = int64(c.rng.IntN(100)) * int64(time.Millisecond)
+		}
+	}
+	// Ranges change hands.
+	if c.rng.IntN(3) == 0 {
+		p := pool("p", "10.0.0.0/29")
+		change(p.GetPool())
+		return apply(p)
+	}
+	name := []string{"q", "m", "six"}[c.rng.IntN(3)]
+	p := pool(name, [][]string{
+		{"10.0.1.0/29", "10.0.4.0-10.0.4.3"}, {"10.0.1.4-10.0.1.15"}, {"2001:db8::/126"}, {"10.0.4.0-10.0.4.3", "2001:db8::/126"},
+	}[c.rng.IntN(4)]...)
+	change(p.GetPool())
+	cmd := apply(p)
+	cmd.Force = c.rng.IntN(3) == 0
+	return cmd
+}
+
+// reservation promises a few addresses to somebody, or holds them back.
+func (c *randomClient) reservation() Command {
+	net, first := c.rng.IntN(2), c.rng.IntN(16)
+	ranges := fmt.Sprintf("10.0.%d.%d-10.0.%d.%d", net, first, net, first+c.rng.IntN(3))
+	var until int64
+	if c.rng.IntN(3) == 0 {
+		until = c.h.wall.now().Add(time.Duration(c.rng.IntN(200)) * time.Millisecond).UnixNano()
+	}
+	name := fmt.Sprintf("r%d", c.rng.IntN(3))
+	if c.rng.IntN(3) == 0 {
+		return remove(KindReservation, name)
+	}
+	return apply(reservation(name, []string{"", c.name, c.name + "-more-1"}[c.rng.IntN(3)], until, ranges))
 }
 
 // command is anything else.
@@ -243,7 +309,15 @@ func (c *randomClient) command() Command {
 			epoch, softEpoch = rec.Epoch, rec.SoftEpoch
 		}
 	})
-	switch c.rng.IntN(30) {
+	switch c.rng.IntN(36) {
+	case 30, 31:
+		return c.pool()
+	case 32, 33:
+		return c.reservation()
+	case 34:
+		return remove(KindService, c.name)
+	case 35:
+		return &SetRetention{Retention: time.Duration(c.rng.IntN(300)) * time.Millisecond}
 	case 25:
 		return &Drain{Node: node, Grace: time.Duration(c.rng.IntN(200)) * time.Millisecond, Actor: "admin:test"}
 	case 26:
@@ -277,7 +351,7 @@ func (c *randomClient) command() Command {
 		case 1:
 			return apply(poolWith("gold", "10.0.3.0/30", forGold))
 		}
-		cmd := apply(pool("q", fmt.Sprintf("10.0.1.0/%d", 27+c.rng.IntN(3))))
+		cmd := apply(pool("q", fmt.Sprintf("10.0.1.0/%d", 28+c.rng.IntN(3))))
 		cmd.Force = c.rng.IntN(2) == 0
 		return cmd
 	case 10:
@@ -326,7 +400,7 @@ func (c *randomClient) command() Command {
 	case 13: // refused only after the pool is defined: the client's own service cannot have it
 		return apply(pool("r", "10.0.2.0/30"), service(c.name, at("10.7.7.7")))
 	case 14:
-		cmd := apply(pool("p", "10.0.0.0/29"), service(c.name+"-dry"))
+		cmd := apply(pool("p", "10.0.0.0/30"), service(c.name+"-dry"))
 		cmd.DryRun, cmd.Force = true, true
 		return cmd
 	case 15:
