@@ -249,10 +249,10 @@ func (c *chooser) admits(pool string) Why {
 		return NoSuchPool
 	case c.spec.GetPool() != "" && c.spec.GetPool() != pool:
 		return InOtherPool
-	case def.Spec.GetManualOnly() && c.spec.GetPool() != pool:
-		return ManualOnly
 	case !c.selects(pool):
 		return NotSelected
+	case def.Spec.GetManualOnly() && c.spec.GetPool() != pool:
+		return ManualOnly // the last: a promise overrules it
 	}
 	return WhyInvalid
 }

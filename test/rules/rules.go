@@ -54,12 +54,14 @@ func (b *Book) Take(s *fsm.State, batch *logv1.Batch) (wrongs []string) {
 		if e == nil {
 			continue
 		}
-		key := fsm.KeyOf(e.GetNamespace(), e.GetName())
-		svc, rec, pool := s.Services[key], s.Addresses[toAddr(e.GetAddress())], s.Pools[e.GetPool()]
+		key, addr := fsm.KeyOf(e.GetNamespace(), e.GetName()), toAddr(e.GetAddress())
+		was := before[addr]
+		delete(before, addr) // the next one joins this one
+		svc, rec, pool := s.Services[key], s.Addresses[addr], s.Pools[e.GetPool()]
 		if svc == nil || rec == nil || !slices.Contains(rec.Services, key) || declared[key] > 1 || pool == nil || pool.DefinedAt == s.Revision {
 			continue // it did not last, or not the rules that it was given by
 		}
-		if why := against(s, svc, rec, pool, e, before[rec.Addr]); why != "" {
+		if why := against(s, svc, rec, pool, e, was); why != "" {
 			wrong("%v was given to %v (%v): %s", rec.Addr, key, e.GetReason(), why)
 		}
 	}
@@ -78,7 +80,7 @@ func against(s *fsm.State, svc *fsm.Service, rec *fsm.Address, pool *fsm.Pool, e
 	case !pool.Contains(rec.Addr):
 		return "its pool has it no more"
 	case !isFor(s, pool, spec):
-		return "its pool is not for it"
+		return fmt.Sprintf("its pool is not for it: %v", pool.Spec)
 	case pool.Spec.GetManualOnly() && !asked && !promised && spec.GetPool() != rec.Pool:
 		return "its pool is given only on request"
 	case spec.GetPool() != "" && spec.GetPool() != rec.Pool:
