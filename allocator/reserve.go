@@ -44,13 +44,9 @@ func (c *chooser) promised(r *fsm.Reservation, pool string, f family) netip.Addr
 			}
 			// A range of a few names hosts, not a subnet (RFC 6164).
 			subnet := span.Size() > 2 && in.Size() > 2
-			// Those that are passed are few: nobody else gets any of them.
-			for a := first; ; a = a.Next() {
-				if !(subnet && fsm.Anycast(a)) && c.s.Addresses[a] == nil && !c.quarantined(a) && !c.foreign(a) && !(fsm.Buggy(a) && def.Spec.GetAvoidBuggyIps()) {
+			for a := range c.s.Unused(fsm.Range{First: first, Last: last}) {
+				if !(subnet && fsm.Anycast(a)) && !c.quarantined(a) && !c.foreign(a) && !(fsm.Buggy(a) && def.Spec.GetAvoidBuggyIps()) {
 					return a
-				}
-				if a == last {
-					break
 				}
 			}
 		}

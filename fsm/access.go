@@ -68,6 +68,27 @@ func (s *State) InRange(r Range) iter.Seq[*Address] {
 	}
 }
 
+// Unused iterates over the addresses of a range that nobody has, in order, and passes
+// those in use at no cost.
+func (s *State) Unused(r Range) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		at, last := keyOf(r.First), keyOf(r.Last)
+		for {
+			k, ok := s.idx.firstUntouched(at, last)
+			s.idx.freed.Ascend(at, func(free addrKey) bool {
+				if !last.less(free) && (!ok || free.less(k)) {
+					k, ok = free, true
+				}
+				return false
+			})
+			if !ok || !yield(k.addr()) || k == last {
+				return
+			}
+			at = k.plus(1)
+		}
+	}
+}
+
 // WithSharingKey iterates over the addresses in use whose services have the
 // sharing key, in a fixed order.
 func (s *State) WithSharingKey(key string) iter.Seq[*Address] {

@@ -75,6 +75,7 @@ func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllo
 			x.quarantine.Delete(keyOf(a))
 		}
 		x.forget(free)
+		x.freed.Delete(keyOf(a))
 		delete(f.s.Free, a)
 	} else {
 		x.touched.Set(keyOf(a))
@@ -166,6 +167,7 @@ func (f *folding) freeAddress(rec *Address, svc *Service, e *logv1.AddressReleas
 		}
 	}
 	f.s.Free[rec.Addr] = free
+	x.freed.Set(keyOf(rec.Addr))
 	x.remember(f.s, free)
 	var buf [1]*poolIndex
 	for _, p := range x.containing(buf[:0], rec.Addr) {

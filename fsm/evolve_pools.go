@@ -156,6 +156,7 @@ func (f *folding) rehome(a netip.Addr, pool string) error {
 	case pool == "" && free.Prior == "":
 		f.s.idx.forget(free)
 		f.s.idx.touched.Delete(keyOf(a))
+		f.s.idx.freed.Delete(keyOf(a))
 		f.s.idx.quarantine.Delete(keyOf(a))
 		delete(f.s.Free, a)
 	case free.Pool != pool:

@@ -19,6 +19,7 @@ func (s *State) CheckIndexes() error {
 	have, want := &s.idx, &c.idx
 	for _, err := range []error{
 		same("touched", have.touched, want.touched),
+		same("freed", have.freed, want.freed),
 		same("sharing", have.sharing, want.sharing),
 		same("keptKey", have.keptKey, want.keptKey),
 		same("keptSharing", have.keptSharing, want.keptSharing),

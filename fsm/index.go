@@ -20,6 +20,8 @@ type indexes struct {
 
 	// touched holds every address that is in use or free after use.
 	touched *btree.BTreeG[addrKey]
+	// freed holds those of them that are free.
+	freed *btree.BTreeG[addrKey]
 	// owners holds the addresses in use by owner; "" for those without one.
 	owners map[string]*btree.BTreeG[addrKey]
 	// soft holds the addresses that move softly by their former owner.
@@ -148,6 +150,7 @@ func newIndexes() indexes {
 	return indexes{
 		copying:         new(sync.Mutex),
 		touched:         newTree(addrKey.less),
+		freed:           newTree(addrKey.less),
 		owners:          map[string]*btree.BTreeG[addrKey]{},
 		sharing:         newTree(lessText),
 		keptKey:         newTree(lessService),
@@ -175,6 +178,7 @@ func (x *indexes) clone() indexes {
 	c := indexes{
 		copying:         new(sync.Mutex),
 		touched:         x.touched.Copy(),
+		freed:           x.freed.Copy(),
 		owners:          make(map[string]*btree.BTreeG[addrKey], len(x.owners)),
 		sharing:         x.sharing.Copy(),
 		keptKey:         x.keptKey.Copy(),
@@ -227,6 +231,7 @@ func (s *State) rebuild() {
 	}
 	for a, free := range s.Free { // order-free: fills ordered trees
 		x.touched.Set(keyOf(a))
+		x.freed.Set(keyOf(a))
 		if free.Quarantined() {
 			x.quarantine.Set(keyOf(a))
 		}
@@ -336,6 +341,31 @@ func (x *indexes) within(r Range) iter.Seq[netip.Addr] {
 			return !last.less(k) && yield(k.addr())
 		})
 	}
+}
+
+// search finds the lowest number under n from which on yes is true; n for none.
+func search(n int, yes func(int) bool) int {
+	low := 0
+	for low < n {
+		if mid := low + (n-low)/2; yes(mid) {
+			n = mid
+		} else {
+			low = mid + 1
+		}
+	}
+	return low
+}
+
+// firstUntouched finds the lowest address from first to last that was never used, or is
+// forgotten.
+func (x *indexes) firstUntouched(first, last addrKey) (addrKey, bool) {
+	n := x.touched.Len()
+	at := func(i int) addrKey { k, _ := x.touched.GetAt(i); return k }
+	from := search(n, func(i int) bool { return !at(i).less(first) })
+	// Without a gap the i-th touched address from there is i above first.
+	run := search(n-from, func(i int) bool { return at(from+i) != first.plus(uint64(i)) })
+	k := first.plus(uint64(run))
+	return k, !k.less(first) && !last.less(k)
 }
 
 // containing appends the indexes of the pools that hold a, or that it leaves: none

@@ -193,6 +193,12 @@ func (k addrKey) less(o addrKey) bool {
 	return k.hi < o.hi || k.hi == o.hi && k.lo < o.lo
 }
 
+// plus gives the address n further; past the last one it begins anew.
+func (k addrKey) plus(n uint64) addrKey {
+	lo, carry := bits.Add64(k.lo, n, 0)
+	return addrKey{k.hi + carry, lo}
+}
+
 // fam is the position of a family in arrays: 0 for IPv4, 1 for IPv6.
 func fam(a netip.Addr) int {
 	if a.Is4() {

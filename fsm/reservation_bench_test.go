@@ -27,3 +27,18 @@ func BenchmarkReservations(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkUnused finds the first of a range whose other 50,000 are in use.
+func BenchmarkUnused(b *testing.B) {
+	l := bigLog(b, 50_000)
+	r, _ := fsm.ParseRange("10.0.0.0/16")
+	b.ResetTimer()
+	for range b.N {
+		for a := range l.S.Unused(r) {
+			if a.String() != "10.0.195.80" {
+				b.Fatal(a)
+			}
+			break
+		}
+	}
+}

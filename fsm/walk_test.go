@@ -10,6 +10,9 @@ import (
 	"github.com/quorumlb/quorumlb/fsm/fsmtest"
 )
 
+// walkSpan holds most of the IPv4 addresses of a walk's pools.
+var walkSpan, _ = fsm.ParseRange("192.0.2.0-192.0.2.22")
+
 func pickFrom(t *rapid.T) fsmtest.Pick {
 	return func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "pick") }
 }
@@ -31,6 +34,7 @@ func TestAnyHistory(t *testing.T) {
 			if err := w.S.CheckRows(); err != nil {
 				t.Fatalf("revision %d: %v", w.S.Revision, err)
 			}
+			checkUnused(t, w.S, walkSpan)
 			if i == steps/2 {
 				clone, before = w.S.Clone(), w.S.Digest()
 			}
@@ -68,4 +72,23 @@ func TestAnyHistory(t *testing.T) {
 			t.Fatalf("restored: %v", err)
 		}
 	})
+}
+
+// checkUnused holds Unused against the records.
+func checkUnused(t *rapid.T, s *fsm.State, span fsm.Range) {
+	a := span.First
+	for got := range s.Unused(span) {
+		for s.Addresses[a] != nil {
+			a = a.Next()
+		}
+		if got != a {
+			t.Fatalf("revision %d: %s is unused, not %s", s.Revision, a, got)
+		}
+		a = a.Next()
+	}
+	for ; !span.Last.Less(a); a = a.Next() {
+		if s.Addresses[a] == nil {
+			t.Fatalf("revision %d: %s is unused", s.Revision, a)
+		}
+	}
 }
