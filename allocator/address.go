@@ -68,7 +68,13 @@ func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error)
 	if c.leaves.IsValid() && (r != nil || c.plan.Wish != nil && len(c.plan.Choices) < len(s.Services[c.key].Addresses)) {
 		// There is no other yet: it keeps what it has, and says so.
 		if r == nil {
-			r = c.plan.Wish
+			// Any pool with both would do as well as the second of the pool with one.
+			r = &Refusal{Family: c.plan.Wish.Family, Pools: slices.Clone(c.plan.Wish.Pools)}
+			for _, p := range c.passed {
+				if !slices.Contains(r.Pools, p) {
+					r.Pools = append(r.Pools, p)
+				}
+			}
 		}
 		stay := chooser{s: s, spec: spec, now: now, key: c.key}
 		if why := stay.attempt(); why == nil {
@@ -147,6 +153,8 @@ type chooser struct {
 	asked     [2]bool
 	bad       string // a request that cannot be read
 
+	// passed are the pools that did not have both families, when one family was taken.
+	passed []PoolRefusal
 	// replace: addresses that leave their pool are given up; leaves is one of them.
 	replace bool
 	leaves  netip.Addr

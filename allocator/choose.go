@@ -187,6 +187,7 @@ func (c *chooser) chooseBoth() *Refusal {
 			}
 		}
 		if !c.required && (c.single(class, c.first) || c.single(class, c.first.other())) {
+			c.passed = no.Pools
 			return c.chooseSecond() // in vain, but it says why
 		}
 	}

@@ -61,7 +61,11 @@ func playAgainstTheRules(t *testing.T, list []uint64) string {
 	var raws [][]byte
 	h.log.applied = func(b *logv1.Batch, ch fsm.Changes, s *fsm.State) {
 		for _, wrong := range book.Take(s, b) {
-			c.Errorf("revision %d: %s", b.GetRevision(), wrong)
+			var events []string
+			for _, ev := range b.GetEvents() {
+				events = append(events, eventText(ev))
+			}
+			c.Errorf("revision %d: %s\n  %s", b.GetRevision(), wrong, strings.Join(events, "\n  "))
 		}
 		h.d.Applied(b, ch, s)
 	}

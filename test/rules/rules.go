@@ -16,13 +16,18 @@ import (
 // Book remembers what is left of the revision before.
 type Book struct {
 	free map[netip.Addr]*fsm.Free
+	used map[share]int
 }
+
+// share is what a namespace has of a pool.
+type share struct{ pool, namespace string }
 
 // Take finds what no state may have, and what the batch that s is the result of may not
 // have given. Batches are taken in their order; one left out makes the next less strict.
 func (b *Book) Take(s *fsm.State, batch *logv1.Batch) (wrongs []string) {
 	wrong := func(format string, args ...any) { wrongs = append(wrongs, fmt.Sprintf(format, args...)) }
-	before := b.free
+	before, had := b.free, b.used
+	b.used = shares(s)
 	b.free = make(map[netip.Addr]*fsm.Free, len(s.Free))
 	for a, f := range s.Free {
 		b.free[a] = f
@@ -61,7 +66,7 @@ func (b *Book) Take(s *fsm.State, batch *logv1.Batch) (wrongs []string) {
 		if svc == nil || rec == nil || !slices.Contains(rec.Services, key) || declared[key] > 1 || pool == nil || pool.DefinedAt == s.Revision {
 			continue // it did not last, or not the rules that it was given by
 		}
-		if why := against(s, svc, rec, pool, e, was); why != "" {
+		if why := against(s, svc, rec, pool, e, was, had); why != "" {
 			wrong("%v was given to %v (%v): %s", rec.Addr, key, e.GetReason(), why)
 		}
 	}
@@ -69,7 +74,7 @@ func (b *Book) Take(s *fsm.State, batch *logv1.Batch) (wrongs []string) {
 }
 
 // against tells which rule an address was given against.
-func against(s *fsm.State, svc *fsm.Service, rec *fsm.Address, pool *fsm.Pool, e *logv1.AddressAllocated, was *fsm.Free) string {
+func against(s *fsm.State, svc *fsm.Service, rec *fsm.Address, pool *fsm.Pool, e *logv1.AddressAllocated, was *fsm.Free, had map[share]int) string {
 	spec, now := svc.Spec, s.Time
 	asked := e.GetReason() == logv1.AllocationReason_ALLOCATION_REASON_REQUESTED
 	promised := e.GetReason() == logv1.AllocationReason_ALLOCATION_REASON_RESERVED
@@ -102,22 +107,23 @@ func against(s *fsm.State, svc *fsm.Service, rec *fsm.Address, pool *fsm.Pool, e
 	if was != nil && was.Quarantined() && !asked {
 		return "a foreign station has it"
 	}
-	if most, bound := pool.Quota(svc.Key.Namespace); bound && used(s, rec.Pool, svc.Key.Namespace) > int(most) && !joined(s, rec, svc.Key) {
-		return fmt.Sprintf("its namespace has %d of %s", used(s, rec.Pool, svc.Key.Namespace), rec.Pool)
+	mine := share{rec.Pool, svc.Key.Namespace}
+	if most, bound := pool.Quota(svc.Key.Namespace); bound && shares(s)[mine] > max(int(most), had[mine]) {
+		return fmt.Sprintf("its namespace has %d of %s, and may have %d", shares(s)[mine], rec.Pool, most)
 	}
 	return ""
 }
 
-// joined tells whether another service of the namespace has the address, too.
-func joined(s *fsm.State, rec *fsm.Address, key fsm.ServiceKey) bool {
-	return slices.ContainsFunc(rec.Services, func(k fsm.ServiceKey) bool { return k != key && k.Namespace == key.Namespace })
-}
-
-// used counts the addresses of a pool that a namespace has.
-func used(s *fsm.State, pool, namespace string) (n int) {
+// shares counts the addresses of each pool that each namespace has.
+func shares(s *fsm.State) map[share]int {
+	n := map[share]int{}
 	for _, rec := range s.Addresses {
-		if rec.Pool == pool && rec.HasNamespace(namespace) {
-			n++
+		seen := map[string]bool{}
+		for _, key := range rec.Services {
+			if !seen[key.Namespace] {
+				n[share{rec.Pool, key.Namespace}]++
+			}
+			seen[key.Namespace] = true
 		}
 	}
 	return n
@@ -152,15 +158,16 @@ func isFor(s *fsm.State, pool *fsm.Pool, spec *logv1.Service) bool {
 		len(sa.GetNamespaceSelectors()) > 0 && n != nil && n.Labels["team"] == "a"
 }
 
-// Unserved finds a service that lacks what it could have at the time now, in nanoseconds
-// since 1970 UTC; empty when there is none.
+// Unserved finds a service without any address that could have one at the time now, in
+// nanoseconds since 1970 UTC; empty when there is none. Who has an address and waits for
+// another is left out: that may come late, when only a mixture of changes made it possible.
 func Unserved(s *fsm.State, now int64) string {
 	for key, svc := range s.Services {
-		if svc.Pending == "" && len(svc.Addresses) > 0 && len(svc.Refusals) == 0 {
+		if len(svc.Addresses) > 0 {
 			continue
 		}
-		plan, refusal := allocator.ChooseAddresses(s, svc.Spec, now)
-		if refusal == nil && svc.Pending != "" || len(plan.New()) > 0 && refusal == nil {
+		plan, _ := allocator.ChooseAddresses(s, svc.Spec, now)
+		if len(plan.New()) > 0 {
 			return fmt.Sprintf("%v waits (%q %v), and could have %v", key, svc.Pending, svc.Refusals, plan.New())
 		}
 		if a := couldHave(s, svc, now); a.IsValid() {
@@ -174,7 +181,7 @@ func Unserved(s *fsm.State, now int64) string {
 // content with one: any that no rule denies it.
 func couldHave(s *fsm.State, svc *fsm.Service, now int64) netip.Addr {
 	spec := svc.Spec
-	if len(svc.Addresses) > 0 || len(spec.GetAddresses()) > 0 || spec.GetSharingKey() != "" ||
+	if len(spec.GetAddresses()) > 0 || spec.GetSharingKey() != "" ||
 		spec.GetIpFamilyPolicy() != logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK || len(spec.GetIpFamilies()) == 0 {
 		return netip.Addr{}
 	}
@@ -184,7 +191,7 @@ func couldHave(s *fsm.State, svc *fsm.Service, now int64) netip.Addr {
 		if !isFor(s, pool, spec) || !named && (spec.GetPool() != "" || pool.Spec.GetManualOnly()) {
 			continue
 		}
-		if most, bound := pool.Quota(svc.Key.Namespace); bound && used(s, name, svc.Key.Namespace) >= int(most) {
+		if most, bound := pool.Quota(svc.Key.Namespace); bound && shares(s)[share{name, svc.Key.Namespace}] >= int(most) {
 			continue
 		}
 		for _, r := range pool.Ranges {
