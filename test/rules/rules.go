@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -43,13 +42,15 @@ func (b *Book) Take(s *fsm.State, batch *logv1.Batch) (wrongs []string) {
 			wrong("%v is of pool %q, which is gone", a, rec.Pool)
 		}
 	}
-	declared := map[fsm.ServiceKey]int{}
+	declared, released := map[fsm.ServiceKey]int{}, map[netip.Addr]bool{}
 	for _, ev := range batch.GetEvents() {
 		switch f := ev.GetFact().(type) {
 		case *logv1.Event_RestoreBegun:
 			return wrongs // what was given then is given again
 		case *logv1.Event_ServiceDeclared:
 			declared[fsm.KeyOf(f.ServiceDeclared.GetService().GetNamespace(), f.ServiceDeclared.GetService().GetName())]++
+		case *logv1.Event_AddressReleased:
+			released[toAddr(f.AddressReleased.GetAddress())] = true
 		case *logv1.Event_QuarantineEnded:
 			delete(before, toAddr(f.QuarantineEnded.GetAddress()))
 		}
@@ -63,8 +64,8 @@ func (b *Book) Take(s *fsm.State, batch *logv1.Batch) (wrongs []string) {
 		was := before[addr]
 		delete(before, addr) // the next one joins this one
 		svc, rec, pool := s.Services[key], s.Addresses[addr], s.Pools[e.GetPool()]
-		if svc == nil || rec == nil || !slices.Contains(rec.Services, key) || declared[key] > 1 || pool == nil || pool.DefinedAt == s.Revision {
-			continue // it did not last, or not the rules that it was given by
+		if svc == nil || rec == nil || !slices.Contains(rec.Services, key) || declared[key] > 1 || released[addr] || pool == nil || pool.DefinedAt == s.Revision {
+			continue // it did not last, or not what it was given by: the rules, or whom it joined
 		}
 		if why := against(s, svc, rec, pool, e, was, had); why != "" {
 			wrong("%v was given to %v (%v): %s", rec.Addr, key, e.GetReason(), why)
@@ -159,16 +160,13 @@ func isFor(s *fsm.State, pool *fsm.Pool, spec *logv1.Service) bool {
 }
 
 // Unserved finds a service without any address that could have one at the time now, in
-// nanoseconds since 1970 UTC; empty when there is none. Who has an address and waits for
-// another is left out: that may come late, when only a mixture of changes made it possible.
+// nanoseconds since 1970 UTC; empty when there is none. It looks at those that want one
+// address, of a family that they name, and are neither promised one nor may join others:
+// who asks for more may be served late, when only a mixture of changes made it possible.
 func Unserved(s *fsm.State, now int64) string {
 	for key, svc := range s.Services {
 		if len(svc.Addresses) > 0 {
 			continue
-		}
-		plan, _ := allocator.ChooseAddresses(s, svc.Spec, now)
-		if len(plan.New()) > 0 {
-			return fmt.Sprintf("%v waits (%q %v), and could have %v", key, svc.Pending, svc.Refusals, plan.New())
 		}
 		if a := couldHave(s, svc, now); a.IsValid() {
 			return fmt.Sprintf("%v waits (%q), and %v could be its", key, svc.Pending, a)
@@ -183,6 +181,9 @@ func couldHave(s *fsm.State, svc *fsm.Service, now int64) netip.Addr {
 	spec := svc.Spec
 	if len(spec.GetAddresses()) > 0 || spec.GetSharingKey() != "" ||
 		spec.GetIpFamilyPolicy() != logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK || len(spec.GetIpFamilies()) == 0 {
+		return netip.Addr{}
+	}
+	for range s.ReservedFor(svc.Key) {
 		return netip.Addr{}
 	}
 	v4 := spec.GetIpFamilies()[0] == logv1.IPFamily_IP_FAMILY_IPV4
