@@ -286,7 +286,14 @@ func (r *raft) onVote(q voteRequest) {
 	}
 	mine, _ := r.disk.termAt(r.disk.last())
 	upToDate := q.lastTerm > mine || q.lastTerm == mine && q.last >= r.disk.last()
-	if q.term < r.disk.term || !upToDate {
+	if q.term < r.disk.term {
+		// Who asks for a term that is over is told, also with a pre-vote: else those with
+		// the newest log would ask for it for ever.
+		term, from := r.disk.term, q.from
+		r.w.datagram(r.p, from.p, func() { from.setTerm(term) })
+		return
+	}
+	if !upToDate {
 		return
 	}
 	if !q.pre {
