@@ -22,8 +22,8 @@ import (
 const perRun = 120
 
 // TestOperationsAgainstTheRules: whatever operators declare and delete, and time, leaders and
-// foreign stations do in between, nobody gets an address against a rule, nobody waits for
-// what it could have, and every member has the same state. A million operations are
+// foreign stations do in between, nobody gets an address against a rule, nobody whom
+// rules.Unserved looks at waits for what it could have, and every member has the same state. A million operations are
 //
 //	go test ./raftnode/decider -run TestOperationsAgainstTheRules -timeout 2h -rapid.checks=8400
 func TestOperationsAgainstTheRules(t *testing.T) {
