@@ -288,6 +288,23 @@ func TestPauseAndKill(t *testing.T) {
 	}
 }
 
+// TestSignalWhileItEnds sends one signal after the other, so that some come between
+// the end of the process and the moment in which Process knows of it.
+func TestSignalWhileItEnds(t *testing.T) {
+	s := newSmall(t)
+	for range 100 {
+		p := must(s.a.Start("sleep", "sleep", "60"))(t)
+		var err error
+		for err == nil {
+			err = p.Signal(unix.SIGKILL)
+		}
+		if !errors.Is(err, os.ErrProcessDone) {
+			t.Fatal(err)
+		}
+		ok(t, p.Kill())
+	}
+}
+
 func TestFloodARP(t *testing.T) {
 	s := newSmall(t)
 	rate, err := s.c.FloodARP(t.Context(), "eth0", s.a.MAC("eth0"), addrA4, 200*time.Millisecond)

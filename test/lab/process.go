@@ -92,14 +92,18 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Log is the path of its log file.
 func (p *Process) Log() string { return p.log }
 
-// Signal goes to the whole process group.
+// Signal goes to the whole process group; os.ErrProcessDone when there is none any more.
 func (p *Process) Signal(sig syscall.Signal) error {
 	select {
 	case <-p.done:
 		return os.ErrProcessDone
 	default:
-		return unix.Kill(-p.PID(), sig)
 	}
+	err := unix.Kill(-p.PID(), sig)
+	if errors.Is(err, unix.ESRCH) { // reaped, and done not closed yet
+		return os.ErrProcessDone
+	}
+	return err
 }
 
 // Pause stops the process where it stands (SIGSTOP).
