@@ -26,7 +26,7 @@ const (
 // the same host.
 func benchARP(ctx context.Context, r *recorder) error {
 	r.clear()
-	s, remove, err := openStage(ctx, r.o, "arp", quiet(scenario.Options{}))
+	s, remove, err := openStage(ctx, r.o, "arp", quiet(scenario.Options{Cluster: cluster.Options{SpeakerArgs: profileArgs(r)}}))
 	if err != nil {
 		return err
 	}
@@ -47,10 +47,12 @@ func benchARP(ctx context.Context, r *recorder) error {
 	if err != nil {
 		return err
 	}
+	stop := startProfile(ctx, r, n, "speaker", "speaker", floodFor)
 	ours, err := s.Router.FloodARP(ctx, cluster.LAN, mac, vip, floodFor)
 	if err != nil {
 		return err
 	}
+	stop()
 	return r.add(map[string]float64{"ours": ours, "kernel": kernel})
 }
 
@@ -69,10 +71,12 @@ func benchFootprint(ctx context.Context, r *recorder) error {
 		return err
 	}
 	n := s.Nodes[len(s.Nodes)-1]
+	stop := startProfile(ctx, r, leader, "member", "idle-leader", observeFor)
 	idle, err := observe(ctx, n.Speaker(), leader.Member())
 	if err != nil {
 		return err
 	}
+	stop()
 	if err := giveAllTo(ctx, s, n); err != nil {
 		return err
 	}
@@ -80,7 +84,7 @@ func benchFootprint(ctx context.Context, r *recorder) error {
 	if err := lab.Wait(ctx, 12*time.Second); err != nil {
 		return err
 	}
-	stop := startProfile(ctx, r, n, "speaker", "speaker", observeFor)
+	stop = startProfile(ctx, r, n, "speaker", "speaker", observeFor)
 	many, err := observe(ctx, n.Speaker(), leader.Member())
 	if err != nil {
 		return err
