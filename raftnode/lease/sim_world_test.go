@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/quorumlb/quorumlb/fsm"
+	"github.com/quorumlb/quorumlb/test/agenda"
 )
 
 // The simulation runs the lease rules of several members and the holders of
@@ -55,8 +56,7 @@ type world struct {
 	brk  breaks
 
 	now    time.Duration // true time
-	events eventHeap
-	seq    uint64
+	events agenda.Agenda
 
 	// patience is for how long a leader that hears no majority stays leader.
 	patience   time.Duration
@@ -165,70 +165,21 @@ func (w *world) fail(format string, args ...any) {
 	}
 }
 
-// event is something that happens at a true time.
-type event struct {
-	at  time.Duration
-	seq uint64
-	fn  func()
-}
-
-// eventHeap is a binary heap; container/heap would cost an allocation per event.
-type eventHeap []event
-
-func (h eventHeap) less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
-}
-
-func (h *eventHeap) push(e event) {
-	*h = append(*h, e)
-	s := *h
-	for i := len(s) - 1; i > 0; {
-		up := (i - 1) / 2
-		if !s.less(i, up) {
-			break
-		}
-		s[i], s[up] = s[up], s[i]
-		i = up
-	}
-}
-
-func (h *eventHeap) pop() event {
-	s := *h
-	top, n := s[0], len(s)-1
-	s[0] = s[n]
-	s[n] = event{}
-	s = s[:n]
-	for i := 0; ; {
-		c := 2*i + 1
-		if c >= n {
-			break
-		}
-		if c+1 < n && s.less(c+1, c) {
-			c++
-		}
-		if !s.less(c, i) {
-			break
-		}
-		s[i], s[c] = s[c], s[i]
-		i = c
-	}
-	*h = s
-	return top
-}
-
 // after runs fn d from now.
 func (w *world) after(d time.Duration, fn func()) {
-	w.seq++
-	w.events.push(event{w.now + max(0, d), w.seq, fn})
+	w.events.Add(w.now+max(0, d), fn)
 }
 
 // runUntil runs events until the true time t, or the first failure.
 func (w *world) runUntil(t time.Duration) {
-	for len(w.events) > 0 && w.failure == "" && w.events[0].at <= t {
-		e := w.events.pop()
-		w.now = e.at
+	for w.failure == "" {
+		if next, ok := w.events.Next(); !ok || next.At > t {
+			break
+		}
+		e := w.events.Take()
+		w.now = e.At
 		w.stats.events++
-		e.fn()
+		e.Do()
 	}
 	w.now = max(w.now, t)
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/quorumlb/quorumlb/internal/sent"
 	"github.com/quorumlb/quorumlb/raftnode/consensus"
 )
 
@@ -116,7 +117,7 @@ func (f *forwarder) forward(outer context.Context, l consensus.Leadership, call 
 	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
 	defer cancel()
 	defer abandon(ctx, l.Changed, cancel)()
-	ctx, sent := traceSent(ctx)
+	ctx, left := sent.Trace(ctx)
 	err = call(ctx, conn)
 	if ctx.Err() != nil && outer.Err() == nil {
 		err = status.Error(codes.Unavailable, "no answer")
@@ -124,7 +125,7 @@ func (f *forwarder) forward(outer context.Context, l consensus.Leadership, call 
 	if status.Code(err) != codes.Unavailable || reasonOf(err) != "" {
 		return err // answered by the leader
 	}
-	if !sent.Load() {
+	if !left.Load() {
 		return errUnreached(addr, err)
 	}
 	return errUnknownOutcome(fmt.Sprintf("the connection to the leader at %s broke", addr))

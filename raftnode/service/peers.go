@@ -1,12 +1,10 @@
 package service
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,8 +12,8 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/stats"
 
+	"github.com/quorumlb/quorumlb/internal/sent"
 	"github.com/quorumlb/quorumlb/internal/window"
 )
 
@@ -33,7 +31,7 @@ type Peers struct {
 func NewPeers(conf *tls.Config, opts ...grpc.DialOption) *Peers {
 	opts = append([]grpc.DialOption{
 		grpc.WithTransportCredentials(credentials.NewTLS(conf)),
-		grpc.WithStatsHandler(sentTracer{}),
+		sent.DialOption(),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: time.Second,
@@ -78,28 +76,3 @@ func (p *Peers) Close() error {
 	clear(p.conns)
 	return errors.Join(errs...)
 }
-
-// sentTracer notes whether anything of a call has left this process. A call of
-// which nothing has was certainly not executed.
-type sentTracer struct{}
-
-type sentKey struct{}
-
-func traceSent(ctx context.Context) (context.Context, *atomic.Bool) {
-	sent := new(atomic.Bool)
-	return context.WithValue(ctx, sentKey{}, sent), sent
-}
-
-func (sentTracer) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
-
-func (sentTracer) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	if _, ok := s.(*stats.OutHeader); !ok {
-		return
-	}
-	if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
-		sent.Store(true)
-	}
-}
-
-func (sentTracer) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (sentTracer) HandleConn(context.Context, stats.ConnStats)                       {}

@@ -11,16 +11,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
 	"github.com/quorumlb/quorumlb/fsm"
+	"github.com/quorumlb/quorumlb/internal/sent"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	"github.com/quorumlb/quorumlb/test/lab/cluster"
@@ -130,7 +128,7 @@ func (h *history) client(e *Env, who int, n *cluster.Node) (adminv1.AdminService
 	if c, ok := h.clients[key]; ok {
 		return c, nil
 	}
-	conn, err := e.DialAs(n, e.AdminFiles(), grpc.WithStatsHandler(sentTracer{}))
+	conn, err := e.DialAs(n, e.AdminFiles(), sent.DialOption())
 	if err != nil {
 		return nil, err
 	}
@@ -144,8 +142,7 @@ func (h *history) client(e *Env, who int, n *cluster.Node) (adminv1.AdminService
 func (h *history) do(ctx context.Context, op Op, call func(ctx context.Context, op *Op) error) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	sent := new(atomic.Bool)
-	ctx = context.WithValue(ctx, sentKey{}, sent)
+	ctx, left := sent.Trace(ctx)
 	op.Call = time.Since(h.began).Nanoseconds()
 	err := call(ctx, &op)
 	op.Return = time.Since(h.began).Nanoseconds()
@@ -156,7 +153,7 @@ func (h *history) do(ctx context.Context, op Op, call func(ctx context.Context, 
 	}
 	switch {
 	case err == nil:
-	case op.Verb == Read || !sent.Load() || refused(err):
+	case op.Verb == Read || !left.Load() || refused(err):
 		h.failed[string(op.Verb)+": "+status.Code(err).String()]++
 		h.refused = append(h.refused, op)
 		return err
@@ -182,26 +179,6 @@ func refused(err error) bool {
 	}
 	return false
 }
-
-// sentTracer notes whether anything of a call has left: one of which nothing has was
-// certainly not executed.
-type sentTracer struct{}
-
-type sentKey struct{}
-
-func (sentTracer) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
-
-func (sentTracer) HandleRPC(ctx context.Context, s stats.RPCStats) {
-	if _, ok := s.(*stats.OutHeader); !ok {
-		return
-	}
-	if sent, ok := ctx.Value(sentKey{}).(*atomic.Bool); ok {
-		sent.Store(true)
-	}
-}
-
-func (sentTracer) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (sentTracer) HandleConn(context.Context, stats.ConnStats)                       {}
 
 func serviceOf(name string, value uint64) *adminv1.Resource {
 	namespace, short, _ := strings.Cut(name, "/")

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/quorumlb/quorumlb/test/agenda"
 )
 
 // World is one schedule: everything that there is, and what has gone wrong.
@@ -21,8 +23,7 @@ type World struct {
 	// mu guards the events and all models (links, disks, Raft). Whoever holds it calls
 	// nothing of the product.
 	mu     sync.Mutex
-	events eventHeap
-	seq    uint64
+	events agenda.Agenda
 	kick   chan struct{}
 	links  map[linkKey]*link
 	// elected is when the leader of each term was.
@@ -127,14 +128,14 @@ func (w *World) run() {
 	defer timer.Stop()
 	for {
 		w.mu.Lock()
-		for len(w.events) > 0 && w.events[0].at <= w.now() {
-			e := w.events.pop()
+		next, ok := w.events.Next()
+		for ; ok && next.At <= w.now(); next, ok = w.events.Next() {
 			w.Stats.Events++
-			e.fn()
+			w.events.Take().Do()
 		}
 		wait := time.Hour
-		if len(w.events) > 0 {
-			wait = w.events[0].at - w.now()
+		if ok {
+			wait = next.At - w.now()
 		}
 		w.mu.Unlock()
 		timer.Reset(wait)
@@ -149,67 +150,15 @@ func (w *World) run() {
 
 // after runs fn in d, with mu held; the caller holds it too.
 func (w *World) after(d time.Duration, fn func()) {
-	w.seq++
 	at := w.now() + max(0, d)
-	first := len(w.events) == 0 || at < w.events[0].at
-	w.events.push(event{at, w.seq, fn})
-	if first {
+	next, ok := w.events.Next()
+	w.events.Add(at, fn)
+	if !ok || at < next.At {
 		select {
 		case w.kick <- struct{}{}:
 		default:
 		}
 	}
-}
-
-// event is something that happens at a true time.
-type event struct {
-	at  time.Duration
-	seq uint64
-	fn  func()
-}
-
-// eventHeap is a binary heap; container/heap would cost an allocation per event.
-type eventHeap []event
-
-func (h eventHeap) less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
-}
-
-func (h *eventHeap) push(e event) {
-	*h = append(*h, e)
-	s := *h
-	for i := len(s) - 1; i > 0; {
-		up := (i - 1) / 2
-		if !s.less(i, up) {
-			break
-		}
-		s[i], s[up] = s[up], s[i]
-		i = up
-	}
-}
-
-func (h *eventHeap) pop() event {
-	s := *h
-	top, n := s[0], len(s)-1
-	s[0] = s[n]
-	s[n] = event{}
-	s = s[:n]
-	for i := 0; ; {
-		c := 2*i + 1
-		if c >= n {
-			break
-		}
-		if c+1 < n && s.less(c+1, c) {
-			c++
-		}
-		if !s.less(c, i) {
-			break
-		}
-		s[i], s[c] = s[c], s[i]
-		i = c
-	}
-	*h = s
-	return top
 }
 
 // tracer is the log of one schedule, kept in memory.
