@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
@@ -106,11 +107,12 @@ func (g *Group) Own(addrs ...string) uint64 {
 	})
 }
 
+// view is a copy, which is sent without the lock.
 func (g *Group) view() *speakerv1.WatchResponse {
-	return &speakerv1.WatchResponse{Revision: g.Revision, Change: &speakerv1.WatchResponse_View{View: &speakerv1.View{
-		ClusterId: []byte(g.Cluster), Vips: slices.Clone(g.Vips), HostAddresses: g.Hosts, Nodes: g.Nodes,
+	return &speakerv1.WatchResponse{Revision: g.Revision, Change: &speakerv1.WatchResponse_View{View: proto.CloneOf(&speakerv1.View{
+		ClusterId: []byte(g.Cluster), Vips: g.Vips, HostAddresses: g.Hosts, Nodes: g.Nodes,
 		LeaseTimes: g.Times,
-	}}}
+	})}}
 }
 
 // Member is one member's SpeakerService.
