@@ -25,7 +25,7 @@ func (r *reign) allocate(t *tx, command bool) (err error) {
 		return nil
 	}
 	t.asMember(func() {
-		for (len(w.services) > 0 || w.hope.any()) && t.size < allocateBytes*r.d.cfg.MaxBatchBytes && err == nil {
+		for (len(w.services) > 0 || w.hope.any()) && t.size < r.allocateLimit() && err == nil {
 			shared, others := t.partSharing(w.services)
 			w.services = nil
 			if err = r.fitAll(t, shared, command); err == nil && w.hope.any() {
@@ -158,7 +158,7 @@ func (r *reign) allocateWaiting(t *tx) error {
 		}
 		h = hope{anyPool: h.anyPool || h.all, pools: h.pools} // the rest has been looked up
 		for _, c := range candidates {
-			if t.size >= allocateBytes*r.d.cfg.MaxBatchBytes {
+			if t.size >= r.allocateLimit() {
 				r.work.hope.all = true // the others come with the next batch
 				return nil
 			}

@@ -52,12 +52,10 @@ type applying struct {
 	outcomes []Outcome
 	changed  []bool
 	pools    poolSet
-	begun    mark
 }
 
 func (c *Apply) decide(t *tx) (answer, error) {
-	t.dry = c.DryRun
-	a := &applying{Apply: c, t: t, begun: t.mark()}
+	a := &applying{Apply: c, t: t}
 	if err := a.check(); err != nil {
 		return nil, err
 	}
@@ -298,9 +296,9 @@ func (a *applying) answer(head *fsm.State, r *Result) {
 	}
 }
 
-// effects tells what the services notice that are neither new nor gone.
+// effects tells what the services notice that were there before.
 func (a *applying) effects(head *fsm.State) []Effect {
-	e := collectEffects(a.t, a.begun)
+	e := collectEffects(a.t, head)
 	for _, gone := range a.pools.leaving {
 		for _, key := range gone.services {
 			if head.Leaving(gone.addr) && slices.Contains(head.Addresses[gone.addr].Services, key) {
@@ -309,12 +307,7 @@ func (a *applying) effects(head *fsm.State) []Effect {
 			}
 		}
 	}
-	for i, res := range a.Resources {
-		if a.outcomes[i] == Created && res.GetService() != nil {
-			delete(e, keyOf(res.GetService()))
-		}
-	}
-	return e.list(head)
+	return e.list(a.t.before, head)
 }
 
 func keyOf(spec *logv1.Service) fsm.ServiceKey { return fsm.KeyOf(spec.GetNamespace(), spec.GetName()) }

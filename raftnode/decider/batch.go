@@ -118,6 +118,9 @@ func (r *reign) decideOne(t *tx, g *group, ticket *ticket, jump error) (full boo
 		g.answers = append(g.answers, nil)
 		return false, nil
 	}
+	if isDryRun(ticket.cmd) {
+		return r.rehearse(t, g, ticket)
+	}
 	m := t.mark()
 	t.by, t.dry, t.then = r.d.actorOf(ticket.cmd), false, nil
 	before := r.work.wants()
@@ -139,8 +142,8 @@ func (r *reign) decideOne(t *tx, g *group, ticket *ticket, jump error) (full boo
 		if errors.Is(refusal, ErrInternal) {
 			r.d.logFault("a command could not be decided", refusal, "kind", ticket.cmd.kind())
 		}
-	case t.size > r.d.cfg.MaxEntryBytes:
-		rep.err = fmt.Errorf("%w: %d bytes of %d", ErrTooLarge, t.size, r.d.cfg.MaxEntryBytes)
+	case r.d.tooLarge(t.size) != nil:
+		rep.err = r.d.tooLarge(t.size)
 	case t.dry && ans != nil:
 		rep.err = guard(func() error { ans(t.s, &rep.r); return nil })
 		ans = nil
@@ -181,6 +184,9 @@ func (r *reign) admissible(s *fsm.State, cmd Command, jump error) error {
 func (r *reign) rollback(t *tx, to mark, spoilt bool) error {
 	if t.draft.Len() == to.events && !spoilt {
 		return nil
+	}
+	if r.rehearsing {
+		return fmt.Errorf("%w: a dry run went wrong in the middle", ErrInternal)
 	}
 	return r.rebuild(t, to)
 }

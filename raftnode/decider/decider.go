@@ -90,6 +90,9 @@ type Decider struct {
 	// landed has a token when a flight has landed.
 	landed chan struct{}
 
+	// rehearsing has a token while a dry run is on its way.
+	rehearsing chan struct{}
+
 	// mu guards the flights of the current reign.
 	mu sync.Mutex
 
@@ -113,6 +116,8 @@ func New(cfg Config) *Decider {
 		woken:   make(chan struct{}, 1),
 		landed:  make(chan struct{}, 1),
 		targets: newTargets(),
+
+		rehearsing: make(chan struct{}, 1),
 	}
 }
 
@@ -130,11 +135,22 @@ func (d *Decider) QueueLen() int { return d.queue.len() }
 // wraps ctx's and nothing was done; later it wraps ErrUnknownOutcome too. For
 // the other errors see this package's variables and the command's type.
 func (d *Decider) Submit(ctx context.Context, cmd Command) (Result, error) {
+	if isDryRun(cmd) {
+		leave, err := d.enterRehearsal(ctx)
+		if err != nil {
+			return Result{}, err
+		}
+		defer leave()
+	}
 	t := newTicket(cmd, d.cfg.Clock.Now())
 	if err := d.queue.put(ctx, t); err != nil {
 		return Result{}, err
 	}
-	return t.wait(ctx)
+	res, err := t.wait(ctx)
+	if err == nil && res.rehearsal != nil {
+		return res.rehearsal.run(res.Revision)
+	}
+	return res, err
 }
 
 // Wake tells that the leases have news: a wait may be over. It never blocks and

@@ -15,7 +15,8 @@ type Delete struct {
 	Names []*adminv1.ResourceName
 	// Force deletes a pool although services use it; they get other addresses.
 	Force bool
-	// DryRun: decide and answer, change nothing.
+	// DryRun: decide and answer, change nothing. It needs no force, and says whether
+	// it would.
 	DryRun bool
 	Actor  string
 }
@@ -24,8 +25,6 @@ func (c *Delete) kind() string  { return "Delete" }
 func (c *Delete) actor() string { return c.Actor }
 
 func (c *Delete) decide(t *tx) (answer, error) {
-	t.dry = c.DryRun
-	begun := t.mark()
 	existed, err := c.find(t)
 	if err != nil {
 		return nil, err
@@ -38,7 +37,7 @@ func (c *Delete) decide(t *tx) (answer, error) {
 	}
 	var inUse []FieldError
 	for i, n := range c.Names {
-		if n.GetKind() == KindPool && !c.Force {
+		if n.GetKind() == KindPool && existed[i] && !c.Force {
 			if users := poolUsers(t.s, n.GetName(), doomed); len(users) > 0 {
 				inUse = append(inUse, FieldError{
 					Path:    fmt.Sprintf("names[%d]", i),
@@ -47,14 +46,14 @@ func (c *Delete) decide(t *tx) (answer, error) {
 			}
 		}
 	}
-	if inUse != nil {
+	if inUse != nil && !c.DryRun {
 		return nil, &InUseError{Fields: inUse}
 	}
 	c.emit(t, existed)
 	return func(head *fsm.State, r *Result) {
 		r.Deleted = existed
 		if c.DryRun {
-			r.Effects = collectEffects(t, begun).list(head)
+			r.Effects, r.NeedsForce = collectEffects(t, head).list(t.before, head), inUse
 		}
 	}, nil
 }

@@ -1,7 +1,6 @@
 package decider
 
 import (
-	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -148,19 +147,19 @@ func TestPoolLetsAddressesGo(t *testing.T) {
 		}
 		effects := func(cmd *Apply) string {
 			cmd.DryRun = true
-			return fmt.Sprint(h.must(cmd).Effects)
+			return effectsText(h.must(cmd).Effects)
 		}
-		if got := effects(shrink(func(*Apply) {})); got != "[{default/a [] [] [10.0.0.1] } {default/b [] [] [10.0.0.2] }]" {
+		if got := effects(shrink(func(*Apply) {})); got != "a leaving [10.0.0.1] | b leaving [10.0.0.2]" {
 			t.Errorf("dry run: %s", got)
 		}
-		if got := effects(shrink(func(c *Apply) { c.Force = true })); got != "[{default/a [10.0.0.1] [10.0.0.4] [] } {default/b [10.0.0.2] [] [] no IPv4 address: pool p: full}]" {
+		if got := effects(shrink(func(c *Apply) { c.Force = true })); got != "a taken [10.0.0.1] given [10.0.0.4] | b taken [10.0.0.2] pending: no IPv4 address: pool p: full" {
 			t.Errorf("dry run with force: %s", got)
 		}
 		h.then(h.when(func() { h.must(shrink(func(*Apply) {})) }), "PoolDefined p")
 		h.refused(remove(KindPool, "p"), new(*InUseError))
 		// With reallocate they go, as far as there is something to go to.
 		moves := shrink(func(c *Apply) { c.Resources[0].GetPool().Reallocate = true })
-		if got := effects(moves); got != "[{default/a [10.0.0.1] [10.0.0.4] [] } {default/b [] [] [10.0.0.2] keeps 10.0.0.2, which is to be replaced: no IPv4 address: pool p: full}]" {
+		if got := effects(moves); got != "a taken [10.0.0.1] given [10.0.0.4] | b leaving [10.0.0.2] pending: keeps 10.0.0.2, which is to be replaced: no IPv4 address: pool p: full" {
 			t.Errorf("dry run with reallocate: %s", got)
 		}
 		moves.DryRun = false
@@ -170,7 +169,7 @@ func TestPoolLetsAddressesGo(t *testing.T) {
 			"AddressReleased 10.0.0.2 b", "AddressAllocated 10.1.0.1 b FRESH", `AllocationRefused b ""`)
 		h.nothingMissed()
 		del := &Delete{Names: remove(KindPool, "q").Names, Force: true, DryRun: true}
-		if got := fmt.Sprint(h.must(del).Effects); got != "[{default/b [10.1.0.1] [] [] no IPv4 address: pool p: full}]" {
+		if got := effectsText(h.must(del).Effects); got != "b taken [10.1.0.1] pending: no IPv4 address: pool p: full" {
 			t.Errorf("dry run of a deletion: %s", got)
 		}
 		h.checkHead()

@@ -23,6 +23,10 @@ type reign struct {
 	cautious int
 	// alone: the command at hand is one of those, and reconciliation waits.
 	alone bool
+	// rehearsing: this is no reign, but a dry run on a copy of head. whole: it shall
+	// decide what later batches would bring, too.
+	rehearsing, whole bool
+
 	// pause and pauseUntil keep reconciliation from spinning on a fault.
 	pause      time.Duration
 	pauseUntil time.Duration

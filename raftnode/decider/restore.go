@@ -30,7 +30,6 @@ func (c *RestoreTo) kind() string  { return "RestoreTo" }
 func (c *RestoreTo) actor() string { return c.Actor }
 
 func (c *RestoreTo) decide(t *tx) (answer, error) {
-	t.dry = c.DryRun
 	if c.Older.ClusterVersion > t.s.ClusterVersion {
 		return nil, &PreconditionError{Reason: fmt.Sprintf(
 			"the backup has cluster version %d, this cluster %d", c.Older.ClusterVersion, t.s.ClusterVersion)}

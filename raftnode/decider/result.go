@@ -21,6 +21,8 @@ type Result struct {
 	Deleted []bool
 	// Effects answer a dry run of Apply and Delete, by service.
 	Effects []Effect
+	// NeedsForce answers a dry run of Delete without force: why it would be refused.
+	NeedsForce []FieldError
 	// Session answers OpenSession.
 	Session *SessionResult
 	// Owned answers Drain and Leave: addresses that the node still owns.
@@ -34,6 +36,9 @@ type Result struct {
 	PerMinute uint32
 	// Restored answers RestoreTo.
 	Restored *RestoreResult
+
+	// rehearsal is what is left to do for the answer of a dry run.
+	rehearsal *rehearsal
 }
 
 // Outcome tells what Apply did to a resource.

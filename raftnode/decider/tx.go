@@ -42,6 +42,8 @@ type tx struct {
 	leaseSet bool
 	// dry: the command's events will be taken back, whatever becomes of it.
 	dry bool
+	// before is the state that a dry run began with; nil in earnest.
+	before *fsm.State
 }
 
 // emit states a fact.
