@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -164,6 +166,58 @@ func TestGroup(t *testing.T) {
 	}
 	if busy := max(s1.gap.Get(), s2.gap.Get()) > testDetection/2; assigned < 2 || assigned > 2 && !busy {
 		t.Errorf("%d assignments in the address's history, want 2", assigned)
+	}
+}
+
+// TestDryRunsOfAGroup: what is only tried, through any member, says what it would do and
+// leaves no trace in the log.
+func TestDryRunsOfAGroup(t *testing.T) {
+	g := newGroup(t, 3)
+	g.start()
+	s1, s2 := g.speaker("n1", 1).start(), g.speaker("n2", 2).start()
+	resp := g.apply(g.follower(), pool("p", "192.0.2.0/24"), advertisement("ad", logv1.ControlLoss_CONTROL_LOSS_HOLD), service("web"))
+	addr := netip.MustParseAddr(resp.GetResults()[2].GetAddresses()[0])
+	first := owner(t, addr, s1, s2)
+	before := g.get(g.leader(), "pools", "l2advertisements", "services", "namespaces", "reservations")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for i := range g.members {
+		api := g.client(i)
+		tried, err := api.Apply(ctx, &adminv1.ApplyRequest{DryRun: true, Force: true, Resources: []*adminv1.Resource{
+			pool("p", "198.51.100.0/24"), pool("q", "203.0.113.0/24"), service("new"),
+		}})
+		if err != nil || len(tried.GetEffects()) != 1 || len(tried.GetEffects()[0].GetTaken()) != 1 {
+			t.Errorf("apply: %v, %v", tried, err)
+		}
+		gone, err := api.Delete(ctx, &adminv1.DeleteRequest{DryRun: true, Names: []*adminv1.ResourceName{{Kind: "L2Advertisement", Name: "ad"}}})
+		if err != nil || len(gone.GetEffects()) != 1 || len(gone.GetEffects()[0].GetOwners()) != 1 {
+			t.Fatalf("delete: %v, %v", gone, err)
+		}
+		if o := gone.GetEffects()[0].GetOwners()[0]; o.GetFromNode() != first.node || o.GetToNode() != "" {
+			t.Errorf("delete: %v", o)
+		}
+		used, err := api.Delete(ctx, &adminv1.DeleteRequest{DryRun: true, Names: []*adminv1.ResourceName{{Kind: "IPAddressPool", Name: "p"}}})
+		if err != nil || len(used.GetNeedsForce()) != 1 {
+			t.Errorf("delete: %v, %v", used, err)
+		}
+	}
+	after := g.get(g.leader(), "pools", "l2advertisements", "services", "namespaces", "reservations")
+	after.Revision = before.GetRevision() // a busy machine may take a speaker for dead
+	if !proto.Equal(before, after) {
+		t.Errorf("before %v\nafter  %v", before, after)
+	}
+	stream, err := g.client(g.leader()).Events(ctx, &adminv1.EventsRequest{SinceRevision: resp.GetRevision() + 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		ev, err := stream.Recv()
+		if err != nil {
+			break
+		}
+		if strings.HasPrefix(ev.GetActor(), "admin") {
+			t.Errorf("in the log: %v", ev)
+		}
 	}
 }
 

@@ -199,6 +199,41 @@ func BenchmarkTakeover(b *testing.B) {
 	}
 }
 
+// BenchmarkDryRun is a dry run that takes the addresses of 100,000 services, and how long
+// the decider itself is kept by it: a command that comes at the same time.
+func BenchmarkDryRun(b *testing.B) {
+	h := benchHarness(b)
+	defer h.stop()
+	h.must(apply(pool("p", "10.0.0.0/8"), ad("a")))
+	for i := range 5 {
+		h.must(openSession(fmt.Sprintf("n%d", i), 1))
+	}
+	h.fill(100_000)
+	h.must(apply(pool("q", "11.0.0.0/8")))
+	away := &Delete{Names: remove(KindPool, "p").Names, DryRun: true}
+	var longest time.Duration
+	for b.Loop() {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if r := h.must(away); len(r.Effects) != 100_000 {
+				b.Errorf("%d effects", len(r.Effects))
+			}
+		}()
+		for running := true; running; {
+			start := time.Now()
+			h.must(&SetRetention{Retention: time.Duration(b.N) * time.Hour})
+			longest = max(longest, time.Since(start))
+			select {
+			case <-done:
+				running = false
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	b.ReportMetric(float64(longest.Microseconds())/1000, "ms-longest-other")
+}
+
 // BenchmarkOthersComeAndGo replaces one service by another while so many wait on a
 // full pool: the one that has waited longest gets what the first gives up.
 func BenchmarkOthersComeAndGo(b *testing.B) {

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/obs"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
@@ -39,7 +41,7 @@ func (s *Services) Apply(ctx context.Context, req *adminv1.ApplyRequest) (*admin
 		}
 		resp.Results = append(resp.Results, result)
 	}
-	resp.Effects = effectMessages(res.Effects)
+	resp.Effects, resp.EffectsLeftOut = effectMessages(res.Effects, maxEffects)
 	return resp, nil
 }
 
@@ -49,22 +51,40 @@ func (s *Services) Delete(ctx context.Context, req *adminv1.DeleteRequest) (*adm
 	if err != nil {
 		return nil, err
 	}
-	return &adminv1.DeleteResponse{Revision: res.Revision, Existed: res.Deleted, Effects: effectMessages(res.Effects)}, nil
+	resp := &adminv1.DeleteResponse{Revision: res.Revision, Existed: res.Deleted}
+	resp.Effects, resp.EffectsLeftOut = effectMessages(res.Effects, maxEffects)
+	for _, no := range res.NeedsForce {
+		resp.NeedsForce = append(resp.NeedsForce, no.Message)
+	}
+	return resp, nil
 }
 
-func effectMessages(list []decider.Effect) (out []*adminv1.Effect) {
+// maxEffects bounds the effects of an answer, in bytes, so that it is a message with all
+// else that it holds: some 200,000 services.
+const maxEffects = MaxMessage / 2
+
+// effectMessages gives as many effects as have room, and counts the others.
+func effectMessages(list []decider.Effect, room int) (out []*adminv1.Effect, left uint64) {
 	texts := func(addrs []netip.Addr) (out []string) {
 		for _, a := range addrs {
 			out = append(out, a.String())
 		}
 		return out
 	}
-	for _, e := range list {
-		out = append(out, &adminv1.Effect{
-			Service: e.Service.String(), Taken: texts(e.Taken), Given: texts(e.Given), Leaving: texts(e.Leaving), Pending: e.Pending,
-		})
+	for i, e := range list {
+		one := &adminv1.Effect{
+			Service: e.Service.String(), Deleted: e.Deleted,
+			Taken: texts(e.Taken), Given: texts(e.Given), Leaving: texts(e.Leaving), Unselected: texts(e.Unselected), Pending: e.Pending,
+		}
+		for _, o := range e.Owners {
+			one.Owners = append(one.Owners, &adminv1.OwnerEffect{Address: o.Addr.String(), FromNode: o.From, ToNode: o.To, Why: o.Why})
+		}
+		if room -= proto.Size(one) + 9; room < 0 {
+			return out, uint64(len(list) - i)
+		}
+		out = append(out, one)
 	}
-	return out
+	return out, 0
 }
 
 // Drain moves everything away from a node.

@@ -114,16 +114,34 @@ reallocate, or --force takes them. --dry-run says whom a change touches, and how
 
 func (a *app) planCmd() *cobra.Command {
 	var files []string
-	var force bool
+	var namespace string
+	var force, del bool
 	cmd := command(&cobra.Command{
-		Use:   "plan -f FILE|-|DIR",
+		Use:   "plan -f FILE|-|DIR | plan --delete KIND NAME... | plan --delete -f FILE|-|DIR",
 		Short: "Tell which services a change would touch, and how",
-		Long: `Tell which of the services that are there would lose, get or keep addresses if the files
-were applied. Nothing is changed: it is what "qlbctl apply --dry-run" says about others.`,
+		Long: `Tell what the services that are there would notice if the files were applied or, with
+--delete, what is named were deleted: which addresses they lose, get or keep, and which
+another node would announce, or none any more. Nothing is changed: it is what
+"qlbctl apply --dry-run" and "qlbctl delete --dry-run" say about services, of all of them.
+
+Which node an address goes to is told as things are now; what a rebalance would move
+afterwards is not in it.`,
 		Example: `  qlbctl plan -f pools.yaml
-  qlbctl plan -f pools.yaml --force`,
-		Args: args(),
-	}, func(ctx context.Context, _ []string) error {
+  qlbctl plan -f pools.yaml --force
+  qlbctl plan --delete l2advertisement public
+  qlbctl plan --delete -f old.yaml`,
+		ValidArgsFunction: a.completeTargets(true),
+	}, func(ctx context.Context, args []string) error {
+		if del {
+			targets, err := a.deleteTargets(args, files, namespace)
+			if err != nil {
+				return err
+			}
+			return a.planDelete(ctx, targets)
+		}
+		if len(args) > 0 {
+			return usagef("too many arguments: %s; KIND and NAME go with --delete", strings.Join(args, " "))
+		}
 		docs, err := a.readDocuments(files)
 		if err != nil {
 			return err
@@ -131,8 +149,10 @@ were applied. Nothing is changed: it is what "qlbctl apply --dry-run" says about
 		return a.plan(ctx, docs, force)
 	})
 	f := cmd.Flags()
-	f.StringArrayVarP(&files, "filename", "f", nil, "file, directory, or - for standard input; may be given several times (required)")
+	f.StringArrayVarP(&files, "filename", "f", nil, "file, directory, or - for standard input; may be given several times")
 	f.BoolVar(&force, "force", false, "as if addresses that a pool no longer has were taken from their services")
+	f.BoolVar(&del, "delete", false, "as if what is named, or is in the files, were deleted")
+	f.StringVarP(&namespace, "namespace", "n", "", "namespace of the services to delete")
 	return cmd
 }
 
@@ -145,22 +165,77 @@ func (a *app) plan(ctx context.Context, docs []*config.Document, force bool) err
 	if err != nil {
 		return place(err, docs)
 	}
-	return a.print(effectObjects(resp.GetEffects()), func(w io.Writer, _ bool) error {
-		if len(resp.GetEffects()) == 0 {
+	return a.printPlan(resp)
+}
+
+// planDelete is plan for a deletion.
+func (a *app) planDelete(ctx context.Context, targets []target) error {
+	resp, err := a.callDelete(ctx, &adminv1.DeleteRequest{DryRun: true}, targets)
+	if err != nil {
+		return err
+	}
+	missing := notFound(targets, resp)
+	if len(missing) > 0 {
+		return fmt.Errorf("not found: %s", strings.Join(missing, ", "))
+	}
+	if err := a.printPlan(resp); err != nil {
+		return err
+	}
+	a.warnForce(resp)
+	return nil
+}
+
+// planned is what both answers of a dry run have.
+type planned interface {
+	GetEffects() []*adminv1.Effect
+	GetEffectsLeftOut() uint64
+}
+
+func (a *app) printPlan(p planned) error {
+	err := a.print(effectObjects(p.GetEffects()), func(w io.Writer, _ bool) error {
+		if len(p.GetEffects()) == 0 {
 			fmt.Fprintln(w, "No service that is there would be touched.")
 		}
-		a.writeEffects(w, resp.GetEffects())
+		a.writeEffects(w, p.GetEffects())
 		return nil
 	})
+	a.warnLeftOut(p)
+	return err
+}
+
+// printTouched writes the effects after the results of a dry run.
+func (a *app) printTouched(w io.Writer, p planned) {
+	if len(p.GetEffects()) > 0 {
+		fmt.Fprintln(w, "\nServices that it would touch:")
+		a.writeEffects(w, p.GetEffects())
+	}
+}
+
+// warnLeftOut says how many services an answer had no room for.
+func (a *app) warnLeftOut(p planned) {
+	if n := p.GetEffectsLeftOut(); n > 0 {
+		a.warnf("and %d more services, which do not fit into one answer; ask about a part of the change", n)
+	}
 }
 
 // effect is what a change does to a service, for programs.
 type effect struct {
-	Service string   `json:"service"`
-	Taken   []string `json:"taken,omitempty"`
-	Given   []string `json:"given,omitempty"`
-	Leaving []string `json:"leaving,omitempty"`
-	Pending string   `json:"pending,omitempty"`
+	Service    string        `json:"service"`
+	Deleted    bool          `json:"deleted,omitempty"`
+	Taken      []string      `json:"taken,omitempty"`
+	Given      []string      `json:"given,omitempty"`
+	Leaving    []string      `json:"leaving,omitempty"`
+	Unselected []string      `json:"unselected,omitempty"`
+	Owners     []ownerEffect `json:"owners,omitempty"`
+	Pending    string        `json:"pending,omitempty"`
+}
+
+// ownerEffect is what becomes of the announcement of an address.
+type ownerEffect struct {
+	Address string `json:"address"`
+	From    string `json:"from,omitempty"`
+	To      string `json:"to,omitempty"`
+	Why     string `json:"why"`
 }
 
 func (e effect) id() string { return strings.ToLower(config.KindVirtualService) + "/" + e.Service }
@@ -168,7 +243,14 @@ func (e effect) id() string { return strings.ToLower(config.KindVirtualService) 
 func effectObjects(list []*adminv1.Effect) []any {
 	out := []any{}
 	for _, e := range list {
-		out = append(out, effect{e.GetService(), e.GetTaken(), e.GetGiven(), e.GetLeaving(), e.GetPending()})
+		one := effect{
+			Service: e.GetService(), Deleted: e.GetDeleted(), Taken: e.GetTaken(), Given: e.GetGiven(),
+			Leaving: e.GetLeaving(), Unselected: e.GetUnselected(), Pending: e.GetPending(),
+		}
+		for _, o := range e.GetOwners() {
+			one.Owners = append(one.Owners, ownerEffect{o.GetAddress(), o.GetFromNode(), o.GetToNode(), o.GetWhy()})
+		}
+		out = append(out, one)
 	}
 	return out
 }
@@ -177,6 +259,9 @@ func effectObjects(list []*adminv1.Effect) []any {
 func (a *app) writeEffects(w io.Writer, list []*adminv1.Effect) {
 	for _, e := range list {
 		var parts []string
+		if e.GetDeleted() {
+			parts = append(parts, "is deleted")
+		}
 		if len(e.GetTaken()) > 0 {
 			parts = append(parts, "loses "+strings.Join(e.GetTaken(), ", "))
 		}
@@ -186,6 +271,12 @@ func (a *app) writeEffects(w io.Writer, list []*adminv1.Effect) {
 		if len(e.GetLeaving()) > 0 {
 			parts = append(parts, "keeps "+strings.Join(e.GetLeaving(), ", ")+", which its pool no longer has")
 		}
+		if len(e.GetUnselected()) > 0 {
+			parts = append(parts, "keeps "+strings.Join(e.GetUnselected(), ", ")+", whose pool is no longer for it")
+		}
+		for _, o := range e.GetOwners() {
+			parts = append(parts, a.ownerEffect(o))
+		}
 		if e.GetPending() != "" {
 			parts = append(parts, a.problem("pending: "+clean(e.GetPending())))
 		}
@@ -193,6 +284,23 @@ func (a *app) writeEffects(w io.Writer, list []*adminv1.Effect) {
 			parts = []string{"has all that it asks for"}
 		}
 		fmt.Fprintf(w, "virtualservice/%s: %s\n", e.GetService(), strings.Join(parts, "; "))
+	}
+}
+
+// ownerEffect says what becomes of the announcement of an address.
+func (a *app) ownerEffect(o *adminv1.OwnerEffect) string {
+	from, to := o.GetFromNode(), o.GetToNode()
+	switch addr, why := o.GetAddress(), clean(o.GetWhy()); {
+	case to == "" && from == "":
+		return a.problem("nobody would announce " + addr + " (" + why + ")")
+	case to == "":
+		return a.problem("nobody would announce " + addr + " any more (" + why + ")")
+	case from == "":
+		return to + " would announce " + addr + ", which nobody does now"
+	case from == to:
+		return to + " announces " + addr + " " + why
+	default:
+		return addr + " moves from " + from + " to " + to + " (" + why + ")"
 	}
 }
 
@@ -209,7 +317,7 @@ func (a *app) apply(ctx context.Context, docs []*config.Document, dryRun, force 
 	for _, r := range resp.GetResults() {
 		objects = append(objects, applyResult{r.GetKind(), r.GetName(), r.GetResult(), r.GetAddresses(), r.GetPending(), refusalsOf(r.GetRefusals())})
 	}
-	return a.print(objects, func(w io.Writer, _ bool) error {
+	err = a.print(objects, func(w io.Writer, _ bool) error {
 		suffix := ""
 		if dryRun {
 			suffix = " (dry run)"
@@ -224,12 +332,11 @@ func (a *app) apply(ctx context.Context, docs []*config.Document, dryRun, force 
 			}
 			fmt.Fprintln(w, line)
 		}
-		if len(resp.GetEffects()) > 0 {
-			fmt.Fprintln(w, "\nServices that it would touch:")
-			a.writeEffects(w, resp.GetEffects())
-		}
+		a.printTouched(w, resp)
 		return nil
 	})
+	a.warnLeftOut(resp)
+	return err
 }
 
 // place finds the lines of the fields that the group refused.

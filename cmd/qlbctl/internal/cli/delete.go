@@ -24,7 +24,9 @@ func (a *app) deleteCmd() *cobra.Command {
 
 The address of a deleted service is kept for the same namespace and name for the
 retention time (see "qlbctl retention"), so that a reinstall gets it again.
-A namespace loses its labels, not its services. A pool that services use is not deleted unless --force, which takes their addresses.`,
+A namespace loses its labels, not its services. A pool that services use is not deleted
+unless --force, which takes their addresses. --dry-run says what all of it would mean for
+services; "qlbctl plan --delete" says nothing else.`,
 		Example: `  qlbctl delete service web -n shop
   qlbctl delete pool/public l2advertisement/public
   qlbctl delete -f first.yaml`,
@@ -40,7 +42,7 @@ A namespace loses its labels, not its services. A pool that services use is not 
 	f.StringArrayVarP(&files, "filename", "f", nil, "file, directory, or - for standard input, whose documents are deleted")
 	f.StringVarP(&namespace, "namespace", "n", "", "namespace of the services")
 	f.BoolVar(&force, "force", false, "delete a pool although services use it")
-	f.BoolVar(&dryRun, "dry-run", false, "let the group decide and answer, and change nothing")
+	f.BoolVar(&dryRun, "dry-run", false, "let the group decide and answer, and change nothing; needs no --force, and says whether it would")
 	f.BoolVar(&ignore, "ignore-not-found", false, "what does not exist is no error")
 	return cmd
 }
@@ -79,20 +81,16 @@ func (a *app) deleteTargets(args, files []string, namespace string) ([]target, e
 
 func (a *app) delete(ctx context.Context, targets []target, force, ignore, dryRun bool) error {
 	req := &adminv1.DeleteRequest{Force: force, DryRun: dryRun}
-	for _, t := range targets {
-		req.Names = append(req.Names, &adminv1.ResourceName{Kind: t.kind.doc, Namespace: t.namespace, Name: t.name})
-	}
-	resp, err := call(ctx, a, adminv1.AdminServiceClient.Delete, req)
+	resp, err := a.callDelete(ctx, req, targets)
 	if err != nil {
-		return placeNames(err, targets)
+		return err
 	}
 	var objects []any
-	var missing []string
+	missing := notFound(targets, resp)
 	for i, t := range targets {
 		result := "deleted"
-		if i < len(resp.GetExisted()) && !resp.GetExisted()[i] {
+		if !existed(resp, i) {
 			result = "not found"
-			missing = append(missing, t.id())
 		}
 		objects = append(objects, applyResult{Kind: t.kind.doc, Name: t.full(), Result: result})
 	}
@@ -105,16 +103,49 @@ func (a *app) delete(ctx context.Context, targets []target, force, ignore, dryRu
 			}
 			fmt.Fprintln(w, r.id()+" "+r.Result+suffix)
 		}
-		if len(resp.GetEffects()) > 0 {
-			fmt.Fprintln(w, "\nServices that it would touch:")
-			a.writeEffects(w, resp.GetEffects())
-		}
+		a.printTouched(w, resp)
 		return nil
 	})
+	a.warnLeftOut(resp)
+	a.warnForce(resp)
 	if err == nil && len(missing) > 0 && !ignore {
 		return fmt.Errorf("not found: %s", strings.Join(missing, ", "))
 	}
 	return err
+}
+
+// callDelete deletes the targets, or tries to.
+func (a *app) callDelete(ctx context.Context, req *adminv1.DeleteRequest, targets []target) (*adminv1.DeleteResponse, error) {
+	for _, t := range targets {
+		req.Names = append(req.Names, &adminv1.ResourceName{Kind: t.kind.doc, Namespace: t.namespace, Name: t.name})
+	}
+	resp, err := call(ctx, a, adminv1.AdminServiceClient.Delete, req)
+	if err != nil {
+		return nil, placeNames(err, targets)
+	}
+	return resp, nil
+}
+
+// existed tells whether the i-th target was there to be deleted.
+func existed(resp *adminv1.DeleteResponse, i int) bool {
+	return i >= len(resp.GetExisted()) || resp.GetExisted()[i]
+}
+
+// notFound names the targets that were not there to be deleted.
+func notFound(targets []target, resp *adminv1.DeleteResponse) (missing []string) {
+	for i, t := range targets {
+		if !existed(resp, i) {
+			missing = append(missing, t.id())
+		}
+	}
+	return missing
+}
+
+// warnForce says after a dry run what would be refused without --force.
+func (a *app) warnForce(resp *adminv1.DeleteResponse) {
+	for _, why := range resp.GetNeedsForce() {
+		a.warnf("it takes --force: %s", clean(why))
+	}
 }
 
 // placeNames says which of the targets the group refused to delete.

@@ -177,6 +177,28 @@ func (m *fakeMember) Delete(_ context.Context, req *adminv1.DeleteRequest) (*adm
 	resp := &adminv1.DeleteResponse{Revision: 1235}
 	for _, n := range req.GetNames() {
 		resp.Existed = append(resp.Existed, n.GetName() != "missing")
+		if !req.GetDryRun() {
+			continue
+		}
+		switch n.GetKind() {
+		case "VirtualService":
+			resp.Effects = append(resp.Effects, &adminv1.Effect{Service: n.GetNamespace() + "/" + n.GetName(), Deleted: true, Taken: []string{"192.0.2.9"}})
+		case "IPAddressPool":
+			if !req.GetForce() {
+				resp.NeedsForce = append(resp.NeedsForce, `pool "public" is used by shop/web (192.0.2.10)`)
+			}
+			resp.Effects = append(resp.Effects, &adminv1.Effect{Service: "shop/web", Taken: []string{"192.0.2.10"}, Given: []string{"198.51.100.1"}, Owners: []*adminv1.OwnerEffect{
+				{Address: "198.51.100.1", Why: "no L2Advertisement selects the pool"},
+			}})
+		case "L2Advertisement":
+			resp.EffectsLeftOut = 7
+			resp.Effects = append(resp.Effects, &adminv1.Effect{Service: "shop/web", Owners: []*adminv1.OwnerEffect{
+				{Address: "192.0.2.10", FromNode: "n1", Why: "no L2Advertisement selects the pool"},
+				{Address: "192.0.2.11", FromNode: "n1", ToNode: "n2", Why: "node is not selected by any L2Advertisement of the pool"},
+				{Address: "192.0.2.12", FromNode: "n1", ToNode: "n1", Why: "on eth1 instead of all interfaces"},
+				{Address: "192.0.2.13", ToNode: "n2"},
+			}, Unselected: []string{"192.0.2.14"}})
+		}
 	}
 	return resp, nil
 }

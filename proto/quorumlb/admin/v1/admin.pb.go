@@ -240,10 +240,12 @@ type ApplyResponse struct {
 	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// One for each resource, in order.
 	Results []*ApplyResult `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
-	// Of a dry run: what other services would notice, by service.
-	Effects       []*Effect `protobuf:"bytes,10,rep,name=effects,proto3" json:"effects,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Of a dry run: what the services that are there would notice, by service.
+	Effects []*Effect `protobuf:"bytes,10,rep,name=effects,proto3" json:"effects,omitempty"`
+	// How many effects are left out because they do not fit into one message.
+	EffectsLeftOut uint64 `protobuf:"varint,11,opt,name=effects_left_out,json=effectsLeftOut,proto3" json:"effects_left_out,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
@@ -297,6 +299,13 @@ func (x *ApplyResponse) GetEffects() []*Effect {
 	return nil
 }
 
+func (x *ApplyResponse) GetEffectsLeftOut() uint64 {
+	if x != nil {
+		return x.EffectsLeftOut
+	}
+	return 0
+}
+
 // Effect is what a change does to a service that is there already.
 type Effect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -307,7 +316,14 @@ type Effect struct {
 	// Addresses that stay with it although no pool has them any more.
 	Leaving []string `protobuf:"bytes,4,rep,name=leaving,proto3" json:"leaving,omitempty"`
 	// Why it has fewer than it asks for then.
-	Pending       string `protobuf:"bytes,5,opt,name=pending,proto3" json:"pending,omitempty"`
+	Pending string `protobuf:"bytes,5,opt,name=pending,proto3" json:"pending,omitempty"`
+	// The service is no more then.
+	Deleted bool `protobuf:"varint,10,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// Addresses that stay with it although their pool is no longer for it.
+	Unselected []string `protobuf:"bytes,11,rep,name=unselected,proto3" json:"unselected,omitempty"`
+	// Its addresses that another node would announce then, or none, or on other
+	// interfaces.
+	Owners        []*OwnerEffect `protobuf:"bytes,12,rep,name=owners,proto3" json:"owners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,6 +393,99 @@ func (x *Effect) GetPending() string {
 	return ""
 }
 
+func (x *Effect) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
+func (x *Effect) GetUnselected() []string {
+	if x != nil {
+		return x.Unselected
+	}
+	return nil
+}
+
+func (x *Effect) GetOwners() []*OwnerEffect {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
+// OwnerEffect is what a change does to the announcement of an address.
+type OwnerEffect struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Who announces it now, and who would then, as things are; empty: nobody. They are
+	// the same when only the interfaces change.
+	FromNode string `protobuf:"bytes,2,opt,name=from_node,json=fromNode,proto3" json:"from_node,omitempty"`
+	ToNode   string `protobuf:"bytes,3,opt,name=to_node,json=toNode,proto3" json:"to_node,omitempty"`
+	// Why, in words.
+	Why           string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OwnerEffect) Reset() {
+	*x = OwnerEffect{}
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OwnerEffect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OwnerEffect) ProtoMessage() {}
+
+func (x *OwnerEffect) ProtoReflect() protoreflect.Message {
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OwnerEffect.ProtoReflect.Descriptor instead.
+func (*OwnerEffect) Descriptor() ([]byte, []int) {
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *OwnerEffect) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *OwnerEffect) GetFromNode() string {
+	if x != nil {
+		return x.FromNode
+	}
+	return ""
+}
+
+func (x *OwnerEffect) GetToNode() string {
+	if x != nil {
+		return x.ToNode
+	}
+	return ""
+}
+
+func (x *OwnerEffect) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 type ApplyResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -396,7 +505,7 @@ type ApplyResult struct {
 
 func (x *ApplyResult) Reset() {
 	*x = ApplyResult{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +517,7 @@ func (x *ApplyResult) String() string {
 func (*ApplyResult) ProtoMessage() {}
 
 func (x *ApplyResult) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +530,7 @@ func (x *ApplyResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResult.ProtoReflect.Descriptor instead.
 func (*ApplyResult) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ApplyResult) GetKind() string {
@@ -479,7 +588,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +600,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +613,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeleteRequest) GetNames() []*ResourceName {
@@ -541,7 +650,7 @@ type ResourceName struct {
 
 func (x *ResourceName) Reset() {
 	*x = ResourceName{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +662,7 @@ func (x *ResourceName) String() string {
 func (*ResourceName) ProtoMessage() {}
 
 func (x *ResourceName) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +675,7 @@ func (x *ResourceName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceName.ProtoReflect.Descriptor instead.
 func (*ResourceName) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ResourceName) GetKind() string {
@@ -595,15 +704,20 @@ type DeleteResponse struct {
 	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// One for each name, in order: whether it was there to be deleted.
 	Existed []bool `protobuf:"varint,2,rep,packed,name=existed,proto3" json:"existed,omitempty"`
-	// Of a dry run: what the services that stay would notice, by service.
-	Effects       []*Effect `protobuf:"bytes,10,rep,name=effects,proto3" json:"effects,omitempty"`
+	// Of a dry run: what services would notice, the deleted ones included, by service.
+	Effects []*Effect `protobuf:"bytes,10,rep,name=effects,proto3" json:"effects,omitempty"`
+	// How many effects are left out because they do not fit into one message.
+	EffectsLeftOut uint64 `protobuf:"varint,11,opt,name=effects_left_out,json=effectsLeftOut,proto3" json:"effects_left_out,omitempty"`
+	// Of a dry run without force: why it would be refused without dry_run. The effects
+	// are those with force.
+	NeedsForce    []string `protobuf:"bytes,12,rep,name=needs_force,json=needsForce,proto3" json:"needs_force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +729,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +742,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DeleteResponse) GetRevision() uint64 {
@@ -648,6 +762,20 @@ func (x *DeleteResponse) GetExisted() []bool {
 func (x *DeleteResponse) GetEffects() []*Effect {
 	if x != nil {
 		return x.Effects
+	}
+	return nil
+}
+
+func (x *DeleteResponse) GetEffectsLeftOut() uint64 {
+	if x != nil {
+		return x.EffectsLeftOut
+	}
+	return 0
+}
+
+func (x *DeleteResponse) GetNeedsForce() []string {
+	if x != nil {
+		return x.NeedsForce
 	}
 	return nil
 }
@@ -673,7 +801,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +813,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +826,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetRequest) GetKinds() []string {
@@ -754,7 +882,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +894,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +907,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetResponse) GetRevision() uint64 {
@@ -864,7 +992,7 @@ type ReservationStatus struct {
 
 func (x *ReservationStatus) Reset() {
 	*x = ReservationStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1004,7 @@ func (x *ReservationStatus) String() string {
 func (*ReservationStatus) ProtoMessage() {}
 
 func (x *ReservationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1017,7 @@ func (x *ReservationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReservationStatus.ProtoReflect.Descriptor instead.
 func (*ReservationStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReservationStatus) GetReservation() *v1.Reservation {
@@ -925,7 +1053,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1065,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1078,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Holder) GetAddress() string {
@@ -980,7 +1108,7 @@ type NamespaceStatus struct {
 
 func (x *NamespaceStatus) Reset() {
 	*x = NamespaceStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1120,7 @@ func (x *NamespaceStatus) String() string {
 func (*NamespaceStatus) ProtoMessage() {}
 
 func (x *NamespaceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1133,7 @@ func (x *NamespaceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamespaceStatus.ProtoReflect.Descriptor instead.
 func (*NamespaceStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NamespaceStatus) GetNamespace() *v1.Namespace {
@@ -1053,7 +1181,7 @@ type QuarantineStatus struct {
 
 func (x *QuarantineStatus) Reset() {
 	*x = QuarantineStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1193,7 @@ func (x *QuarantineStatus) String() string {
 func (*QuarantineStatus) ProtoMessage() {}
 
 func (x *QuarantineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1206,7 @@ func (x *QuarantineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantineStatus.ProtoReflect.Descriptor instead.
 func (*QuarantineStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *QuarantineStatus) GetAddress() string {
@@ -1147,7 +1275,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1287,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1300,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PoolStatus) GetPool() *v1.Pool {
@@ -1265,7 +1393,7 @@ type ServiceStatus struct {
 
 func (x *ServiceStatus) Reset() {
 	*x = ServiceStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1405,7 @@ func (x *ServiceStatus) String() string {
 func (*ServiceStatus) ProtoMessage() {}
 
 func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1418,7 @@ func (x *ServiceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceStatus.ProtoReflect.Descriptor instead.
 func (*ServiceStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ServiceStatus) GetService() *v1.Service {
@@ -1360,7 +1488,7 @@ type ServiceEndpoints struct {
 
 func (x *ServiceEndpoints) Reset() {
 	*x = ServiceEndpoints{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1500,7 @@ func (x *ServiceEndpoints) String() string {
 func (*ServiceEndpoints) ProtoMessage() {}
 
 func (x *ServiceEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1513,7 @@ func (x *ServiceEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceEndpoints.ProtoReflect.Descriptor instead.
 func (*ServiceEndpoints) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ServiceEndpoints) GetReady() []string {
@@ -1424,7 +1552,7 @@ type NodeHealth struct {
 
 func (x *NodeHealth) Reset() {
 	*x = NodeHealth{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1564,7 @@ func (x *NodeHealth) String() string {
 func (*NodeHealth) ProtoMessage() {}
 
 func (x *NodeHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1577,7 @@ func (x *NodeHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHealth.ProtoReflect.Descriptor instead.
 func (*NodeHealth) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NodeHealth) GetNode() string {
@@ -1520,7 +1648,7 @@ type VipStatus struct {
 
 func (x *VipStatus) Reset() {
 	*x = VipStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1660,7 @@ func (x *VipStatus) String() string {
 func (*VipStatus) ProtoMessage() {}
 
 func (x *VipStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1673,7 @@ func (x *VipStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipStatus.ProtoReflect.Descriptor instead.
 func (*VipStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VipStatus) GetAddress() string {
@@ -1679,7 +1807,7 @@ type VipPlacement struct {
 
 func (x *VipPlacement) Reset() {
 	*x = VipPlacement{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1819,7 @@ func (x *VipPlacement) String() string {
 func (*VipPlacement) ProtoMessage() {}
 
 func (x *VipPlacement) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1832,7 @@ func (x *VipPlacement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipPlacement.ProtoReflect.Descriptor instead.
 func (*VipPlacement) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VipPlacement) GetAllocation() v1.AllocationReason {
@@ -1759,7 +1887,7 @@ type NodeAnnouncement struct {
 
 func (x *NodeAnnouncement) Reset() {
 	*x = NodeAnnouncement{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1899,7 @@ func (x *NodeAnnouncement) String() string {
 func (*NodeAnnouncement) ProtoMessage() {}
 
 func (x *NodeAnnouncement) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1912,7 @@ func (x *NodeAnnouncement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAnnouncement.ProtoReflect.Descriptor instead.
 func (*NodeAnnouncement) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NodeAnnouncement) GetNode() string {
@@ -1818,7 +1946,7 @@ type NodeEligibility struct {
 
 func (x *NodeEligibility) Reset() {
 	*x = NodeEligibility{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +1958,7 @@ func (x *NodeEligibility) String() string {
 func (*NodeEligibility) ProtoMessage() {}
 
 func (x *NodeEligibility) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +1971,7 @@ func (x *NodeEligibility) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeEligibility.ProtoReflect.Descriptor instead.
 func (*NodeEligibility) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeEligibility) GetNode() string {
@@ -1916,7 +2044,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2056,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2069,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodeStatus) GetName() string {
@@ -2068,7 +2196,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2208,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2221,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MemberStatus) GetId() string {
@@ -2175,7 +2303,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2315,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2328,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StatusRequest) GetStale() bool {
@@ -2240,7 +2368,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2252,7 +2380,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2265,7 +2393,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StatusResponse) GetClusterId() []byte {
@@ -2413,7 +2541,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2425,7 +2553,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2438,7 +2566,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DrainRequest) GetNode() string {
@@ -2468,7 +2596,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2608,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2621,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DrainResponse) GetRevision() uint64 {
@@ -2526,7 +2654,7 @@ type UndrainRequest struct {
 
 func (x *UndrainRequest) Reset() {
 	*x = UndrainRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2666,7 @@ func (x *UndrainRequest) String() string {
 func (*UndrainRequest) ProtoMessage() {}
 
 func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2679,7 @@ func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
 func (*UndrainRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UndrainRequest) GetNode() string {
@@ -2570,7 +2698,7 @@ type UndrainResponse struct {
 
 func (x *UndrainResponse) Reset() {
 	*x = UndrainResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2582,7 +2710,7 @@ func (x *UndrainResponse) String() string {
 func (*UndrainResponse) ProtoMessage() {}
 
 func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2595,7 +2723,7 @@ func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
 func (*UndrainResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UndrainResponse) GetRevision() uint64 {
@@ -2616,7 +2744,7 @@ type MoveRequest struct {
 
 func (x *MoveRequest) Reset() {
 	*x = MoveRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +2756,7 @@ func (x *MoveRequest) String() string {
 func (*MoveRequest) ProtoMessage() {}
 
 func (x *MoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +2769,7 @@ func (x *MoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRequest.ProtoReflect.Descriptor instead.
 func (*MoveRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MoveRequest) GetAddress() string {
@@ -2669,7 +2797,7 @@ type MoveResponse struct {
 
 func (x *MoveResponse) Reset() {
 	*x = MoveResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2681,7 +2809,7 @@ func (x *MoveResponse) String() string {
 func (*MoveResponse) ProtoMessage() {}
 
 func (x *MoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2694,7 +2822,7 @@ func (x *MoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveResponse.ProtoReflect.Descriptor instead.
 func (*MoveResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MoveResponse) GetRevision() uint64 {
@@ -2732,7 +2860,7 @@ type RebalanceRequest struct {
 
 func (x *RebalanceRequest) Reset() {
 	*x = RebalanceRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +2872,7 @@ func (x *RebalanceRequest) String() string {
 func (*RebalanceRequest) ProtoMessage() {}
 
 func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +2885,7 @@ func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
 func (*RebalanceRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RebalanceRequest) GetDryRun() bool {
@@ -2794,7 +2922,7 @@ type RebalanceResponse struct {
 
 func (x *RebalanceResponse) Reset() {
 	*x = RebalanceResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2934,7 @@ func (x *RebalanceResponse) String() string {
 func (*RebalanceResponse) ProtoMessage() {}
 
 func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2947,7 @@ func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
 func (*RebalanceResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RebalanceResponse) GetRevision() uint64 {
@@ -2854,7 +2982,7 @@ type BalanceMove struct {
 
 func (x *BalanceMove) Reset() {
 	*x = BalanceMove{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2866,7 +2994,7 @@ func (x *BalanceMove) String() string {
 func (*BalanceMove) ProtoMessage() {}
 
 func (x *BalanceMove) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2879,7 +3007,7 @@ func (x *BalanceMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BalanceMove.ProtoReflect.Descriptor instead.
 func (*BalanceMove) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *BalanceMove) GetAddress() string {
@@ -2912,7 +3040,7 @@ type ForgetNodeRequest struct {
 
 func (x *ForgetNodeRequest) Reset() {
 	*x = ForgetNodeRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2924,7 +3052,7 @@ func (x *ForgetNodeRequest) String() string {
 func (*ForgetNodeRequest) ProtoMessage() {}
 
 func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2937,7 +3065,7 @@ func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeRequest.ProtoReflect.Descriptor instead.
 func (*ForgetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ForgetNodeRequest) GetNode() string {
@@ -2956,7 +3084,7 @@ type ForgetNodeResponse struct {
 
 func (x *ForgetNodeResponse) Reset() {
 	*x = ForgetNodeResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2968,7 +3096,7 @@ func (x *ForgetNodeResponse) String() string {
 func (*ForgetNodeResponse) ProtoMessage() {}
 
 func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2981,7 +3109,7 @@ func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeResponse.ProtoReflect.Descriptor instead.
 func (*ForgetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ForgetNodeResponse) GetRevision() uint64 {
@@ -3000,7 +3128,7 @@ type SetLeaseTimesRequest struct {
 
 func (x *SetLeaseTimesRequest) Reset() {
 	*x = SetLeaseTimesRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3012,7 +3140,7 @@ func (x *SetLeaseTimesRequest) String() string {
 func (*SetLeaseTimesRequest) ProtoMessage() {}
 
 func (x *SetLeaseTimesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[37]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3025,7 +3153,7 @@ func (x *SetLeaseTimesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeaseTimesRequest.ProtoReflect.Descriptor instead.
 func (*SetLeaseTimesRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetLeaseTimesRequest) GetTimes() *v1.LeaseTimes {
@@ -3044,7 +3172,7 @@ type SetLeaseTimesResponse struct {
 
 func (x *SetLeaseTimesResponse) Reset() {
 	*x = SetLeaseTimesResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3184,7 @@ func (x *SetLeaseTimesResponse) String() string {
 func (*SetLeaseTimesResponse) ProtoMessage() {}
 
 func (x *SetLeaseTimesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[38]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3197,7 @@ func (x *SetLeaseTimesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeaseTimesResponse.ProtoReflect.Descriptor instead.
 func (*SetLeaseTimesResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetLeaseTimesResponse) GetRevision() uint64 {
@@ -3088,7 +3216,7 @@ type SetRetentionRequest struct {
 
 func (x *SetRetentionRequest) Reset() {
 	*x = SetRetentionRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3100,7 +3228,7 @@ func (x *SetRetentionRequest) String() string {
 func (*SetRetentionRequest) ProtoMessage() {}
 
 func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[39]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3113,7 +3241,7 @@ func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionRequest.ProtoReflect.Descriptor instead.
 func (*SetRetentionRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetRetentionRequest) GetRetentionNanos() int64 {
@@ -3132,7 +3260,7 @@ type SetRetentionResponse struct {
 
 func (x *SetRetentionResponse) Reset() {
 	*x = SetRetentionResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3272,7 @@ func (x *SetRetentionResponse) String() string {
 func (*SetRetentionResponse) ProtoMessage() {}
 
 func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[40]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3285,7 @@ func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetRetentionResponse.ProtoReflect.Descriptor instead.
 func (*SetRetentionResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SetRetentionResponse) GetRevision() uint64 {
@@ -3177,7 +3305,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3317,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[41]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3330,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ProbeRequest) GetAddress() string {
@@ -3228,7 +3356,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3368,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[42]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3381,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ProbeResponse) GetNodes() []*NodeProbe {
@@ -3274,7 +3402,7 @@ type NodeProbe struct {
 
 func (x *NodeProbe) Reset() {
 	*x = NodeProbe{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3286,7 +3414,7 @@ func (x *NodeProbe) String() string {
 func (*NodeProbe) ProtoMessage() {}
 
 func (x *NodeProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[43]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3299,7 +3427,7 @@ func (x *NodeProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProbe.ProtoReflect.Descriptor instead.
 func (*NodeProbe) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *NodeProbe) GetNode() string {
@@ -3335,7 +3463,7 @@ type ProbeHit struct {
 
 func (x *ProbeHit) Reset() {
 	*x = ProbeHit{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3347,7 +3475,7 @@ func (x *ProbeHit) String() string {
 func (*ProbeHit) ProtoMessage() {}
 
 func (x *ProbeHit) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[44]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3360,7 +3488,7 @@ func (x *ProbeHit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeHit.ProtoReflect.Descriptor instead.
 func (*ProbeHit) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ProbeHit) GetMac() []byte {
@@ -3393,7 +3521,7 @@ type EndQuarantineRequest struct {
 
 func (x *EndQuarantineRequest) Reset() {
 	*x = EndQuarantineRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3533,7 @@ func (x *EndQuarantineRequest) String() string {
 func (*EndQuarantineRequest) ProtoMessage() {}
 
 func (x *EndQuarantineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[45]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3546,7 @@ func (x *EndQuarantineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndQuarantineRequest.ProtoReflect.Descriptor instead.
 func (*EndQuarantineRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *EndQuarantineRequest) GetAddress() string {
@@ -3437,7 +3565,7 @@ type EndQuarantineResponse struct {
 
 func (x *EndQuarantineResponse) Reset() {
 	*x = EndQuarantineResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3577,7 @@ func (x *EndQuarantineResponse) String() string {
 func (*EndQuarantineResponse) ProtoMessage() {}
 
 func (x *EndQuarantineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[46]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3590,7 @@ func (x *EndQuarantineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndQuarantineResponse.ProtoReflect.Descriptor instead.
 func (*EndQuarantineResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *EndQuarantineResponse) GetRevision() uint64 {
@@ -3491,7 +3619,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +3631,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[47]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +3644,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *EventsRequest) GetSinceRevision() uint64 {
@@ -3581,7 +3709,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3593,7 +3721,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[48]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3606,7 +3734,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *EventsResponse) GetRevision() uint64 {
@@ -3659,7 +3787,7 @@ type SnapshotSaveRequest struct {
 
 func (x *SnapshotSaveRequest) Reset() {
 	*x = SnapshotSaveRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3671,7 +3799,7 @@ func (x *SnapshotSaveRequest) String() string {
 func (*SnapshotSaveRequest) ProtoMessage() {}
 
 func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[49]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3684,7 +3812,7 @@ func (x *SnapshotSaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSaveRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SnapshotSaveRequest) GetStale() bool {
@@ -3717,7 +3845,7 @@ type SnapshotSaveResponse struct {
 
 func (x *SnapshotSaveResponse) Reset() {
 	*x = SnapshotSaveResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3729,7 +3857,7 @@ func (x *SnapshotSaveResponse) String() string {
 func (*SnapshotSaveResponse) ProtoMessage() {}
 
 func (x *SnapshotSaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[50]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3742,7 +3870,7 @@ func (x *SnapshotSaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotSaveResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotSaveResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SnapshotSaveResponse) GetChunk() []byte {
@@ -3763,7 +3891,7 @@ type SnapshotRestoreRequest struct {
 
 func (x *SnapshotRestoreRequest) Reset() {
 	*x = SnapshotRestoreRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3775,7 +3903,7 @@ func (x *SnapshotRestoreRequest) String() string {
 func (*SnapshotRestoreRequest) ProtoMessage() {}
 
 func (x *SnapshotRestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[51]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3788,7 +3916,7 @@ func (x *SnapshotRestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRestoreRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRestoreRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SnapshotRestoreRequest) GetChunk() []byte {
@@ -3817,7 +3945,7 @@ type SnapshotRestoreResponse struct {
 
 func (x *SnapshotRestoreResponse) Reset() {
 	*x = SnapshotRestoreResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +3957,7 @@ func (x *SnapshotRestoreResponse) String() string {
 func (*SnapshotRestoreResponse) ProtoMessage() {}
 
 func (x *SnapshotRestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[52]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +3970,7 @@ func (x *SnapshotRestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRestoreResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotRestoreResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *SnapshotRestoreResponse) GetRevision() uint64 {
@@ -3883,7 +4011,7 @@ type AddMemberRequest struct {
 
 func (x *AddMemberRequest) Reset() {
 	*x = AddMemberRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3895,7 +4023,7 @@ func (x *AddMemberRequest) String() string {
 func (*AddMemberRequest) ProtoMessage() {}
 
 func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[53]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3908,7 +4036,7 @@ func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
 func (*AddMemberRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AddMemberRequest) GetId() string {
@@ -3933,7 +4061,7 @@ type AddMemberResponse struct {
 
 func (x *AddMemberResponse) Reset() {
 	*x = AddMemberResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3945,7 +4073,7 @@ func (x *AddMemberResponse) String() string {
 func (*AddMemberResponse) ProtoMessage() {}
 
 func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[54]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3958,7 +4086,7 @@ func (x *AddMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddMemberResponse.ProtoReflect.Descriptor instead.
 func (*AddMemberResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 type RemoveMemberRequest struct {
@@ -3970,7 +4098,7 @@ type RemoveMemberRequest struct {
 
 func (x *RemoveMemberRequest) Reset() {
 	*x = RemoveMemberRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3982,7 +4110,7 @@ func (x *RemoveMemberRequest) String() string {
 func (*RemoveMemberRequest) ProtoMessage() {}
 
 func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[55]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3995,7 +4123,7 @@ func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
 func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{55}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RemoveMemberRequest) GetId() string {
@@ -4013,7 +4141,7 @@ type RemoveMemberResponse struct {
 
 func (x *RemoveMemberResponse) Reset() {
 	*x = RemoveMemberResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4025,7 +4153,7 @@ func (x *RemoveMemberResponse) String() string {
 func (*RemoveMemberResponse) ProtoMessage() {}
 
 func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[56]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4038,7 +4166,7 @@ func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
 func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{56}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 type TransferLeadershipRequest struct {
@@ -4051,7 +4179,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4063,7 +4191,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[57]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4076,7 +4204,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{57}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *TransferLeadershipRequest) GetTo() string {
@@ -4095,7 +4223,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4107,7 +4235,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[58]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4120,7 +4248,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{58}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *TransferLeadershipResponse) GetLeader() string {
@@ -4138,7 +4266,7 @@ type VersionRequest struct {
 
 func (x *VersionRequest) Reset() {
 	*x = VersionRequest{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4150,7 +4278,7 @@ func (x *VersionRequest) String() string {
 func (*VersionRequest) ProtoMessage() {}
 
 func (x *VersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[59]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4163,7 +4291,7 @@ func (x *VersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionRequest.ProtoReflect.Descriptor instead.
 func (*VersionRequest) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{59}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 type VersionResponse struct {
@@ -4177,7 +4305,7 @@ type VersionResponse struct {
 
 func (x *VersionResponse) Reset() {
 	*x = VersionResponse{}
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4189,7 +4317,7 @@ func (x *VersionResponse) String() string {
 func (*VersionResponse) ProtoMessage() {}
 
 func (x *VersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[60]
+	mi := &file_quorumlb_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4202,7 +4330,7 @@ func (x *VersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionResponse.ProtoReflect.Descriptor instead.
 func (*VersionResponse) Descriptor() ([]byte, []int) {
-	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{60}
+	return file_quorumlb_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *VersionResponse) GetVersion() string {
@@ -4246,18 +4374,30 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\x06source\x18\x04 \x01(\tR\x06source\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x05 \x01(\x04R\n" +
-	"generation\"\x9a\x01\n" +
+	"generation\"\xc4\x01\n" +
 	"\rApplyResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x128\n" +
 	"\aresults\x18\x02 \x03(\v2\x1e.quorumlb.admin.v1.ApplyResultR\aresults\x123\n" +
 	"\aeffects\x18\n" +
-	" \x03(\v2\x19.quorumlb.admin.v1.EffectR\aeffects\"\x82\x01\n" +
+	" \x03(\v2\x19.quorumlb.admin.v1.EffectR\aeffects\x12(\n" +
+	"\x10effects_left_out\x18\v \x01(\x04R\x0eeffectsLeftOut\"\xf4\x01\n" +
 	"\x06Effect\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05taken\x18\x02 \x03(\tR\x05taken\x12\x14\n" +
 	"\x05given\x18\x03 \x03(\tR\x05given\x12\x18\n" +
 	"\aleaving\x18\x04 \x03(\tR\aleaving\x12\x18\n" +
-	"\apending\x18\x05 \x01(\tR\apending\"\xbb\x01\n" +
+	"\apending\x18\x05 \x01(\tR\apending\x12\x18\n" +
+	"\adeleted\x18\n" +
+	" \x01(\bR\adeleted\x12\x1e\n" +
+	"\n" +
+	"unselected\x18\v \x03(\tR\n" +
+	"unselected\x126\n" +
+	"\x06owners\x18\f \x03(\v2\x1e.quorumlb.admin.v1.OwnerEffectR\x06owners\"o\n" +
+	"\vOwnerEffect\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
+	"\tfrom_node\x18\x02 \x01(\tR\bfromNode\x12\x17\n" +
+	"\ato_node\x18\x03 \x01(\tR\x06toNode\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\"\xbb\x01\n" +
 	"\vApplyResult\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -4274,12 +4414,15 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\fResourceName\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"{\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\xc6\x01\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
 	"\aexisted\x18\x02 \x03(\bR\aexisted\x123\n" +
 	"\aeffects\x18\n" +
-	" \x03(\v2\x19.quorumlb.admin.v1.EffectR\aeffects\"\x8f\x01\n" +
+	" \x03(\v2\x19.quorumlb.admin.v1.EffectR\aeffects\x12(\n" +
+	"\x10effects_left_out\x18\v \x01(\x04R\x0eeffectsLeftOut\x12\x1f\n" +
+	"\vneeds_force\x18\f \x03(\tR\n" +
+	"needsForce\"\x8f\x01\n" +
 	"\n" +
 	"GetRequest\x12\x14\n" +
 	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x12\n" +
@@ -4610,184 +4753,186 @@ func file_quorumlb_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_quorumlb_admin_v1_admin_proto_rawDescData
 }
 
-var file_quorumlb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_quorumlb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_quorumlb_admin_v1_admin_proto_goTypes = []any{
 	(*Resource)(nil),                   // 0: quorumlb.admin.v1.Resource
 	(*ApplyRequest)(nil),               // 1: quorumlb.admin.v1.ApplyRequest
 	(*ApplyResponse)(nil),              // 2: quorumlb.admin.v1.ApplyResponse
 	(*Effect)(nil),                     // 3: quorumlb.admin.v1.Effect
-	(*ApplyResult)(nil),                // 4: quorumlb.admin.v1.ApplyResult
-	(*DeleteRequest)(nil),              // 5: quorumlb.admin.v1.DeleteRequest
-	(*ResourceName)(nil),               // 6: quorumlb.admin.v1.ResourceName
-	(*DeleteResponse)(nil),             // 7: quorumlb.admin.v1.DeleteResponse
-	(*GetRequest)(nil),                 // 8: quorumlb.admin.v1.GetRequest
-	(*GetResponse)(nil),                // 9: quorumlb.admin.v1.GetResponse
-	(*ReservationStatus)(nil),          // 10: quorumlb.admin.v1.ReservationStatus
-	(*Holder)(nil),                     // 11: quorumlb.admin.v1.Holder
-	(*NamespaceStatus)(nil),            // 12: quorumlb.admin.v1.NamespaceStatus
-	(*QuarantineStatus)(nil),           // 13: quorumlb.admin.v1.QuarantineStatus
-	(*PoolStatus)(nil),                 // 14: quorumlb.admin.v1.PoolStatus
-	(*ServiceStatus)(nil),              // 15: quorumlb.admin.v1.ServiceStatus
-	(*ServiceEndpoints)(nil),           // 16: quorumlb.admin.v1.ServiceEndpoints
-	(*NodeHealth)(nil),                 // 17: quorumlb.admin.v1.NodeHealth
-	(*VipStatus)(nil),                  // 18: quorumlb.admin.v1.VipStatus
-	(*VipPlacement)(nil),               // 19: quorumlb.admin.v1.VipPlacement
-	(*NodeAnnouncement)(nil),           // 20: quorumlb.admin.v1.NodeAnnouncement
-	(*NodeEligibility)(nil),            // 21: quorumlb.admin.v1.NodeEligibility
-	(*NodeStatus)(nil),                 // 22: quorumlb.admin.v1.NodeStatus
-	(*MemberStatus)(nil),               // 23: quorumlb.admin.v1.MemberStatus
-	(*StatusRequest)(nil),              // 24: quorumlb.admin.v1.StatusRequest
-	(*StatusResponse)(nil),             // 25: quorumlb.admin.v1.StatusResponse
-	(*DrainRequest)(nil),               // 26: quorumlb.admin.v1.DrainRequest
-	(*DrainResponse)(nil),              // 27: quorumlb.admin.v1.DrainResponse
-	(*UndrainRequest)(nil),             // 28: quorumlb.admin.v1.UndrainRequest
-	(*UndrainResponse)(nil),            // 29: quorumlb.admin.v1.UndrainResponse
-	(*MoveRequest)(nil),                // 30: quorumlb.admin.v1.MoveRequest
-	(*MoveResponse)(nil),               // 31: quorumlb.admin.v1.MoveResponse
-	(*RebalanceRequest)(nil),           // 32: quorumlb.admin.v1.RebalanceRequest
-	(*RebalanceResponse)(nil),          // 33: quorumlb.admin.v1.RebalanceResponse
-	(*BalanceMove)(nil),                // 34: quorumlb.admin.v1.BalanceMove
-	(*ForgetNodeRequest)(nil),          // 35: quorumlb.admin.v1.ForgetNodeRequest
-	(*ForgetNodeResponse)(nil),         // 36: quorumlb.admin.v1.ForgetNodeResponse
-	(*SetLeaseTimesRequest)(nil),       // 37: quorumlb.admin.v1.SetLeaseTimesRequest
-	(*SetLeaseTimesResponse)(nil),      // 38: quorumlb.admin.v1.SetLeaseTimesResponse
-	(*SetRetentionRequest)(nil),        // 39: quorumlb.admin.v1.SetRetentionRequest
-	(*SetRetentionResponse)(nil),       // 40: quorumlb.admin.v1.SetRetentionResponse
-	(*ProbeRequest)(nil),               // 41: quorumlb.admin.v1.ProbeRequest
-	(*ProbeResponse)(nil),              // 42: quorumlb.admin.v1.ProbeResponse
-	(*NodeProbe)(nil),                  // 43: quorumlb.admin.v1.NodeProbe
-	(*ProbeHit)(nil),                   // 44: quorumlb.admin.v1.ProbeHit
-	(*EndQuarantineRequest)(nil),       // 45: quorumlb.admin.v1.EndQuarantineRequest
-	(*EndQuarantineResponse)(nil),      // 46: quorumlb.admin.v1.EndQuarantineResponse
-	(*EventsRequest)(nil),              // 47: quorumlb.admin.v1.EventsRequest
-	(*EventsResponse)(nil),             // 48: quorumlb.admin.v1.EventsResponse
-	(*SnapshotSaveRequest)(nil),        // 49: quorumlb.admin.v1.SnapshotSaveRequest
-	(*SnapshotSaveResponse)(nil),       // 50: quorumlb.admin.v1.SnapshotSaveResponse
-	(*SnapshotRestoreRequest)(nil),     // 51: quorumlb.admin.v1.SnapshotRestoreRequest
-	(*SnapshotRestoreResponse)(nil),    // 52: quorumlb.admin.v1.SnapshotRestoreResponse
-	(*AddMemberRequest)(nil),           // 53: quorumlb.admin.v1.AddMemberRequest
-	(*AddMemberResponse)(nil),          // 54: quorumlb.admin.v1.AddMemberResponse
-	(*RemoveMemberRequest)(nil),        // 55: quorumlb.admin.v1.RemoveMemberRequest
-	(*RemoveMemberResponse)(nil),       // 56: quorumlb.admin.v1.RemoveMemberResponse
-	(*TransferLeadershipRequest)(nil),  // 57: quorumlb.admin.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 58: quorumlb.admin.v1.TransferLeadershipResponse
-	(*VersionRequest)(nil),             // 59: quorumlb.admin.v1.VersionRequest
-	(*VersionResponse)(nil),            // 60: quorumlb.admin.v1.VersionResponse
-	nil,                                // 61: quorumlb.admin.v1.PoolStatus.NamespacesEntry
-	nil,                                // 62: quorumlb.admin.v1.NodeStatus.LabelsEntry
-	(*v1.Pool)(nil),                    // 63: quorumlb.log.v1.Pool
-	(*v1.L2Advertisement)(nil),         // 64: quorumlb.log.v1.L2Advertisement
-	(*v1.Service)(nil),                 // 65: quorumlb.log.v1.Service
-	(*v1.Namespace)(nil),               // 66: quorumlb.log.v1.Namespace
-	(*v1.Reservation)(nil),             // 67: quorumlb.log.v1.Reservation
-	(*v1.Refusal)(nil),                 // 68: quorumlb.log.v1.Refusal
-	(*v11.HealthStatus)(nil),           // 69: quorumlb.speaker.v1.HealthStatus
-	(v1.OwnerReason)(0),                // 70: quorumlb.log.v1.OwnerReason
-	(v1.ControlLoss)(0),                // 71: quorumlb.log.v1.ControlLoss
-	(v1.AllocationReason)(0),           // 72: quorumlb.log.v1.AllocationReason
-	(v1.Placement)(0),                  // 73: quorumlb.log.v1.Placement
-	(*v11.VipStatus)(nil),              // 74: quorumlb.speaker.v1.VipStatus
-	(*v1.Link)(nil),                    // 75: quorumlb.log.v1.Link
-	(v1.DrainReason)(0),                // 76: quorumlb.log.v1.DrainReason
-	(*v1.LeaseTimes)(nil),              // 77: quorumlb.log.v1.LeaseTimes
-	(*v1.Event)(nil),                   // 78: quorumlb.log.v1.Event
+	(*OwnerEffect)(nil),                // 4: quorumlb.admin.v1.OwnerEffect
+	(*ApplyResult)(nil),                // 5: quorumlb.admin.v1.ApplyResult
+	(*DeleteRequest)(nil),              // 6: quorumlb.admin.v1.DeleteRequest
+	(*ResourceName)(nil),               // 7: quorumlb.admin.v1.ResourceName
+	(*DeleteResponse)(nil),             // 8: quorumlb.admin.v1.DeleteResponse
+	(*GetRequest)(nil),                 // 9: quorumlb.admin.v1.GetRequest
+	(*GetResponse)(nil),                // 10: quorumlb.admin.v1.GetResponse
+	(*ReservationStatus)(nil),          // 11: quorumlb.admin.v1.ReservationStatus
+	(*Holder)(nil),                     // 12: quorumlb.admin.v1.Holder
+	(*NamespaceStatus)(nil),            // 13: quorumlb.admin.v1.NamespaceStatus
+	(*QuarantineStatus)(nil),           // 14: quorumlb.admin.v1.QuarantineStatus
+	(*PoolStatus)(nil),                 // 15: quorumlb.admin.v1.PoolStatus
+	(*ServiceStatus)(nil),              // 16: quorumlb.admin.v1.ServiceStatus
+	(*ServiceEndpoints)(nil),           // 17: quorumlb.admin.v1.ServiceEndpoints
+	(*NodeHealth)(nil),                 // 18: quorumlb.admin.v1.NodeHealth
+	(*VipStatus)(nil),                  // 19: quorumlb.admin.v1.VipStatus
+	(*VipPlacement)(nil),               // 20: quorumlb.admin.v1.VipPlacement
+	(*NodeAnnouncement)(nil),           // 21: quorumlb.admin.v1.NodeAnnouncement
+	(*NodeEligibility)(nil),            // 22: quorumlb.admin.v1.NodeEligibility
+	(*NodeStatus)(nil),                 // 23: quorumlb.admin.v1.NodeStatus
+	(*MemberStatus)(nil),               // 24: quorumlb.admin.v1.MemberStatus
+	(*StatusRequest)(nil),              // 25: quorumlb.admin.v1.StatusRequest
+	(*StatusResponse)(nil),             // 26: quorumlb.admin.v1.StatusResponse
+	(*DrainRequest)(nil),               // 27: quorumlb.admin.v1.DrainRequest
+	(*DrainResponse)(nil),              // 28: quorumlb.admin.v1.DrainResponse
+	(*UndrainRequest)(nil),             // 29: quorumlb.admin.v1.UndrainRequest
+	(*UndrainResponse)(nil),            // 30: quorumlb.admin.v1.UndrainResponse
+	(*MoveRequest)(nil),                // 31: quorumlb.admin.v1.MoveRequest
+	(*MoveResponse)(nil),               // 32: quorumlb.admin.v1.MoveResponse
+	(*RebalanceRequest)(nil),           // 33: quorumlb.admin.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),          // 34: quorumlb.admin.v1.RebalanceResponse
+	(*BalanceMove)(nil),                // 35: quorumlb.admin.v1.BalanceMove
+	(*ForgetNodeRequest)(nil),          // 36: quorumlb.admin.v1.ForgetNodeRequest
+	(*ForgetNodeResponse)(nil),         // 37: quorumlb.admin.v1.ForgetNodeResponse
+	(*SetLeaseTimesRequest)(nil),       // 38: quorumlb.admin.v1.SetLeaseTimesRequest
+	(*SetLeaseTimesResponse)(nil),      // 39: quorumlb.admin.v1.SetLeaseTimesResponse
+	(*SetRetentionRequest)(nil),        // 40: quorumlb.admin.v1.SetRetentionRequest
+	(*SetRetentionResponse)(nil),       // 41: quorumlb.admin.v1.SetRetentionResponse
+	(*ProbeRequest)(nil),               // 42: quorumlb.admin.v1.ProbeRequest
+	(*ProbeResponse)(nil),              // 43: quorumlb.admin.v1.ProbeResponse
+	(*NodeProbe)(nil),                  // 44: quorumlb.admin.v1.NodeProbe
+	(*ProbeHit)(nil),                   // 45: quorumlb.admin.v1.ProbeHit
+	(*EndQuarantineRequest)(nil),       // 46: quorumlb.admin.v1.EndQuarantineRequest
+	(*EndQuarantineResponse)(nil),      // 47: quorumlb.admin.v1.EndQuarantineResponse
+	(*EventsRequest)(nil),              // 48: quorumlb.admin.v1.EventsRequest
+	(*EventsResponse)(nil),             // 49: quorumlb.admin.v1.EventsResponse
+	(*SnapshotSaveRequest)(nil),        // 50: quorumlb.admin.v1.SnapshotSaveRequest
+	(*SnapshotSaveResponse)(nil),       // 51: quorumlb.admin.v1.SnapshotSaveResponse
+	(*SnapshotRestoreRequest)(nil),     // 52: quorumlb.admin.v1.SnapshotRestoreRequest
+	(*SnapshotRestoreResponse)(nil),    // 53: quorumlb.admin.v1.SnapshotRestoreResponse
+	(*AddMemberRequest)(nil),           // 54: quorumlb.admin.v1.AddMemberRequest
+	(*AddMemberResponse)(nil),          // 55: quorumlb.admin.v1.AddMemberResponse
+	(*RemoveMemberRequest)(nil),        // 56: quorumlb.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),       // 57: quorumlb.admin.v1.RemoveMemberResponse
+	(*TransferLeadershipRequest)(nil),  // 58: quorumlb.admin.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 59: quorumlb.admin.v1.TransferLeadershipResponse
+	(*VersionRequest)(nil),             // 60: quorumlb.admin.v1.VersionRequest
+	(*VersionResponse)(nil),            // 61: quorumlb.admin.v1.VersionResponse
+	nil,                                // 62: quorumlb.admin.v1.PoolStatus.NamespacesEntry
+	nil,                                // 63: quorumlb.admin.v1.NodeStatus.LabelsEntry
+	(*v1.Pool)(nil),                    // 64: quorumlb.log.v1.Pool
+	(*v1.L2Advertisement)(nil),         // 65: quorumlb.log.v1.L2Advertisement
+	(*v1.Service)(nil),                 // 66: quorumlb.log.v1.Service
+	(*v1.Namespace)(nil),               // 67: quorumlb.log.v1.Namespace
+	(*v1.Reservation)(nil),             // 68: quorumlb.log.v1.Reservation
+	(*v1.Refusal)(nil),                 // 69: quorumlb.log.v1.Refusal
+	(*v11.HealthStatus)(nil),           // 70: quorumlb.speaker.v1.HealthStatus
+	(v1.OwnerReason)(0),                // 71: quorumlb.log.v1.OwnerReason
+	(v1.ControlLoss)(0),                // 72: quorumlb.log.v1.ControlLoss
+	(v1.AllocationReason)(0),           // 73: quorumlb.log.v1.AllocationReason
+	(v1.Placement)(0),                  // 74: quorumlb.log.v1.Placement
+	(*v11.VipStatus)(nil),              // 75: quorumlb.speaker.v1.VipStatus
+	(*v1.Link)(nil),                    // 76: quorumlb.log.v1.Link
+	(v1.DrainReason)(0),                // 77: quorumlb.log.v1.DrainReason
+	(*v1.LeaseTimes)(nil),              // 78: quorumlb.log.v1.LeaseTimes
+	(*v1.Event)(nil),                   // 79: quorumlb.log.v1.Event
 }
 var file_quorumlb_admin_v1_admin_proto_depIdxs = []int32{
-	63, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
-	64, // 1: quorumlb.admin.v1.Resource.l2_advertisement:type_name -> quorumlb.log.v1.L2Advertisement
-	65, // 2: quorumlb.admin.v1.Resource.service:type_name -> quorumlb.log.v1.Service
-	66, // 3: quorumlb.admin.v1.Resource.namespace:type_name -> quorumlb.log.v1.Namespace
-	67, // 4: quorumlb.admin.v1.Resource.reservation:type_name -> quorumlb.log.v1.Reservation
+	64, // 0: quorumlb.admin.v1.Resource.pool:type_name -> quorumlb.log.v1.Pool
+	65, // 1: quorumlb.admin.v1.Resource.l2_advertisement:type_name -> quorumlb.log.v1.L2Advertisement
+	66, // 2: quorumlb.admin.v1.Resource.service:type_name -> quorumlb.log.v1.Service
+	67, // 3: quorumlb.admin.v1.Resource.namespace:type_name -> quorumlb.log.v1.Namespace
+	68, // 4: quorumlb.admin.v1.Resource.reservation:type_name -> quorumlb.log.v1.Reservation
 	0,  // 5: quorumlb.admin.v1.ApplyRequest.resources:type_name -> quorumlb.admin.v1.Resource
-	4,  // 6: quorumlb.admin.v1.ApplyResponse.results:type_name -> quorumlb.admin.v1.ApplyResult
+	5,  // 6: quorumlb.admin.v1.ApplyResponse.results:type_name -> quorumlb.admin.v1.ApplyResult
 	3,  // 7: quorumlb.admin.v1.ApplyResponse.effects:type_name -> quorumlb.admin.v1.Effect
-	68, // 8: quorumlb.admin.v1.ApplyResult.refusals:type_name -> quorumlb.log.v1.Refusal
-	6,  // 9: quorumlb.admin.v1.DeleteRequest.names:type_name -> quorumlb.admin.v1.ResourceName
-	3,  // 10: quorumlb.admin.v1.DeleteResponse.effects:type_name -> quorumlb.admin.v1.Effect
-	14, // 11: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
-	64, // 12: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
-	15, // 13: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
-	18, // 14: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
-	22, // 15: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
-	23, // 16: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	12, // 17: quorumlb.admin.v1.GetResponse.namespaces:type_name -> quorumlb.admin.v1.NamespaceStatus
-	10, // 18: quorumlb.admin.v1.GetResponse.reservations:type_name -> quorumlb.admin.v1.ReservationStatus
-	13, // 19: quorumlb.admin.v1.GetResponse.quarantine:type_name -> quorumlb.admin.v1.QuarantineStatus
-	67, // 20: quorumlb.admin.v1.ReservationStatus.reservation:type_name -> quorumlb.log.v1.Reservation
-	11, // 21: quorumlb.admin.v1.ReservationStatus.holders:type_name -> quorumlb.admin.v1.Holder
-	66, // 22: quorumlb.admin.v1.NamespaceStatus.namespace:type_name -> quorumlb.log.v1.Namespace
-	63, // 23: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
-	11, // 24: quorumlb.admin.v1.PoolStatus.leaving:type_name -> quorumlb.admin.v1.Holder
-	61, // 25: quorumlb.admin.v1.PoolStatus.namespaces:type_name -> quorumlb.admin.v1.PoolStatus.NamespacesEntry
-	65, // 26: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
-	68, // 27: quorumlb.admin.v1.ServiceStatus.refusals:type_name -> quorumlb.log.v1.Refusal
-	16, // 28: quorumlb.admin.v1.ServiceStatus.endpoints:type_name -> quorumlb.admin.v1.ServiceEndpoints
-	17, // 29: quorumlb.admin.v1.ServiceStatus.health:type_name -> quorumlb.admin.v1.NodeHealth
-	69, // 30: quorumlb.admin.v1.NodeHealth.status:type_name -> quorumlb.speaker.v1.HealthStatus
-	70, // 31: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
-	20, // 32: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
-	71, // 33: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
-	21, // 34: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
-	19, // 35: quorumlb.admin.v1.VipStatus.placement:type_name -> quorumlb.admin.v1.VipPlacement
-	72, // 36: quorumlb.admin.v1.VipPlacement.allocation:type_name -> quorumlb.log.v1.AllocationReason
-	73, // 37: quorumlb.admin.v1.VipPlacement.placement:type_name -> quorumlb.log.v1.Placement
-	70, // 38: quorumlb.admin.v1.VipPlacement.wish_reason:type_name -> quorumlb.log.v1.OwnerReason
-	74, // 39: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
-	62, // 40: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
-	75, // 41: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
-	76, // 42: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
-	77, // 43: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
-	23, // 44: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
-	34, // 45: quorumlb.admin.v1.RebalanceResponse.moves:type_name -> quorumlb.admin.v1.BalanceMove
-	77, // 46: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
-	43, // 47: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
-	44, // 48: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
-	78, // 49: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
-	1,  // 50: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
-	5,  // 51: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
-	8,  // 52: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
-	24, // 53: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
-	26, // 54: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
-	28, // 55: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
-	30, // 56: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
-	35, // 57: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
-	37, // 58: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
-	39, // 59: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
-	41, // 60: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
-	45, // 61: quorumlb.admin.v1.AdminService.EndQuarantine:input_type -> quorumlb.admin.v1.EndQuarantineRequest
-	47, // 62: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
-	49, // 63: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
-	51, // 64: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
-	53, // 65: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
-	55, // 66: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
-	57, // 67: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
-	32, // 68: quorumlb.admin.v1.AdminService.Rebalance:input_type -> quorumlb.admin.v1.RebalanceRequest
-	59, // 69: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
-	2,  // 70: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
-	7,  // 71: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
-	9,  // 72: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
-	25, // 73: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
-	27, // 74: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
-	29, // 75: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
-	31, // 76: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
-	36, // 77: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
-	38, // 78: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
-	40, // 79: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
-	42, // 80: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
-	46, // 81: quorumlb.admin.v1.AdminService.EndQuarantine:output_type -> quorumlb.admin.v1.EndQuarantineResponse
-	48, // 82: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
-	50, // 83: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
-	52, // 84: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
-	54, // 85: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
-	56, // 86: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
-	58, // 87: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
-	33, // 88: quorumlb.admin.v1.AdminService.Rebalance:output_type -> quorumlb.admin.v1.RebalanceResponse
-	60, // 89: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
-	70, // [70:90] is the sub-list for method output_type
-	50, // [50:70] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	4,  // 8: quorumlb.admin.v1.Effect.owners:type_name -> quorumlb.admin.v1.OwnerEffect
+	69, // 9: quorumlb.admin.v1.ApplyResult.refusals:type_name -> quorumlb.log.v1.Refusal
+	7,  // 10: quorumlb.admin.v1.DeleteRequest.names:type_name -> quorumlb.admin.v1.ResourceName
+	3,  // 11: quorumlb.admin.v1.DeleteResponse.effects:type_name -> quorumlb.admin.v1.Effect
+	15, // 12: quorumlb.admin.v1.GetResponse.pools:type_name -> quorumlb.admin.v1.PoolStatus
+	65, // 13: quorumlb.admin.v1.GetResponse.l2_advertisements:type_name -> quorumlb.log.v1.L2Advertisement
+	16, // 14: quorumlb.admin.v1.GetResponse.services:type_name -> quorumlb.admin.v1.ServiceStatus
+	19, // 15: quorumlb.admin.v1.GetResponse.vips:type_name -> quorumlb.admin.v1.VipStatus
+	23, // 16: quorumlb.admin.v1.GetResponse.nodes:type_name -> quorumlb.admin.v1.NodeStatus
+	24, // 17: quorumlb.admin.v1.GetResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
+	13, // 18: quorumlb.admin.v1.GetResponse.namespaces:type_name -> quorumlb.admin.v1.NamespaceStatus
+	11, // 19: quorumlb.admin.v1.GetResponse.reservations:type_name -> quorumlb.admin.v1.ReservationStatus
+	14, // 20: quorumlb.admin.v1.GetResponse.quarantine:type_name -> quorumlb.admin.v1.QuarantineStatus
+	68, // 21: quorumlb.admin.v1.ReservationStatus.reservation:type_name -> quorumlb.log.v1.Reservation
+	12, // 22: quorumlb.admin.v1.ReservationStatus.holders:type_name -> quorumlb.admin.v1.Holder
+	67, // 23: quorumlb.admin.v1.NamespaceStatus.namespace:type_name -> quorumlb.log.v1.Namespace
+	64, // 24: quorumlb.admin.v1.PoolStatus.pool:type_name -> quorumlb.log.v1.Pool
+	12, // 25: quorumlb.admin.v1.PoolStatus.leaving:type_name -> quorumlb.admin.v1.Holder
+	62, // 26: quorumlb.admin.v1.PoolStatus.namespaces:type_name -> quorumlb.admin.v1.PoolStatus.NamespacesEntry
+	66, // 27: quorumlb.admin.v1.ServiceStatus.service:type_name -> quorumlb.log.v1.Service
+	69, // 28: quorumlb.admin.v1.ServiceStatus.refusals:type_name -> quorumlb.log.v1.Refusal
+	17, // 29: quorumlb.admin.v1.ServiceStatus.endpoints:type_name -> quorumlb.admin.v1.ServiceEndpoints
+	18, // 30: quorumlb.admin.v1.ServiceStatus.health:type_name -> quorumlb.admin.v1.NodeHealth
+	70, // 31: quorumlb.admin.v1.NodeHealth.status:type_name -> quorumlb.speaker.v1.HealthStatus
+	71, // 32: quorumlb.admin.v1.VipStatus.reason:type_name -> quorumlb.log.v1.OwnerReason
+	21, // 33: quorumlb.admin.v1.VipStatus.announced:type_name -> quorumlb.admin.v1.NodeAnnouncement
+	72, // 34: quorumlb.admin.v1.VipStatus.on_control_loss:type_name -> quorumlb.log.v1.ControlLoss
+	22, // 35: quorumlb.admin.v1.VipStatus.eligibility:type_name -> quorumlb.admin.v1.NodeEligibility
+	20, // 36: quorumlb.admin.v1.VipStatus.placement:type_name -> quorumlb.admin.v1.VipPlacement
+	73, // 37: quorumlb.admin.v1.VipPlacement.allocation:type_name -> quorumlb.log.v1.AllocationReason
+	74, // 38: quorumlb.admin.v1.VipPlacement.placement:type_name -> quorumlb.log.v1.Placement
+	71, // 39: quorumlb.admin.v1.VipPlacement.wish_reason:type_name -> quorumlb.log.v1.OwnerReason
+	75, // 40: quorumlb.admin.v1.NodeAnnouncement.status:type_name -> quorumlb.speaker.v1.VipStatus
+	63, // 41: quorumlb.admin.v1.NodeStatus.labels:type_name -> quorumlb.admin.v1.NodeStatus.LabelsEntry
+	76, // 42: quorumlb.admin.v1.NodeStatus.links:type_name -> quorumlb.log.v1.Link
+	77, // 43: quorumlb.admin.v1.NodeStatus.drain_reason:type_name -> quorumlb.log.v1.DrainReason
+	78, // 44: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
+	24, // 45: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
+	35, // 46: quorumlb.admin.v1.RebalanceResponse.moves:type_name -> quorumlb.admin.v1.BalanceMove
+	78, // 47: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
+	44, // 48: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
+	45, // 49: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
+	79, // 50: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
+	1,  // 51: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
+	6,  // 52: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
+	9,  // 53: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
+	25, // 54: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
+	27, // 55: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
+	29, // 56: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
+	31, // 57: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
+	36, // 58: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
+	38, // 59: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
+	40, // 60: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
+	42, // 61: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
+	46, // 62: quorumlb.admin.v1.AdminService.EndQuarantine:input_type -> quorumlb.admin.v1.EndQuarantineRequest
+	48, // 63: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
+	50, // 64: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
+	52, // 65: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
+	54, // 66: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
+	56, // 67: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
+	58, // 68: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
+	33, // 69: quorumlb.admin.v1.AdminService.Rebalance:input_type -> quorumlb.admin.v1.RebalanceRequest
+	60, // 70: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
+	2,  // 71: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
+	8,  // 72: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
+	10, // 73: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
+	26, // 74: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
+	28, // 75: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
+	30, // 76: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
+	32, // 77: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
+	37, // 78: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
+	39, // 79: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
+	41, // 80: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
+	43, // 81: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
+	47, // 82: quorumlb.admin.v1.AdminService.EndQuarantine:output_type -> quorumlb.admin.v1.EndQuarantineResponse
+	49, // 83: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
+	51, // 84: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
+	53, // 85: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
+	55, // 86: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
+	57, // 87: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
+	59, // 88: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
+	34, // 89: quorumlb.admin.v1.AdminService.Rebalance:output_type -> quorumlb.admin.v1.RebalanceResponse
+	61, // 90: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
+	71, // [71:91] is the sub-list for method output_type
+	51, // [51:71] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_admin_v1_admin_proto_init() }
@@ -4802,14 +4947,14 @@ func file_quorumlb_admin_v1_admin_proto_init() {
 		(*Resource_Namespace)(nil),
 		(*Resource_Reservation)(nil),
 	}
-	file_quorumlb_admin_v1_admin_proto_msgTypes[17].OneofWrappers = []any{}
+	file_quorumlb_admin_v1_admin_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_quorumlb_admin_v1_admin_proto_rawDesc), len(file_quorumlb_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   63,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
