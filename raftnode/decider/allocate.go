@@ -156,6 +156,7 @@ func (r *reign) allocateWaiting(t *tx) error {
 		if len(candidates) == 0 {
 			return nil
 		}
+		r.d.stats.Asked.Add(uint64(len(candidates)))
 		h = hope{anyPool: h.anyPool || h.all, pools: h.pools} // the rest has been looked up
 		for _, c := range candidates {
 			if t.size >= r.allocateLimit() {

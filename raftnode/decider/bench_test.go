@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -245,12 +246,23 @@ func BenchmarkOthersComeAndGo(b *testing.B) {
 			h.must(apply(pool("p", "10.0.0.0/24")))
 			h.fill(256 + waiting)
 			next, tries := 0, h.d.Stats().Retries.Load()
+			var took []time.Duration
 			for b.Loop() {
+				start := time.Now()
 				h.must(remove(KindService, fmt.Sprintf("s%d", next)))
 				h.must(apply(service(fmt.Sprintf("s%d", 256+waiting+next))))
 				next++
+				took = append(took, time.Since(start))
 			}
+			tenth := max(len(took)/10, 1)
+			b.ReportMetric(medianMicros(took[:tenth]), "us-first-tenth")
+			b.ReportMetric(medianMicros(took[len(took)-tenth:]), "us-last-tenth")
 			b.ReportMetric(float64(h.d.Stats().Retries.Load()-tries)/float64(next), "tries/op")
 		})
 	}
+}
+
+func medianMicros(took []time.Duration) float64 {
+	sorted := slices.Sorted(slices.Values(took))
+	return float64(sorted[len(sorted)/2].Nanoseconds()) / 1000
 }

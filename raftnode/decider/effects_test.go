@@ -269,7 +269,7 @@ func TestDryRunsChangeNothing(t *testing.T) {
 			}
 			h.settle()
 			if h.log.revision() != revision || digest() != before {
-				t.Fatalf("%s has changed the state: %q", name, h.log.events(revision))
+				h.t.Fatalf("%s has changed the state: %q", name, h.log.events(revision))
 			}
 		}
 		h.refused(force(apply(pool("n", "10.0.0.0/8"))), new(*InvalidError))
@@ -291,7 +291,7 @@ func TestDryRunsOneAfterTheOther(t *testing.T) {
 		h.must(apply(pool("p", "10.0.0.0/24")))
 		leave, err := h.d.enterRehearsal(context.Background())
 		if err != nil {
-			t.Fatal(err)
+			h.t.Fatal(err)
 		}
 		done := make(chan struct{})
 		go func() { defer close(done); h.try(apply(service("dry"))) }()

@@ -1,6 +1,8 @@
 package decider
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -121,6 +123,71 @@ func TestWhatMakesAServiceTriedAgain(t *testing.T) {
 				if c.gets != "" && h.addressesOf(c.gets) != had+1 {
 					t.Errorf("%s has %d addresses, before %d", c.gets, h.addressesOf(c.gets), had)
 				}
+				h.checkHead()
+			})
+		})
+	}
+}
+
+// While many wait on a full pool and others come and go, each event asks as many of those
+// who wait as it may help: one for an address that falls free, whoever gives it up, and
+// nobody where nothing falls free.
+func TestOthersComeAndGo(t *testing.T) {
+	for _, waiting := range []int{10, 1000} {
+		t.Run(fmt.Sprintf("%d waiting", waiting), func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				const size = 256
+				h.must(&SetRetention{})
+				h.must(apply(pool("p", "10.0.0.0/24"), pool("other", "10.1.0.0/24"), namespace("elsewhere", nil)))
+				for i := 0; i < size+waiting; i += 64 {
+					var some []*adminv1.Resource
+					for j := i; j < min(i+64, size+waiting); j++ {
+						some = append(some, service(fmt.Sprintf("s%d", j), inPool("p")))
+					}
+					h.must(apply(some...))
+				}
+				asked := func(cmd Command, want uint64) {
+					h.t.Helper()
+					before := h.d.Stats().Asked.Load()
+					h.must(cmd)
+					h.settle()
+					if got := h.d.Stats().Asked.Load() - before; got != want {
+						h.t.Fatalf("%T asks %d of those who wait, want %d", cmd, got, want)
+					}
+				}
+				rng := rand.New(rand.NewPCG(1, uint64(waiting)))
+				served, first, next := make([]int, size), size, size+waiting
+				for i := range served {
+					served[i] = i
+				}
+				for range 300 {
+					at := rng.IntN(size)
+					asked(remove(KindService, fmt.Sprintf("s%d", served[at])), 1)
+					asked(apply(service(fmt.Sprintf("s%d", next), inPool("p"))), 0)
+					served[at], first, next = first, first+1, next+1 // the longest waiting has it
+					if name := fmt.Sprintf("s%d", served[at]); h.addressesOf(name) != 1 {
+						h.t.Fatalf("%s has no address, and has waited longest", name)
+					}
+				}
+				for name, cmd := range map[string]Command{
+					"others in another pool":        apply(service("o1", inPool("other")), service("o2", inPool("other"))),
+					"labels of a service":           apply(service(fmt.Sprintf("s%d", served[0]), inPool("p"), func(s *logv1.Service) { s.Labels = map[string]string{"a": "b"} })),
+					"labels of another namespace":   apply(namespace("elsewhere", map[string]string{"a": "b"})),
+					"who waits goes":                remove(KindService, fmt.Sprintf("s%d", next-1)),
+					"an address that stays held":    apply(reservation("r", "nobody", 0, "10.0.0.0")),
+					"a node":                        openSession("n1", 1),
+					"addresses of another pool":     remove(KindService, "none"),
+					"an advertisement of the pools": apply(ad("a")),
+				} {
+					h.t.Log(name)
+					asked(cmd, 0)
+				}
+				gone := &Delete{}
+				for _, i := range served[1:9] {
+					gone.Names = append(gone.Names, remove(KindService, fmt.Sprintf("s%d", i)).Names...)
+				}
+				asked(gone, uint64(min(8, waiting-1)))
+				h.nothingMissed()
 				h.checkHead()
 			})
 		})

@@ -24,6 +24,7 @@ type Stats struct {
 	Unowned atomic.Int64  // addresses that no node is eligible for
 	Waiting atomic.Int64  // addresses that wait for an old owner
 	Retries atomic.Uint64 // tries for services that wait for an address
+	Asked   atomic.Uint64 // of those that wait, how many were looked at for it
 }
 
 // Observer is told what the decider does, for histograms. Its functions must
