@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -22,6 +24,22 @@ type checker struct {
 
 func (c *checker) fail(path, format string, args ...any) {
 	c.d.fail(lookup(c.doc.root, path), path, format, args...)
+}
+
+// given tells whether the document has a value at the path of a scalar.
+func (c *checker) given(path string) bool {
+	n := lookup(c.doc.root, path)
+	return n.Kind == yaml.ScalarNode && !isNull(n)
+}
+
+// orDefault is the default for what the document does not give. A zero that it does give
+// stays one, for the group's rules to judge.
+func orDefault[T comparable](c *checker, path string, v, def T) T {
+	var zero T
+	if v == zero && !c.given(path) {
+		return def
+	}
+	return v
 }
 
 // namespace gives a service its default, and refuses one elsewhere.
@@ -119,7 +137,7 @@ const defaultRebalance = 6
 func (c *checker) advertisement(s *L2AdvertisementSpec) *adminv1.Resource {
 	rebalance := word(c, "spec.rebalance", s.Rebalance, rebalances)
 	pace := s.RebalancePerMinute
-	if pace == 0 && rebalance == logv1.Rebalance_REBALANCE_GRADUAL {
+	if pace == 0 && !c.given("spec.rebalancePerMinute") && rebalance == logv1.Rebalance_REBALANCE_GRADUAL {
 		pace = defaultRebalance
 	}
 	return &adminv1.Resource{Kind: &adminv1.Resource_L2Advertisement{L2Advertisement: &logv1.L2Advertisement{
@@ -150,7 +168,7 @@ func (c *checker) service(s *VirtualServiceSpec) *adminv1.Resource {
 		NodeSelectors:         toSelectors(s.NodeSelectors),
 		Delivery:              word(c, "spec.delivery", s.Delivery, deliveries),
 		PreferredNode:         s.PreferredNode,
-		HealthCheck:           toHealthCheck(s.HealthCheck),
+		HealthCheck:           c.healthCheck(s.HealthCheck),
 	}
 	for i, p := range s.Ports {
 		protocol := word(c, indexed("spec.ports", i)+".protocol", p.Protocol, protocols)
@@ -219,14 +237,15 @@ const (
 	defaultFall     = 3
 )
 
-func toHealthCheck(h *HealthCheck) *logv1.HealthCheck {
+func (c *checker) healthCheck(h *HealthCheck) *logv1.HealthCheck {
 	if h == nil {
 		return nil
 	}
-	interval := cmp.Or(time.Duration(h.Interval), defaultInterval)
+	interval := orDefault(c, "spec.healthCheck.interval", time.Duration(h.Interval), defaultInterval)
+	timeout := orDefault(c, "spec.healthCheck.timeout", time.Duration(h.Timeout), min(defaultTimeout, cmp.Or(interval, defaultTimeout)))
 	out := &logv1.HealthCheck{
-		IntervalNanos: int64(interval), TimeoutNanos: int64(cmp.Or(time.Duration(h.Timeout), min(defaultTimeout, interval))),
-		Rise: cmp.Or(h.Rise, defaultRise), Fall: cmp.Or(h.Fall, defaultFall),
+		IntervalNanos: int64(interval), TimeoutNanos: int64(timeout),
+		Rise: orDefault(c, "spec.healthCheck.rise", h.Rise, defaultRise), Fall: orDefault(c, "spec.healthCheck.fall", h.Fall, defaultFall),
 	}
 	if c := h.HTTP; c != nil {
 		out.Http = &logv1.HttpCheck{Port: uint32(c.Port), Path: cmp.Or(c.Path, "/"), Host: c.Host}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/words"
+	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 )
 
@@ -49,7 +50,12 @@ move or --stop. With --wait return when that is so.`,
   qlbctl rebalance --stop`,
 		Args:              args(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-	}, func(ctx context.Context, _ []string) error {
+	}, nil)
+	f := cmd.Flags()
+	command(cmd, func(ctx context.Context, _ []string) error {
+		if f.Changed("per-minute") && (perMinute == 0 || perMinute > fsm.MaxRebalancePerMinute) {
+			return usagef("--per-minute must be from 1 to %d, is %d", fsm.MaxRebalancePerMinute, perMinute)
+		}
 		resp, err := call(ctx, a, adminv1.AdminServiceClient.Rebalance, &adminv1.RebalanceRequest{DryRun: dryRun, PerMinute: perMinute, Stop: stop})
 		if err != nil {
 			return err
@@ -73,7 +79,6 @@ move or --stop. With --wait return when that is so.`,
 		}
 		return a.printOne(r, func(w io.Writer, _ bool) error { return r.write(w) })
 	})
-	f := cmd.Flags()
 	f.BoolVar(&dryRun, "dry-run", false, "list the moves, and change nothing")
 	f.Uint32Var(&perMinute, "per-minute", 0, "most moves per minute, 1 to 600 (default 60)")
 	f.BoolVar(&stop, "stop", false, "end a rebalance that is under way")

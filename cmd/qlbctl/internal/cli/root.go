@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 const rootLong = `qlbctl asks and tells a QuorumLB group: what addresses there are, which node owns
@@ -41,7 +44,7 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:      true,
 		PersistentPreRunE: func(*cobra.Command, []string) error { return a.checkFlags() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{flagError(err)} })
 	a.globalFlags(root)
 	root.AddGroup(
 		&cobra.Group{ID: "look", Title: "Look:"},
@@ -80,6 +83,15 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.BoolVar(&g.stale, "stale", false, "answer from the member's own state, without asking the leader: works without a majority, may be old")
 	f.DurationVar(&g.timeout, "timeout", defaultTimeout, "give up after this time")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// flagError says of a time span what one looks like.
+func flagError(err error) error {
+	var bad *pflag.InvalidValueError
+	if errors.As(err, &bad) && bad.GetFlag().Value.Type() == "duration" {
+		return fmt.Errorf("--%s must be a time span with a unit, such as 500ms, 30s or 5m, is %q", bad.GetFlag().Name, bad.GetValue())
+	}
+	return err
 }
 
 func (a *app) checkFlags() error {
