@@ -34,7 +34,7 @@ For a vip that is every node's answer to "may it own this address?".`,
 			return usagef("describe needs one KIND and NAME")
 		}
 		if a.flags.output != "table" && a.flags.output != "wide" {
-			return a.get(ctx, targets, instant{}, false)
+			return a.get(ctx, targets, instant{}, nil, false)
 		}
 		return a.describe(ctx, targets[0], most)
 	})

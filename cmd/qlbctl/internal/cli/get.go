@@ -12,10 +12,11 @@ import (
 	"github.com/spf13/cobra"
 
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
 
 func (a *app) getCmd() *cobra.Command {
-	var namespace, at string
+	var namespace, at, selector string
 	var problems bool
 	cmd := command(&cobra.Command{
 		Use:   "get KIND[,KIND...] [NAME...] | get KIND/NAME...",
@@ -43,6 +44,7 @@ what is declared can be applied again.`,
 		Example: `  qlbctl get vips
   qlbctl get vips --problems
   qlbctl get nodes -o wide
+  qlbctl get nodes -l rack=a
   qlbctl get service web -n shop
   qlbctl get vip/192.0.2.10 -o json
   qlbctl get vips --at 03:00                 # who owned what at three o'clock
@@ -59,10 +61,20 @@ what is declared can be applied again.`,
 		if err != nil {
 			return err
 		}
-		return a.get(ctx, targets, then, problems)
+		labels, err := parseLabels(selector)
+		if err != nil {
+			return err
+		}
+		if labels != nil {
+			if err := checkLabelled(targets); err != nil {
+				return err
+			}
+		}
+		return a.get(ctx, targets, then, labels, problems)
 	})
 	cmd.Flags().StringVar(&at, "at", "", "as it was at a revision, a time span ago or a time (see the examples)")
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "only services of this namespace")
+	cmd.Flags().StringVarP(&selector, "selector", "l", "", "only what has these labels: KEY=VALUE, KEY!=VALUE, KEY, !KEY, with commas between them")
 	cmd.Flags().BoolVar(&problems, "problems", false, "only what has a problem (vips, nodes, members, services)")
 	cmd.Flags().BoolP("all-namespaces", "A", false, "services of all namespaces: the default")
 	_ = cmd.Flags().MarkHidden("all-namespaces")
@@ -77,7 +89,7 @@ func atLeastKind(_ *cobra.Command, given []string) error {
 	return nil
 }
 
-func (a *app) get(ctx context.Context, targets []target, at instant, problems bool) error {
+func (a *app) get(ctx context.Context, targets []target, at instant, labels *logv1.LabelSelector, problems bool) error {
 	var sections []*section
 	for _, t := range targets {
 		got, err := call(ctx, a, adminv1.AdminServiceClient.Get, &adminv1.GetRequest{
@@ -87,6 +99,7 @@ func (a *app) get(ctx context.Context, targets []target, at instant, problems bo
 		if err != nil {
 			return err
 		}
+		keepLabelled(got, labels)
 		s, err := a.section(t, got, problems)
 		if err != nil {
 			return err

@@ -30,7 +30,7 @@ func (a *app) memberListCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.get(ctx, []target{{kind: k}}, instant{}, false)
+		return a.get(ctx, []target{{kind: k}}, instant{}, nil, false)
 	})
 }
 
