@@ -123,9 +123,13 @@ func (s *State) KeptForSharing(key string) iter.Seq[*Free] {
 }
 
 // NextKept is when the next of the free addresses that are kept for deleted
-// services falls free, nanoseconds since 1970 UTC; false when none is kept.
+// services falls free, or has rested so that others may have it on request or by a
+// promise; nanoseconds since 1970 UTC, false when none is kept.
 func (s *State) NextKept() (unixNano int64, ok bool) {
 	t, ok := s.idx.kept.Min()
+	if r, rests := s.idx.rests.Min(); rests && r.time < t.time {
+		t = r
+	}
 	return t.time, ok
 }
 

@@ -24,6 +24,7 @@ func (s *State) CheckIndexes() error {
 		same("keptKey", have.keptKey, want.keptKey),
 		same("keptSharing", have.keptSharing, want.keptSharing),
 		same("kept", have.kept, want.kept),
+		same("rests", have.rests, want.rests),
 		same("pending", have.pending, want.pending),
 		same("waiting", have.waiting, want.waiting),
 		same("waitPool", have.waitPool, want.waitPool),

@@ -36,6 +36,8 @@ type indexes struct {
 	kept        *btree.BTreeG[timeAddr]
 	keptKey     *btree.BTreeG[serviceAddr]
 	keptSharing *btree.BTreeG[textAddr]
+	// rests holds those of them whose RestsUntil lies after State.Time.
+	rests *btree.BTreeG[timeAddr]
 	// pending holds the services that wait for an address, oldest first; waiting
 	// those and the ones that would take one more. Of the latter, waitPool holds
 	// what they wait for in each pool, waitAddr the addresses that they ask for,
@@ -156,6 +158,7 @@ func newIndexes() indexes {
 		keptKey:         newTree(lessService),
 		keptSharing:     newTree(lessText),
 		kept:            newTree(lessTime),
+		rests:           newTree(lessTime),
 		pending:         newTree(lessAge),
 		waiting:         newTree(lessAge),
 		waitPool:        newTree(lessPoolWait),
@@ -184,6 +187,7 @@ func (x *indexes) clone() indexes {
 		keptKey:         x.keptKey.Copy(),
 		keptSharing:     x.keptSharing.Copy(),
 		kept:            x.kept.Copy(),
+		rests:           x.rests.Copy(),
 		pending:         x.pending.Copy(),
 		waiting:         x.waiting.Copy(),
 		waitPool:        x.waitPool.Copy(),
@@ -302,6 +306,9 @@ func (x *indexes) remember(s *State, f *Free) {
 	}
 	k := keyOf(f.Addr)
 	x.kept.Set(timeAddr{f.KeptUntil, k})
+	if f.RestsUntil > s.Time {
+		x.rests.Set(timeAddr{f.RestsUntil, k})
+	}
 	x.keptKey.Set(serviceAddr{f.Key, k})
 	if f.SharingKey != "" {
 		x.keptSharing.Set(textAddr{f.SharingKey, k})
@@ -311,6 +318,7 @@ func (x *indexes) remember(s *State, f *Free) {
 func (x *indexes) forget(f *Free) {
 	k := keyOf(f.Addr)
 	x.kept.Delete(timeAddr{f.KeptUntil, k})
+	x.rests.Delete(timeAddr{f.RestsUntil, k})
 	x.keptKey.Delete(serviceAddr{f.Key, k})
 	if f.SharingKey != "" {
 		x.keptSharing.Delete(textAddr{f.SharingKey, k})
@@ -319,6 +327,9 @@ func (x *indexes) forget(f *Free) {
 
 // releaseKept lets go of the free addresses that were kept until now or before.
 func (x *indexes) releaseKept(s *State) {
+	for t, ok := x.rests.Min(); ok && t.time <= s.Time; t, ok = x.rests.Min() {
+		x.rests.Delete(t)
+	}
 	for {
 		t, ok := x.kept.Min()
 		if !ok || t.time > s.Time {
