@@ -68,20 +68,17 @@ func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error)
 	if c.leaves.IsValid() && (r != nil || c.plan.Wish != nil && len(c.plan.Choices) < len(s.Services[c.key].Addresses)) {
 		// There is no other yet: it keeps what it has, and says so.
 		if r == nil {
-			// Any pool with both would do as well as the second of the pool with one.
-			r = &Refusal{Family: c.plan.Wish.Family, Pools: slices.Clone(c.plan.Wish.Pools)}
-			for _, p := range c.passed {
-				if !slices.Contains(r.Pools, p) {
-					r.Pools = append(r.Pools, p)
-				}
-			}
+			r = c.plan.Wish
 		}
 		stay := chooser{s: s, spec: spec, now: now, key: c.key}
 		if why := stay.attempt(); why == nil {
 			r.Leaves = c.leaves
 		} else {
+			// It waits for what it lacks beside the one that leaves, and for another in its place.
+			why.Pools = join(why.Pools, r.Pools)
 			r = why
 		}
+		r.beside = slices.Concat(c.vain, stay.vain)
 		c = stay
 	}
 	if r != nil && c.required && !r.Leaves.IsValid() {
@@ -97,11 +94,26 @@ func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error)
 	return c.plan, nil
 }
 
+// join adds the pools of b to those of a that are not there yet.
+func join(a, b []PoolRefusal) []PoolRefusal {
+	all := slices.Clone(a)
+	for _, p := range b {
+		if !slices.Contains(all, p) {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
 // attempt finds what the service should have.
 func (c *chooser) attempt() *Refusal {
 	c.want()
 	c.keep()
-	return c.choose()
+	r := c.choose()
+	if r != nil {
+		r.beside = c.vain
+	}
+	return r
 }
 
 // family is a position in arrays: IPv4, then IPv6.
@@ -153,8 +165,9 @@ type chooser struct {
 	asked     [2]bool
 	bad       string // a request that cannot be read
 
-	// passed are the pools that did not have both families, when one family was taken.
-	passed []PoolRefusal
+	// vain are all that had nothing when they were asked, but might have later: also
+	// those of a pair of which the other half was there.
+	vain []PoolRefusal
 	// replace: addresses that leave their pool are given up; leaves is one of them.
 	replace bool
 	leaves  netip.Addr

@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -130,12 +131,14 @@ func (c *chooser) oneOf(pools []string, f family, no *Refusal) bool {
 func (c *chooser) chooseSecond() *Refusal {
 	have := c.plan.Choices[0]
 	f := familyOf(have.Addr).other()
+	from := len(c.vain) // it has one: others than that pool are nothing to it
 	choice, ok := c.again(f, have.Pool)
 	if !ok {
 		var why Why
 		if choice, why = c.fromPool(have.Pool, f); why != WhyInvalid {
 			no := &Refusal{Family: f.String(), Pools: []PoolRefusal{{have.Pool, why, f}}}
 			if !c.required {
+				no.beside = c.vain[from:]
 				c.plan.Wish = no
 				return nil
 			}
@@ -150,20 +153,20 @@ func (c *chooser) chooseSecond() *Refusal {
 // one where there is none.
 func (c *chooser) chooseBoth() *Refusal {
 	no := &Refusal{Family: "IPv4 or IPv6"}
-	if c.required {
+	needsBoth := c.needsBoth()
+	if needsBoth {
 		no.Family = "IPv4 and IPv6"
 	}
 	for _, f := range []family{c.first, c.first.other()} {
-		choice, ok := c.reserved(f, "")
-		switch {
-		case ok && c.pairIn(choice):
+		if c.pairAny(c.promises(f, "")) {
 			return nil
-		case ok && !c.required:
+		}
+		if choice, ok := c.reserved(f, ""); ok && !needsBoth {
 			c.take(choice) // rather than two that are not promised
 			return c.chooseSecond()
 		}
 	}
-	if choice, ok := c.again(c.first, ""); ok && c.pairIn(choice) {
+	if c.pairAny(c.own(c.first, "")) {
 		return nil
 	}
 	for _, class := range c.classes(c.pools(no)) {
@@ -180,25 +183,32 @@ func (c *chooser) chooseBoth() *Refusal {
 				}
 			}
 			no.Pools = append(no.Pools, PoolRefusal{pool, why, lacks})
-			if !c.required && lacks == c.first {
+			if !needsBoth && lacks == c.first {
 				// Either would do.
 				_, why = c.fromPool(pool, lacks.other())
 				no.Pools = append(no.Pools, PoolRefusal{pool, why, lacks.other()})
 			}
 		}
-		if !c.required && (c.single(class, c.first) || c.single(class, c.first.other())) {
-			c.passed = no.Pools
+		if !needsBoth && (c.single(class, c.first) || c.single(class, c.first.other())) {
 			return c.chooseSecond() // in vain, but it says why
 		}
 	}
 	return no
 }
 
+// needsBoth tells whether one address will not do: both are required, or there is to be
+// another in place of each of two.
+func (c *chooser) needsBoth() bool {
+	return c.required || c.leaves.IsValid() && len(c.s.Services[c.key].Addresses) == 2
+}
+
 // single takes one address of the family from one of the pools.
 func (c *chooser) single(pools []string, f family) bool {
-	if choice, ok := c.again(f, ""); ok && slices.Contains(pools, choice.Pool) {
-		c.take(choice)
-		return true
+	for choice := range c.own(f, "") {
+		if slices.Contains(pools, choice.Pool) {
+			c.take(choice)
+			return true
+		}
 	}
 	return c.oneOf(pools, f, new(Refusal))
 }
@@ -213,6 +223,17 @@ func (c *chooser) classes(pools []string) [2][]string {
 		at = len(pools)
 	}
 	return [2][]string{pools[:at], pools[at:]}
+}
+
+// pairAny takes the first of the choices of which there is one of the other family in
+// the same pool, and that one.
+func (c *chooser) pairAny(choices iter.Seq[Choice]) bool {
+	for choice := range choices {
+		if c.pairIn(choice) {
+			return true
+		}
+	}
+	return false
 }
 
 // pairIn takes the choice and one of the other family from its pool, or nothing.
@@ -272,6 +293,14 @@ func (c *chooser) anyPoolHas(f family) bool {
 
 // fromPool finds an address that nobody has and that is kept for nobody.
 func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
+	choice, why := c.firstOf(pool, f)
+	if why.frees() {
+		c.vain = append(c.vain, PoolRefusal{pool, why, f})
+	}
+	return choice, why
+}
+
+func (c *chooser) firstOf(pool string, f family) (Choice, Why) {
 	if why := c.admits(pool); why != WhyInvalid {
 		return Choice{}, why
 	}
@@ -304,37 +333,52 @@ func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
 	return Choice{}, Reserved
 }
 
-// again finds an address of the family that is kept for the service or its
-// sharing key, or one of its sharing key that it can join; in one pool, or any
+// again finds an address of the family that is the service's own; in one pool, or any
 // that admits the service.
-func (c *chooser) again(f family, pool string) (Choice, bool) {
-	if choice, ok := c.reserved(f, pool); ok {
-		return choice, true
-	}
-	found := func(a netip.Addr, why logv1.AllocationReason) (Choice, bool) {
+func (c *chooser) again(f family, pool string) (Choice, bool) { return first(c.own(f, pool)) }
+
+// own iterates over the addresses of the family that are promised to the service, kept
+// for it or its sharing key, or of its sharing key so that it can join; in one pool, or any
+// that admits the service.
+func (c *chooser) own(f family, pool string) iter.Seq[Choice] {
+	return func(yield func(Choice) bool) {
+		for choice := range c.promises(f, pool) {
+			if !yield(choice) {
+				return
+			}
+		}
 		// Not the pool in its record, which is settled at the end of a batch.
-		return Choice{Addr: a, Pool: c.s.PoolOf(a), Reason: why}, true
-	}
-	for free := range c.s.KeptFor(c.key) {
-		if c.usable(free.Addr, f, pool, nil) && free.KeptUntil > c.now {
-			return found(free.Addr, logv1.AllocationReason_ALLOCATION_REASON_RETAINED)
+		found := func(a netip.Addr, why logv1.AllocationReason) bool {
+			return yield(Choice{Addr: a, Pool: c.s.PoolOf(a), Reason: why})
 		}
-	}
-	key := c.spec.GetSharingKey()
-	if key == "" {
-		return Choice{}, false
-	}
-	for rec := range c.s.WithSharingKey(key) {
-		if why, _ := c.shareable(rec); why == WhyInvalid && c.usable(rec.Addr, f, pool, rec) {
-			return found(rec.Addr, logv1.AllocationReason_ALLOCATION_REASON_SHARED)
+		retained := func(list iter.Seq[*fsm.Free]) bool {
+			for free := range list {
+				if free.KeptUntil > c.now && c.usable(free.Addr, f, pool, nil) &&
+					!found(free.Addr, logv1.AllocationReason_ALLOCATION_REASON_RETAINED) {
+					return false
+				}
+			}
+			return true
 		}
-	}
-	for free := range c.s.KeptForSharing(key) {
-		if c.usable(free.Addr, f, pool, nil) && free.KeptUntil > c.now {
-			return found(free.Addr, logv1.AllocationReason_ALLOCATION_REASON_RETAINED)
+		key := c.spec.GetSharingKey()
+		if !retained(c.s.KeptFor(c.key)) || key == "" {
+			return
 		}
+		for rec := range c.s.WithSharingKey(key) {
+			if why, _ := c.shareable(rec); why == WhyInvalid && c.usable(rec.Addr, f, pool, rec) &&
+				!found(rec.Addr, logv1.AllocationReason_ALLOCATION_REASON_SHARED) {
+				return
+			}
+		}
+		retained(c.s.KeptForSharing(key))
 	}
-	return Choice{}, false
+}
+
+func first[T any](seq iter.Seq[T]) (one T, ok bool) {
+	for one = range seq {
+		return one, true
+	}
+	return one, false
 }
 
 // usable tells whether the pool of an address gives it to the service; rec is its
@@ -342,8 +386,8 @@ func (c *chooser) again(f family, pool string) (Choice, bool) {
 func (c *chooser) usable(a netip.Addr, f family, pool string, rec *fsm.Address) bool {
 	has := c.s.PoolOf(a)
 	if familyOf(a) != f || has == "" || c.s.Leaving(a) || pool != "" && has != pool || c.admits(has) != WhyInvalid ||
-		c.reservedAgainst(a) || c.overQuota(has, rec) {
+		c.reservedAgainst(a) || fsm.Buggy(a) && c.s.Pools[has].Spec.GetAvoidBuggyIps() {
 		return false
 	}
-	return !fsm.Buggy(a) || !c.s.Pools[has].Spec.GetAvoidBuggyIps()
+	return c.withinQuota(has, rec, f)
 }

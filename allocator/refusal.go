@@ -3,6 +3,7 @@ package allocator
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/quorumlb/quorumlb/fsm"
@@ -122,6 +123,9 @@ type Refusal struct {
 	pool string
 	// Pools were tried in this order.
 	Pools []PoolRefusal
+	// beside are what else was asked for in vain, with doubles: an address of any of
+	// them may help, too.
+	beside []PoolRefusal
 }
 
 // Reason is the reason as the log has it.
@@ -129,6 +133,11 @@ func (w Why) Reason() logv1.RefusalReason { return logv1.RefusalReason(w) }
 
 // hopeless tells of a pool that gives nothing to the service, whatever falls free.
 func (w Why) hopeless() bool { return w == NotSelected || w == ManualOnly }
+
+// frees tells of a pool that may give something to the service when an address falls free.
+func (w Why) frees() bool {
+	return w == Full || w == Kept || w == Reserved || w == Quota || w == Foreign
+}
 
 // hopelessKept bounds the pools without hope that a refusal names for programs:
 // with many pools, each for a few services, they would be most of the log.
@@ -150,15 +159,35 @@ func (r *Refusal) Refusals() []fsm.Refusal {
 	if r.Why != WhyInvalid {
 		return []fsm.Refusal{{Reason: r.Why.Reason()}}
 	}
-	out := make([]fsm.Refusal, 0, len(r.Pools))
+	pools := r.all()
+	out := make([]fsm.Refusal, 0, len(pools))
 	for _, hopeless := range []bool{false, true} {
 		n := 0
-		for _, p := range r.Pools {
+		for _, p := range pools {
 			if p.Why.hopeless() != hopeless || hopeless && n == hopelessKept {
 				continue
 			}
 			n++
 			out = append(out, fsm.Refusal{Pool: p.Pool, Reason: p.Why.Reason(), Family: p.family.proto()})
+		}
+	}
+	return out
+}
+
+// all are the pools, and then what else was asked for in vain.
+func (r *Refusal) all() []PoolRefusal {
+	if len(r.beside) == 0 {
+		return r.Pools
+	}
+	seen := make(map[PoolRefusal]struct{}, len(r.Pools))
+	for _, p := range r.Pools {
+		seen[p] = struct{}{}
+	}
+	out := slices.Clip(r.Pools)
+	for _, p := range r.beside {
+		if _, twice := seen[p]; !twice {
+			seen[p] = struct{}{}
+			out = append(out, p)
 		}
 	}
 	return out

@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"iter"
 	"net/netip"
 
 	"github.com/quorumlb/quorumlb/fsm"
@@ -8,23 +9,28 @@ import (
 )
 
 // reserved finds an address of the family that is promised to the service; in
-// one pool, or any that is for it. Pools that give only on request give it, too:
-// the promise is the request.
-func (c *chooser) reserved(f family, pool string) (Choice, bool) {
-	for r := range c.s.ReservedFor(c.key) {
-		for _, name := range c.s.TryOrder() {
-			if pool != "" && name != pool {
-				continue
-			}
-			if why := c.admits(name); why != WhyInvalid && why != ManualOnly || c.overQuota(name, nil) {
-				continue
-			}
-			if a := c.promised(r, name, f); a.IsValid() {
-				return Choice{a, name, logv1.AllocationReason_ALLOCATION_REASON_RESERVED, false}, true
+// one pool, or any that is for it.
+func (c *chooser) reserved(f family, pool string) (Choice, bool) { return first(c.promises(f, pool)) }
+
+// promises iterates over addresses that are promised to the service, one of each
+// reservation and pool. Pools that give only on request give it, too: the promise is the request.
+func (c *chooser) promises(f family, pool string) iter.Seq[Choice] {
+	return func(yield func(Choice) bool) {
+		for r := range c.s.ReservedFor(c.key) {
+			for _, name := range c.s.TryOrder() {
+				if pool != "" && name != pool {
+					continue
+				}
+				if why := c.admits(name); why != WhyInvalid && why != ManualOnly {
+					continue
+				}
+				a := c.promised(r, name, f)
+				if a.IsValid() && c.withinQuota(name, nil, f) && !yield(Choice{a, name, logv1.AllocationReason_ALLOCATION_REASON_RESERVED, false}) {
+					return
+				}
 			}
 		}
 	}
-	return Choice{}, false
 }
 
 // promised is the first free address of a reservation in a pool.
@@ -84,6 +90,16 @@ func (c *chooser) quarantined(a netip.Addr) bool {
 func (c *chooser) foreign(a netip.Addr) bool {
 	free := c.s.Free[a]
 	return free != nil && free.Quarantined()
+}
+
+// withinQuota tells whether the quota lets the service have an address that it would
+// have otherwise.
+func (c *chooser) withinQuota(pool string, rec *fsm.Address, f family) bool {
+	over := c.overQuota(pool, rec)
+	if over {
+		c.vain = append(c.vain, PoolRefusal{pool, Quota, f})
+	}
+	return !over
 }
 
 // overQuota tells whether the service's namespace may have no further address of

@@ -1,9 +1,12 @@
 package allocator_test
 
 import (
+	"errors"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/fsm/fsmtest"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
@@ -141,6 +144,51 @@ func TestReplacesOneOfPreferDualStack(t *testing.T) {
 	d.play(t, []step{{svc("1", policy(prefer)), "=192.0.2.1, +2001:db8::1 fresh"}})
 	d.Apply(pool(true, "2001:db8::1/128"))
 	d.play(t, []step{{svc("1", policy(prefer)), "=192.0.2.1, =2001:db8::1, !keeps 192.0.2.1, which is to be replaced: no IPv4 address: pool a: has none"}})
+}
+
+// Both of two that are to be replaced are, also where a pool that is tried first could
+// replace one of them.
+func TestReplacesBothOfPreferDualStack(t *testing.T) {
+	pool := func(addresses ...string) *logv1.Event {
+		return fsmtest.Pool(&logv1.Pool{Name: "a", Addresses: addresses, Reallocate: true})
+	}
+	d := newDecider(t, pool("192.0.2.0/32", "2001:db8::1/128"))
+	d.play(t, []step{{svc("1", policy(prefer)), "+192.0.2.0 fresh, +2001:db8::1 fresh"}})
+	d.Apply(fsmtest.Pool(&logv1.Pool{Name: "six", Addresses: []string{"2001:db8:6::1/128"}, ServiceAllocation: &logv1.ServiceAllocation{Namespaces: []string{"default"}}}),
+		pool("192.0.2.1/32", "2001:db8::2/128"))
+	d.play(t, []step{{svc("1", policy(prefer)), "-192.0.2.0 (its pool lets it go), -2001:db8::1 (its pool lets it go), +192.0.2.1 fresh, +2001:db8::2 fresh"}})
+}
+
+// Of what is promised to a service, or may be joined, it takes that of which there is the
+// other family, too.
+func TestBothOfItsOwn(t *testing.T) {
+	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/31"), fsmtest.PoolDefined("b", "198.51.100.0/31", "2001:db8::/127"),
+		reserved("1", "both", 0, "192.0.2.0"), reserved("2", "both", 0, "198.51.100.1"))
+	d.play(t, []step{{svc("both", policy(require)), "+198.51.100.1 reserved, +2001:db8:: fresh"}})
+	d = newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/31"), fsmtest.PoolDefined("b", "198.51.100.0/32", "2001:db8::/127"))
+	d.play(t, []step{
+		{svc("1", port(80), sharing("k")), "+192.0.2.0 fresh"},
+		{svc("2", port(80), sharing("k"), pool("b")), "+198.51.100.0 fresh"},
+		{svc("both", port(81), sharing("k"), policy(require)), "+198.51.100.0 shared, +2001:db8:: fresh"},
+	})
+}
+
+// A refusal names, for the next try, whatever was asked in vain on the way.
+func TestRefusalNamesTheOtherHalf(t *testing.T) {
+	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/32", "2001:db8::1/128"))
+	d.play(t, []step{{svc("1", port(80), sharing("k")), "+192.0.2.0 fresh"}, {svc("six", families(v6)), "+2001:db8::1 fresh"}})
+	both := svc("both", port(81), sharing("k"), policy(require))
+	d.Apply(fsmtest.Declared(both))
+	_, err := allocator.ChooseAddresses(d.S, both, d.S.Time)
+	var r *allocator.Refusal
+	if !errors.As(err, &r) {
+		t.Fatalf("no refusal: %v", err)
+	}
+	full := logv1.RefusalReason_REFUSAL_REASON_FULL
+	want := []fsm.Refusal{{Pool: "a", Reason: full, Family: v4}, {Pool: "a", Reason: full, Family: v6}}
+	if got := r.Refusals(); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }
 
 func TestQuarantine(t *testing.T) {
