@@ -32,28 +32,19 @@ func QuotaAllows(s *fsm.State, w fsm.Wait) bool {
 	return !bound || s.NamespaceUse(w.Pool, w.Namespace) < int(most)
 }
 
-// HasOwn tells whether a service would find an address at the time now (nanoseconds
-// since 1970 UTC) that others do not wait for: one that is promised to it, kept for
-// it or its sharing key, or that it can join. It costs little for a service that has
-// nothing of the kind.
-func HasOwn(s *fsm.State, spec *logv1.Service, now int64) bool {
+// HasOwn tells whether there is an address that others do not wait for, which a service
+// might have: one that is promised to it, kept for it or its sharing key, or that
+// services with its sharing key have. It costs little.
+func HasOwn(s *fsm.State, spec *logv1.Service) bool {
 	key := fsm.KeyOf(spec.GetNamespace(), spec.GetName())
-	if !anyOf(s.ReservedFor(key)) && !anyOf(s.KeptFor(key)) {
-		share := spec.GetSharingKey()
-		if share == "" || !anyOf(s.WithSharingKey(share)) && !anyOf(s.KeptForSharing(share)) {
-			return false
-		}
-	}
-	plan, _ := ChooseAddresses(s, spec, now)
-	return len(plan.New()) > 0
-}
-
-func anyOf[T any](seq iter.Seq[T]) bool {
-	for range seq {
+	if anyOf(s.ReservedFor(key)) || anyOf(s.KeptFor(key)) {
 		return true
 	}
-	return false
+	share := spec.GetSharingKey()
+	return share != "" && (anyOf(s.WithSharingKey(share)) || anyOf(s.KeptForSharing(share)))
 }
+
+func anyOf[T any](seq iter.Seq[T]) bool { _, ok := first(seq); return ok }
 
 // EitherFamily tells whether one address of either family will do for a service.
 func EitherFamily(spec *logv1.Service) bool {

@@ -133,10 +133,3 @@ func (c *chooser) onlyOfNamespace(rec *fsm.Address) bool {
 	}
 	return true
 }
-
-// StillHeld tells whether an address that a service asks for is reserved or in
-// quarantine at the time now (nanoseconds since 1970 UTC), and not for it.
-func StillHeld(s *fsm.State, spec *logv1.Service, a netip.Addr, now int64) bool {
-	c := chooser{s: s, spec: spec, now: now, key: fsm.KeyOf(spec.GetNamespace(), spec.GetName())}
-	return c.reservedAgainst(a) || c.quarantined(a)
-}

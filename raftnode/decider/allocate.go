@@ -45,7 +45,7 @@ func (r *reign) fitAll(t *tx, keys []fsm.ServiceKey, command bool) (err error) {
 	for _, key := range keys {
 		if command {
 			t.fit(key)
-		} else if _, err = r.tryFit(t, key); err != nil {
+		} else if err = r.tryFit(t, key); err != nil {
 			return err
 		}
 	}
@@ -125,18 +125,23 @@ func (w *work) wantAgain(old wants) {
 }
 
 // tryFit is fit for a service that the command at hand has nothing to do with.
+func (r *reign) tryFit(t *tx, key fsm.ServiceKey) (spoilt error) {
+	return r.try(t, key, func() { t.fit(key) })
+}
+
+// try does something for a service that the command at hand has nothing to do with.
 // After a fault the service is left alone until it is declared again. An error
 // means that head is spoilt.
-func (r *reign) tryFit(t *tx, key fsm.ServiceKey) (ok bool, spoilt error) {
+func (r *reign) try(t *tx, key fsm.ServiceKey, f func()) (spoilt error) {
 	m := t.mark()
-	err := guard(func() error { ok = t.fit(key); return t.err })
+	err := guard(func() error { f(); return t.err })
 	if err == nil {
-		return ok, nil
+		return nil
 	}
 	r.d.logFault("addresses for a service could not be decided", err, "service", key)
 	r.d.stats.Internal.Add(1)
 	r.work.faulty[key] = struct{}{}
-	return false, r.rollback(t, m, true)
+	return r.rollback(t, m, true)
 }
 
 // allocateBytes is how many times the usual size a batch may grow to before the
@@ -146,7 +151,8 @@ const allocateBytes = 4
 // allocateWaiting tries those of the waiting services that something has changed
 // for, the longest waiting first. What was freed goes to as many as it is enough
 // for; who is tried in vain waits for something else from then on, so the next one
-// has its turn.
+// has its turn. Who does not wait for a free address of a pool, but for one of its own,
+// or to have one replaced, is asked first, as things are when its turn comes.
 func (r *reign) allocateWaiting(t *tx) error {
 	h := r.work.hope
 	r.work.hope = hope{}
@@ -167,8 +173,16 @@ func (r *reign) allocateWaiting(t *tx) error {
 				continue // another has taken it
 			}
 			tried[c.key] = struct{}{}
-			r.d.stats.Retries.Add(1)
-			if _, err := r.tryFit(t, c.key); err != nil {
+			err := r.try(t, c.key, func() {
+				svc := t.s.Services[c.key]
+				f := t.choose(svc)
+				f.keepStray(svc)
+				if f.news(svc) || c.wait.Pool != "" {
+					r.d.stats.Retries.Add(1)
+					t.give(svc, f)
+				}
+			})
+			if err != nil {
 				return err
 			}
 		}
@@ -203,14 +217,14 @@ func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.Servi
 		}
 		return true
 	}
-	h.services(s, now, func(svc *fsm.Service) { add(svc, fsm.Wait{}) })
+	h.services(s, func(svc *fsm.Service) { add(svc, fsm.Wait{}) })
 	for wait := range s.WaitedFor() {
 		if !h.concerns(wait) {
 			continue
 		}
 		if wait.Namespace != "" && allocator.QuotaAllows(s, wait) {
 			for svc := range s.WaitingFor(wait) {
-				if svc.Refusals[0].Addr.IsValid() || allocator.HasOwn(s, svc.Spec, now) {
+				if forItself(s, svc) {
 					add(svc, fsm.Wait{}) // others do not wait for what it may have
 				}
 			}
@@ -235,28 +249,64 @@ func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.Servi
 }
 
 // fit gives a service what the allocator says it should have, and takes what it
-// must not keep. It tells whether the service has all it asks for.
-func (t *tx) fit(key fsm.ServiceKey) bool {
-	svc := t.s.Services[key]
-	if svc == nil {
-		return true
+// must not keep.
+func (t *tx) fit(key fsm.ServiceKey) {
+	if svc := t.s.Services[key]; svc != nil {
+		t.give(svc, t.choose(svc))
 	}
+}
+
+// fitting is what a service should have, and what is to be said of what it lacks.
+type fitting struct {
+	plan     allocator.Plan
+	why      string
+	refusals []fsm.Refusal
+}
+
+func (t *tx) choose(svc *fsm.Service) fitting {
 	plan, refusal := allocator.ChooseAddresses(t.s, svc.Spec, t.now)
-	for _, rel := range plan.Releases {
-		t.release(rel.Addr, key, 0)
-	}
-	for _, c := range plan.New() {
-		t.emit(addressAllocated(c.Addr, key, c.Pool, c.Reason))
-	}
-	why, refusals := "", plan.Wish.Refusals()
+	f := fitting{plan: plan, refusals: plan.Wish.Refusals()}
 	var no *allocator.Refusal
 	if errors.As(refusal, &no) {
-		why, refusals = no.Error(), no.Refusals()
+		f.why, f.refusals = no.Error(), no.Refusals()
 	}
-	if why != svc.Pending || !slices.Equal(refusals, svc.Refusals) {
-		t.emit(allocationRefused(svc.Key, why, refusals))
+	return f
+}
+
+// keepStray leaves a service an address that came to another pool than the one that it
+// asks for: it is its own until it is declared again, or gets all that it lacks.
+func (f *fitting) keepStray(svc *fsm.Service) {
+	if svc.Pending != "" && f.why == "" || !slices.ContainsFunc(f.plan.Releases, func(r allocator.Release) bool { return r.Why == allocator.InOtherPool }) {
+		return
 	}
-	return refusal == nil
+	f.plan = allocator.Plan{}
+	if svc.Pending == "" {
+		f.why, f.refusals = "", svc.Refusals
+	}
+}
+
+// news tells whether the service would have something else, or something else would be
+// said of it.
+func (f *fitting) news(svc *fsm.Service) bool {
+	return len(f.plan.New())+len(f.plan.Releases) > 0 || f.changed(svc)
+}
+
+// changed tells whether something else is to be said of what the service lacks.
+func (f *fitting) changed(svc *fsm.Service) bool {
+	return f.why != svc.Pending || !slices.Equal(f.refusals, svc.Refusals)
+}
+
+func (t *tx) give(svc *fsm.Service, f fitting) {
+	changed := f.changed(svc)
+	for _, rel := range f.plan.Releases {
+		t.release(rel.Addr, svc.Key, 0)
+	}
+	for _, c := range f.plan.New() {
+		t.emit(addressAllocated(c.Addr, svc.Key, c.Pool, c.Reason))
+	}
+	if changed {
+		t.emit(allocationRefused(svc.Key, f.why, f.refusals))
+	}
 }
 
 // release takes an address from a service. When it was the last one its owner

@@ -103,9 +103,10 @@ func (h *hope) noteShares(s *fsm.State, key fsm.ServiceKey) {
 	}
 }
 
-// services calls f for the waiting services that hope concerns, short of those
-// that wait for a free address of a pool. Some may be named twice.
-func (h *hope) services(s *fsm.State, now int64, f func(*fsm.Service)) {
+// services calls f for the waiting services that hope may concern, short of those
+// that wait for a free address of a pool. Some may be named twice, and some in vain:
+// they are asked before they are tried.
+func (h *hope) services(s *fsm.State, f func(*fsm.Service)) {
 	for key := range h.keys {
 		for svc := range s.WaitingToShare(key) {
 			f(svc)
@@ -117,46 +118,28 @@ func (h *hope) services(s *fsm.State, now int64, f func(*fsm.Service)) {
 		}
 	}
 	for key := range h.promised {
-		if svc := s.Services[key]; svc != nil && waits(svc) && heldNoMore(s, svc, now) {
+		if svc := s.Services[key]; svc != nil && waits(svc) {
 			f(svc)
 		}
 	}
-	h.promisedOnRequest(s, now, f)
-	h.replacedWithinQuota(s, now, f)
+	h.replacedWithinQuota(s, f)
 	if !h.all && !h.held && len(h.defined) == 0 && len(h.namespaces) == 0 {
 		return
 	}
 	defined := slices.Sorted(maps.Keys(h.defined))
 	for svc := range s.Waiting() {
 		_, relabelled := h.namespaces[svc.Key.Namespace]
-		if h.all || relabelled || (h.held || len(defined) > 0) && heldNoMore(s, svc, now) ||
-			slices.ContainsFunc(defined, func(pool string) bool { return concernsPool(s, svc, pool) }) ||
-			len(defined) > 0 && saysOtherwise(s, svc, h.defined, now) {
+		if h.all || relabelled || (h.held || len(defined) > 0) && forItself(s, svc) || len(defined) > 0 && len(svc.Addresses) > 0 ||
+			slices.ContainsFunc(defined, func(pool string) bool { return concernsPool(s, svc, pool) }) {
 			f(svc)
-		}
-	}
-}
-
-// promisedOnRequest calls f for those who are promised an address of a pool that
-// gives only on request, when their namespace may have another one of it: they do
-// not wait for that pool.
-func (h *hope) promisedOnRequest(s *fsm.State, now int64, f func(*fsm.Service)) {
-	for pool := range h.pools {
-		if def := s.Pools[pool]; def == nil || !def.Spec.GetManualOnly() || def.Spec.GetQuota() == nil {
-			continue
-		}
-		for _, r := range s.Reservations {
-			if svc := s.Services[r.Key()]; svc != nil && waits(svc) && allocator.HasOwn(s, svc.Spec, now) {
-				f(svc)
-			}
 		}
 	}
 }
 
 // replacedWithinQuota calls f for those who keep an address that leaves its pool, when
 // their namespace has so few of it now that they may have another in its stead. The
-// quota does not allow them one more.
-func (h *hope) replacedWithinQuota(s *fsm.State, now int64, f func(*fsm.Service)) {
+// quota does not allow them one more, so they are not found where they wait.
+func (h *hope) replacedWithinQuota(s *fsm.State, f func(*fsm.Service)) {
 	for pool := range h.pools {
 		def := s.Pools[pool]
 		if def == nil || !def.Spec.GetReallocate() || def.Spec.GetQuota() == nil {
@@ -164,9 +147,10 @@ func (h *hope) replacedWithinQuota(s *fsm.State, now int64, f func(*fsm.Service)
 		}
 		for rec := range s.LeavingPool(pool) {
 			for _, key := range rec.Services {
+				svc := s.Services[key]
 				most, _ := def.Quota(key.Namespace)
-				if s.NamespaceUse(pool, key.Namespace) <= int(most)+1 && saysOtherwise(s, s.Services[key], h.pools, now) {
-					f(s.Services[key])
+				if waits(svc) && s.NamespaceUse(pool, key.Namespace) < int(most)+len(svc.Addresses) {
+					f(svc)
 				}
 			}
 		}
@@ -176,37 +160,11 @@ func (h *hope) replacedWithinQuota(s *fsm.State, now int64, f func(*fsm.Service)
 // waits tells whether a service lacks an address or would take one more.
 func waits(svc *fsm.Service) bool { return svc.Pending != "" || len(svc.Refusals) > 0 }
 
-// heldNoMore tells whether a waiting service may have what nobody else is waiting
-// for: the address that it asks for, or one that is promised to it, kept for it, or
-// its sharing key's.
-func heldNoMore(s *fsm.State, svc *fsm.Service, now int64) bool {
-	return holdEnded(s, svc, now) || allocator.HasOwn(s, svc.Spec, now)
-}
-
-// saysOtherwise tells whether a service with an address of one of these pools gives a
-// reason to wait that is none any more: that it keeps an address only until there is
-// another.
-func saysOtherwise(s *fsm.State, svc *fsm.Service, pools map[string]struct{}, now int64) bool {
-	if svc.Pending == "" || !slices.ContainsFunc(svc.Addresses, func(a netip.Addr) bool {
-		_, its := pools[s.PoolOf(a)]
-		return its
-	}) {
-		return false
-	}
-	_, refusal := allocator.ChooseAddresses(s, svc.Spec, now)
-	return refusal == nil || refusal.Error() != svc.Pending
-}
-
-// holdEnded tells whether the address that a waiting service asks for was held
-// back and is so no longer.
-func holdEnded(s *fsm.State, svc *fsm.Service, now int64) bool {
-	return slices.ContainsFunc(svc.Refusals, func(r fsm.Refusal) bool {
-		switch r.Reason {
-		case logv1.RefusalReason_REFUSAL_REASON_RESERVED, logv1.RefusalReason_REFUSAL_REASON_QUARANTINED:
-			return r.Addr.IsValid() && !allocator.StillHeld(s, svc.Spec, r.Addr, now)
-		}
-		return false
-	})
+// forItself tells whether a waiting service may have what nobody else is waiting for:
+// the address that it asks for, or one that is promised to it, kept for it, or its
+// sharing key's.
+func forItself(s *fsm.State, svc *fsm.Service) bool {
+	return len(svc.Spec.GetAddresses()) > 0 || allocator.HasOwn(s, svc.Spec)
 }
 
 // concernsPool tells whether a pool that was defined or deleted may help a waiting
@@ -216,10 +174,6 @@ func concernsPool(s *fsm.State, svc *fsm.Service, pool string) bool {
 	listed := false
 	for _, r := range svc.Refusals {
 		switch {
-		case r.Addr.IsValid():
-			if s.PoolOf(r.Addr) == pool || r.Pool == pool {
-				return true
-			}
 		case r.Reason == logv1.RefusalReason_REFUSAL_REASON_NO_POOLS:
 			return true
 		case r.Pool == pool:

@@ -3,15 +3,13 @@ package decider
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
+	"github.com/quorumlb/quorumlb/test/rules"
 )
 
 func prefers(s *logv1.Service) {
@@ -28,18 +26,8 @@ func (h *harness) nothingMissed() {
 	h.t.Helper()
 	h.settle()
 	h.log.Read(func(s *fsm.State) {
-		for _, svc := range s.Services {
-			plan, refusal := allocator.ChooseAddresses(s, svc.Spec, s.Time)
-			if !waits(svc) && slices.ContainsFunc(plan.Releases, func(r allocator.Release) bool { return r.Why == allocator.InOtherPool }) {
-				continue // its address has another pool now, and is its own until it is declared again
-			}
-			if len(plan.New()) > 0 {
-				h.t.Errorf("%s has %v, waits (%q, %v) and could have %v", svc.Key, svc.Addresses, svc.Pending, svc.Refusals, plan.New())
-			}
-			keeps := refusal != nil && strings.HasPrefix(refusal.Error(), "keeps ")
-			if keeps != strings.HasPrefix(svc.Pending, "keeps ") {
-				h.t.Errorf("%s says %q, not %v", svc.Key, svc.Pending, refusal)
-			}
+		if wrong := rules.Unserved(s, s.Time); wrong != "" {
+			h.t.Error(wrong)
 		}
 	})
 }

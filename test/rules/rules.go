@@ -1,13 +1,16 @@
 // Package rules has the rules of allocation once more, in the plainest way and address by
-// address, to hold against them what was decided. It knows nothing of indexes, queues and
-// hopes, and is slow.
+// address, to hold against them what was decided. It knows nothing of queues and hopes, and
+// is slow.
 package rules
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -159,17 +162,36 @@ func isFor(s *fsm.State, pool *fsm.Pool, spec *logv1.Service) bool {
 		len(sa.GetNamespaceSelectors()) > 0 && n != nil && n.Labels["team"] == "a"
 }
 
-// Unserved finds a service without any address that could have one at the time now, in
-// nanoseconds since 1970 UTC; empty when there is none. It looks at those that want one
-// address, of a family that they name, and are neither promised one nor may join others:
-// who asks for more may be served late, when only a mixture of changes made it possible.
+// Unserved finds a service that could have an address that it lacks at the time now, in
+// nanoseconds since 1970 UTC and not before s.Time; empty when there is none. Who asks for
+// any address of a named family is judged by the rules above; all, also those that want a
+// second address, or another instead of one that leaves its pool, or join others, by what
+// the allocator would give them if it was asked at that time. It does not know who has been
+// told about what, which is what makes a retry come late.
 func Unserved(s *fsm.State, now int64) string {
-	for key, svc := range s.Services {
+	for _, key := range slices.SortedFunc(maps.Keys(s.Services), fsm.ServiceKey.Compare) {
+		svc := s.Services[key]
 		if len(svc.Addresses) > 0 {
 			continue
 		}
 		if a := couldHave(s, svc, now); a.IsValid() {
 			return fmt.Sprintf("%v waits (%q), and %v could be its", key, svc.Pending, a)
+		}
+	}
+	s = s.Clone()
+	s.Begin(now)
+	for _, key := range slices.SortedFunc(maps.Keys(s.Services), fsm.ServiceKey.Compare) {
+		svc := s.Services[key]
+		plan, refusal := allocator.ChooseAddresses(s, svc.Spec, s.Time)
+		if (svc.Pending == "" || refusal != nil) && slices.ContainsFunc(plan.Releases, func(r allocator.Release) bool { return r.Why == allocator.InOtherPool }) {
+			continue // its address has another pool now, and is its own until it is declared again
+		}
+		if len(plan.New()) > 0 {
+			return fmt.Sprintf("%v has %v, waits (%q, %v) and could have %v", key, svc.Addresses, svc.Pending, svc.Refusals, plan.New())
+		}
+		keeps := refusal != nil && strings.HasPrefix(refusal.Error(), "keeps ")
+		if keeps != strings.HasPrefix(svc.Pending, "keeps ") {
+			return fmt.Sprintf("%v says %q, not %v", key, svc.Pending, refusal)
 		}
 	}
 	return ""
