@@ -1,8 +1,9 @@
 // Command mutants puts deliberate bugs into the program, one at a time, and tells
-// which of the provers notice: the simulation (test/sim), and chaos on real
-// processes (test/chaos). Unit tests are not asked.
+// which of the provers notice: the simulation (test/sim), random operations against the
+// rules of allocation (raftnode/decider), and chaos on real processes (test/chaos). Unit
+// tests are not asked.
 //
-//	go run ./test/mutants [-only word] [-missing] [-time 60s] [-chaos 3m] [-seed n] [-list] [-write]
+//	go run ./test/mutants [-only word] [-missing] [-time 60s] [-checks 1000] [-chaos 3m] [-seed n] [-list] [-write]
 //
 // The bugs are in list.go. None is ever written into the tree: the programs are built
 // with an overlay. docs/mutants.md has what came out, and -write puts it there.
@@ -35,6 +36,8 @@ func main() {
 type options struct {
 	// sim and chaos bound the time of each prover for one mutant; 0 leaves it out.
 	sim, chaos time.Duration
+	// checks is how many runs of random operations are held against the rules; 0: none.
+	checks uint64
 	// least is how many schedules the simulation plays, if its time is too short for them.
 	least uint64
 	seed  uint64
@@ -46,9 +49,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	only := flags.String("only", "", "only the mutants with this word in their names")
 	flags.DurationVar(&o.sim, "time", time.Minute, "for how long the simulation looks for each; 0: not at all")
 	flags.Uint64Var(&o.least, "least", 1000, "and for at least so many schedules, which may take longer on a busy machine")
+	flags.Uint64Var(&o.checks, "checks", 1000, "how many runs of 120 random operations are held against the rules of allocation; 0: none")
 	flags.DurationVar(&o.chaos, "chaos", 3*time.Minute, "for how long chaos looks for each that it is asked about; 0: not at all")
 	flags.Uint64Var(&o.seed, "seed", 0, "have the simulation play this one schedule")
-	missing := flags.Bool("missing", false, "only the mutants that neither simulation nor chaos has found in earlier runs")
+	missing := flags.Bool("missing", false, "only the mutants that no prover has found in earlier runs")
 	list := flags.Bool("list", false, "list the mutants and do nothing")
 	write := flags.Bool("write", false, "put all that is known into docs/mutants.md")
 	if err := flags.Parse(args); err != nil {

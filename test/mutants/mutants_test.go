@@ -146,3 +146,26 @@ func TestReadSim(t *testing.T) {
 		})
 	}
 }
+
+func TestReadRules(t *testing.T) {
+	for _, c := range []struct {
+		name, out string
+		want      result
+		err       bool
+	}{
+		{name: "found", out: `    rules_test.go:30: [rapid] failed after 108 tests: revision 9: 10.0.0.1 was given to sim/s0: it rests
+          AddressAllocated 10.0.0.1
+        To reproduce, specify -run="TestOperationsAgainstTheRules" -rapid.seed=77
+`, want: result{Found: true, Seed: 77, What: "revision 9: 10.0.0.1 was given to sim/s0: it rests", Effort: "109 runs"}},
+		{name: "nothing", out: "    rules_test.go:30: [rapid] OK, passed 1000 tests (24.567891s)", want: result{Effort: "1000 runs, 24.6s"}},
+		{name: "panic", out: "[rapid] panic after 3 tests: runtime error\n -rapid.seed=77", err: true},
+		{name: "flaky", out: "[rapid] flaky test, can not reproduce a failure\n -rapid.seed=77", err: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := readRules(c.out, c.want.Found, "")
+			if (err != nil) != c.err || fmt.Sprint(got) != fmt.Sprint(c.want) {
+				t.Errorf("got %+v, %v; want %+v", got, err, c.want)
+			}
+		})
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,6 +32,7 @@ type prover struct {
 
 const (
 	simulation = "simulation"
+	rules      = "rules"
 	chaos      = "chaos"
 )
 
@@ -41,6 +43,16 @@ var provers = []prover{
 		args: func(_ mutant, o options) []string {
 			return []string{"test", "./test/sim", "-vet=off", "-run", "^TestSim$", "-v", "-count=1", "-timeout", "0",
 				"-args", "-sim.time=" + o.sim.String(), "-sim.least=" + strconv.FormatUint(o.least, 10), "-sim.seed=" + strconv.FormatUint(o.seed, 10)}
+		},
+		env: func(mutant, options, string) []string { return nil },
+	},
+	{
+		name: rules, slack: 15 * time.Minute, read: readRules,
+		// About 40 runs a second where nothing else runs.
+		limit: func(o options) time.Duration { return time.Duration(o.checks) * 100 * time.Millisecond },
+		args: func(_ mutant, o options) []string {
+			return []string{"test", "./raftnode/decider", "-vet=off", "-run", "^TestOperationsAgainstTheRules$", "-v", "-count=1", "-timeout", "0",
+				"-rapid.checks=" + strconv.FormatUint(o.checks, 10), "-rapid.shrinktime=5s", "-rapid.nofailfile"}
 		},
 		env: func(mutant, options, string) []string { return nil },
 	},
@@ -57,17 +69,31 @@ var provers = []prover{
 }
 
 // wants tells whether the prover is to be asked: the simulation about everything that it
-// has, chaos about what nobody has found yet.
+// has, the rules about what decides, chaos about what nobody has found yet.
 func (p prover) wants(m mutant, o options, known results) bool {
 	switch {
 	case p.limit(o) == 0:
 		return false
 	case p.name == simulation:
 		return !m.wire
+	case p.name == rules:
+		return m.Name == unchanged || m.decides()
 	case m.Name == unchanged:
 		return false // make chaos asks that
 	}
-	return m.wire || !known.of(m)[simulation].Found
+	return m.wire || !known.of(m)[simulation].Found && !known.of(m)[rules].Found
+}
+
+// decides tells whether the bug is in what the rules are held against: the state, the
+// allocator and the decider.
+func (m mutant) decides() bool {
+	return slices.ContainsFunc(m.files(), func(file string) bool {
+		switch filepath.Dir(file) {
+		case "fsm", "allocator", "raftnode/decider":
+			return true
+		}
+		return false
+	})
 }
 
 // ask builds the mutant and runs the prover. The error says that nothing was learned: it
@@ -153,6 +179,24 @@ func rounded(s string) string {
 		return s
 	}
 	return d.Round(100 * time.Millisecond).String()
+}
+
+var (
+	rulesFound = regexp.MustCompile(`\[rapid\] failed after (\d+) tests: (.*)`)
+	rulesSeed  = regexp.MustCompile(`-rapid\.seed=(\d+)`)
+	rulesOK    = regexp.MustCompile(`\[rapid\] OK, passed (\d+) tests \((.*)\)`)
+)
+
+// readRules reads what rapid says of TestOperationsAgainstTheRules.
+func readRules(out string, _ bool, _ string) (result, error) {
+	if x := rulesOK.FindStringSubmatch(out); x != nil {
+		return result{Effort: fmt.Sprintf("%s runs, %s", x[1], rounded(x[2]))}, nil
+	}
+	x, seed := rulesFound.FindStringSubmatch(out), rulesSeed.FindStringSubmatch(out)
+	if x == nil || seed == nil {
+		return result{}, errBroken
+	}
+	return result{Found: true, Seed: number(seed[1]), What: x[2], Effort: fmt.Sprintf("%d runs", number(x[1])+1)}, nil
 }
 
 // readChaos reads the summary that a run leaves.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -79,7 +80,7 @@ func (r results) put(m mutant, prover string, res result) {
 
 // caught tells whether a prover that runs the code found the mutant.
 func (r results) caught(m mutant) bool {
-	return r.of(m)[simulation].Found || r.of(m)[chaos].Found
+	return slices.ContainsFunc(provers, func(p prover) bool { return r.of(m)[p.name].Found })
 }
 
 // foundBy names the first prover that found the mutant; empty: none.
@@ -97,7 +98,7 @@ func (r results) foundBy(m mutant) string {
 
 // summary counts, in a sentence, what was found.
 func summary(list []mutant, known results) string {
-	var sim, wire, model, asked int
+	var sim, more, wire, model, asked int
 	var none, later []string
 	for _, m := range list {
 		switch r := known.of(m); {
@@ -105,11 +106,13 @@ func summary(list []mutant, known results) string {
 			continue
 		case r[simulation].Found:
 			sim++
+		case r[rules].Found:
+			more++
 		case r[chaos].Found:
 			wire++
 		case m.model != "":
 			model++
-		case r[simulation].Effort == "" && r[chaos].Effort == "":
+		case len(r) == 0:
 			later = append(later, "`"+m.Name+"`")
 			continue
 		default:
@@ -117,7 +120,8 @@ func summary(list []mutant, known results) string {
 		}
 		asked++
 	}
-	s := fmt.Sprintf("Of %d bugs the simulation found %d and chaos %d; of %d only the model has the rule that they leave out.", asked, sim, wire, model)
+	s := fmt.Sprintf("Of %d bugs the simulation found %d, the rules of allocation %d more and chaos %d; of %d only the model has the rule that they leave out.",
+		asked, sim, more, wire, model)
 	if len(none) > 0 {
 		s += " Nobody: " + strings.Join(none, ", ") + "."
 	}
@@ -131,7 +135,7 @@ func summary(list []mutant, known results) string {
 func table(list []mutant, known results) string {
 	var b strings.Builder
 	b.WriteString(summary(list, known) + "\n")
-	b.WriteString("| bug | where | model | simulation | chaos |\n|---|---|---|---|---|\n")
+	b.WriteString("| bug | where | model | simulation | rules | chaos |\n|---|---|---|---|---|---|\n")
 	for _, m := range list {
 		if m.Name == unchanged {
 			continue
@@ -148,7 +152,8 @@ func table(list []mutant, known results) string {
 		if m.covered != "" {
 			what += " (" + m.covered + ")"
 		}
-		fmt.Fprintf(&b, "| `%s`: %s | %s | %s | %s | %s |\n", m.Name, what, strings.Join(m.files(), ", "), model, sim, cell(known.of(m)[chaos]))
+		fmt.Fprintf(&b, "| `%s`: %s | %s | %s | %s | %s | %s |\n", m.Name, what, strings.Join(m.files(), ", "), model, sim,
+			cell(known.of(m)[rules]), cell(known.of(m)[chaos]))
 	}
 	return b.String()
 }
