@@ -280,6 +280,16 @@ func (s *Segment) SetPort(port string, up bool) {
 // Switch returns the namespace of the bridge br0.
 func (s *Segment) Switch() *Host { return s.bridge }
 
+// Lacks ends a test for which the machine lacks something: it is skipped with the
+// reason. Where CI is set it fails, for there everything has to be proven.
+func Lacks(t testing.TB, reason any) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("CI is set and this machine cannot run the test: %v", reason)
+	}
+	t.Skip(reason)
+}
+
 // Patience is how long a test waits for what has to come: longer than a busy
 // machine takes. It costs nothing where the thing comes.
 const Patience = 30 * time.Second
