@@ -31,9 +31,11 @@ const (
 	// joinRetry is how often a multicast group that could not be joined is tried again.
 	joinRetry = time.Second
 
-	maxProven   = 8 // neighbours remembered as proof, beside the gateways
-	maxClients  = 8 // recent clients asked at a takeover
-	clientsKept = 5 * time.Minute
+	maxProven  = 8 // neighbours remembered as proof, beside the gateways
+	maxClients = 8 // recent clients asked at a takeover
+	// clientsKept outlasts the longest grace time of a soft drain, in which old clients
+	// ask the old owner alone, and are not heard here.
+	clientsKept = 25 * time.Hour
 )
 
 // Config is what Layer2 is told at its start.

@@ -174,6 +174,24 @@ func TestOwnerIsQuietBesideAPredecessor(t *testing.T) {
 	}
 }
 
+// A client that asked everybody before a soft move asks the old owner alone while it
+// lasts. At its end it is asked itself, for it may ignore gratuitous frames.
+func TestOldClientIsAskedAtTheEndOfALongSoftMove(t *testing.T) {
+	r := newRig(t, Config{})
+	r.confirm()
+	r.apply()
+	client := system.MAC{2, 0, 0, 0, 0, 0x77}
+	r.responder.handle(r.responder.ears[0], system.Frame{
+		Data: requestFrame(t, client, client4, vip4), Link: 1, Type: system.ToAll, Time: time.Now().Add(-24*time.Hour - time.Minute).UnixNano(),
+	})
+	r.apply(Vip{Addr: vip4, Epoch: 2, Mode: Hold, Predecessor: "n2"})
+	r.run(time.Second, true)
+	expect(t, r.sent())
+	r.apply(Vip{Addr: vip4, Epoch: 2, Mode: Hold})
+	r.run(50*time.Millisecond, true)
+	expect(t, r.sent(), "garp 192.0.2.100", "garp-reply 192.0.2.100", "who-has "+client4.String()+" tell 192.0.2.100")
+}
+
 // A stranger is defended against even then: it has taken the address from all.
 func TestQuietOwnerDefends(t *testing.T) {
 	r := newRig(t, Config{})
