@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	speakerv1 "github.com/quorumlb/quorumlb/proto/quorumlb/speaker/v1"
 	"github.com/quorumlb/quorumlb/speakers/internal/nettest"
@@ -23,6 +25,7 @@ import (
 var web = session.ServiceKey{Namespace: "default", Name: "web"}
 
 func task(check *logv1.HealthCheck, port int) *speakerv1.HealthTask {
+	check = proto.CloneOf(check) // a runner may still read what it was made of before
 	check.IntervalNanos, check.TimeoutNanos = int64(5*time.Millisecond), int64(2*time.Second)
 	check.Rise, check.Fall = max(check.Rise, 1), max(check.Fall, 1)
 	return &speakerv1.HealthTask{Service: &speakerv1.ServiceName{Namespace: web.Namespace, Name: web.Name}, Check: check, Port: uint32(port)}
