@@ -104,9 +104,9 @@ func TestHandOver(t *testing.T) {
 		// The kernel takes IPv6 addresses from lo, and lets the speaker add none.
 		{"it cannot be delivered", of(true), []string{"sysctl -q -w net.ipv6.conf.lo.disable_ipv6=1"},
 			[]string{"sysctl -q -w net.ipv6.conf.lo.disable_ipv6=0"}, []string{"ANNOUNCE_FAILED"}},
-		// That the link is down and that nothing can be announced is said at once; either may be decided first.
+		// That the link is down, that nothing can be announced and that the subnet is gone is said at once; any may be decided first.
 		{"the link is set down", of(false), []string{"ip link set eth0 down"}, []string{"ip link set eth0 up"}, []string{"LINK_DOWN", "ANNOUNCE_FAILED"}},
-		{"the interface is gone", of(false), rename("eth0", "other0"), rename("other0", "eth0"), []string{"LINK_DOWN", "ANNOUNCE_FAILED"}},
+		{"the interface is gone", of(false), rename("eth0", "other0"), rename("other0", "eth0"), []string{"LINK_DOWN", "ANNOUNCE_FAILED", "OFF_SUBNET"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v, err := vipStatus(ctx, s, c.addr)
