@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -22,7 +23,8 @@ type Choice struct {
 // service that has all it asks for, and may keep it, gets a plan that changes
 // nothing.
 type Plan struct {
-	// Choices are all addresses that the service should have, IPv4 first.
+	// Choices are all addresses that the service should have, IPv4 first, those of one
+	// family in the order in which they were, or are to be, given.
 	Choices []Choice
 	// Releases are addresses that it has and must not keep.
 	Releases []Release
@@ -59,13 +61,18 @@ func (p Plan) New() []Choice {
 //   - A pool with a serviceAllocation gives only to the services that it selects,
 //     requests included. Such pools are tried first, by priority and name, and
 //     then those for everybody, by name.
-//   - Two families come from one pool. PreferDualStack takes a pool with both
+//   - All addresses come from one pool, the requested and the kept ones excepted.
+//     PreferDualStack takes a pool with both families
 //     first, then one of the first family, then one of the second; pools for
 //     certain services before those for everybody.
+//   - With addressCount the service gets so many of each family. Of the pools that would
+//     do as well otherwise, one with all of them comes first, then the one with the most; the rest comes
+//     later from the same pool. What is too much it gives up: first what its pool no longer
+//     has, then what a foreign station has, then what was given last.
 func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error) {
 	c := chooser{s: s, spec: spec, now: now, key: fsm.KeyOf(spec.GetNamespace(), spec.GetName()), replace: true}
 	r := c.attempt()
-	if c.leaves.IsValid() && (r != nil || c.plan.Wish != nil && len(c.plan.Choices) < len(s.Services[c.key].Addresses)) {
+	if c.leaves.IsValid() && (r != nil || c.plan.Wish != nil) && c.loses() {
 		// There is no other yet: it keeps what it has, and says so.
 		if r == nil {
 			r = c.plan.Wish
@@ -81,13 +88,11 @@ func ChooseAddresses(s *fsm.State, spec *logv1.Service, now int64) (Plan, error)
 		r.beside = slices.Concat(c.vain, stay.vain)
 		c = stay
 	}
-	if r != nil && c.required && !r.Leaves.IsValid() {
+	if r != nil && c.required && !r.Leaves.IsValid() && (len(c.has[ipv4]) == 0 || len(c.has[ipv6]) == 0) {
 		// Both or none; what it has already it keeps.
 		c.plan.Choices = slices.DeleteFunc(c.plan.Choices, func(c Choice) bool { return !c.Kept })
 	}
-	if len(c.plan.Choices) == 2 && c.plan.Choices[1].Addr.Is4() {
-		c.plan.Choices[0], c.plan.Choices[1] = c.plan.Choices[1], c.plan.Choices[0]
-	}
+	slices.SortStableFunc(c.plan.Choices, func(x, y Choice) int { return cmp.Compare(familyOf(x.Addr), familyOf(y.Addr)) })
 	if r != nil {
 		return c.plan, r
 	}
@@ -103,6 +108,15 @@ func join(a, b []PoolRefusal) []PoolRefusal {
 		}
 	}
 	return all
+}
+
+// loses tells whether the service would have fewer addresses than it has and asks for.
+func (c *chooser) loses() bool {
+	var had [2]int
+	for _, a := range c.s.Services[c.key].Addresses {
+		had[familyOf(a)] = min(had[familyOf(a)]+1, c.count)
+	}
+	return len(c.plan.Choices) < had[ipv4]+had[ipv6]
 }
 
 // attempt finds what the service should have.
@@ -160,9 +174,10 @@ type chooser struct {
 	either bool
 	// second: two families are wanted; required: both or none.
 	second, required bool
-	// requested are the addresses asked for; asked tells which are.
-	requested [2]netip.Addr
-	asked     [2]bool
+	// count is how many addresses of each family are wanted.
+	count int
+	// requested are the addresses asked for, by family.
+	requested [2][]netip.Addr
 	bad       string // a request that cannot be read
 
 	// vain are all that had nothing when they were asked, but might have later: also
@@ -174,18 +189,19 @@ type chooser struct {
 
 	plan Plan
 	// has are the choices made so far, by family.
-	has [2]netip.Addr
+	has [2][]netip.Addr
 }
 
 // want reads from the spec which families it asks for.
 func (c *chooser) want() {
+	c.count = fsm.AddressCount(c.spec)
 	for _, text := range c.spec.GetAddresses() {
 		a, err := fsm.ParseAddr(text)
 		if err != nil {
 			c.bad = text
 			continue
 		}
-		c.requested[familyOf(a)], c.asked[familyOf(a)] = a, true
+		c.requested[familyOf(a)] = append(c.requested[familyOf(a)], a)
 	}
 	switch c.spec.GetIpFamilyPolicy() {
 	case logv1.IPFamilyPolicy_IP_FAMILY_POLICY_PREFER_DUAL_STACK:
@@ -195,19 +211,22 @@ func (c *chooser) want() {
 	case logv1.IPFamilyPolicy_IP_FAMILY_POLICY_UNSPECIFIED:
 		// Two named families or two requested addresses ask for both.
 		c.required = len(c.spec.GetIpFamilies()) > 1
-		c.second = c.required || c.asked[ipv4] && c.asked[ipv6]
+		c.second = c.required || c.asked(ipv4) && c.asked(ipv6)
 	}
 	switch families := c.spec.GetIpFamilies(); {
 	case len(families) > 0 && families[0] == logv1.IPFamily_IP_FAMILY_IPV6:
 		c.first = ipv6
 	case len(families) > 0:
 		c.first = ipv4
-	case c.asked[ipv6] && !c.asked[ipv4]:
+	case c.asked(ipv6) && !c.asked(ipv4):
 		c.first = ipv6
 	default:
-		c.either = !c.asked[ipv4]
+		c.either = !c.asked(ipv4)
 	}
 }
+
+// asked tells whether the service asks for certain addresses of the family.
+func (c *chooser) asked(f family) bool { return len(c.requested[f]) > 0 }
 
 // keep decides which of its addresses the service keeps.
 func (c *chooser) keep() {
@@ -215,23 +234,47 @@ func (c *chooser) keep() {
 	if svc == nil {
 		return
 	}
-	// The one of the first family is looked at first: a second one is then legal or not.
+	// Those of the first family are looked at first: a second one is then legal or not.
 	current := slices.Clone(svc.Addresses)
-	if len(current) == 2 && familyOf(current[0]) != c.first {
-		slices.Reverse(current)
-	}
+	slices.SortStableFunc(current, func(x, y netip.Addr) int { return cmp.Compare(c.worth(x), c.worth(y)) })
+	var others [2]int // of those kept, the ones that are not asked for
 	for _, a := range current {
-		rec := c.s.Addresses[a]
-		if why := c.mustGo(a, rec); why != WhyInvalid {
+		f, rec := familyOf(a), c.s.Addresses[a]
+		why := c.mustGo(a, rec)
+		if why == WhyInvalid && !slices.Contains(c.requested[f], a) {
+			if others[f]++; others[f] > c.count-len(c.requested[f]) {
+				why = Surplus
+			}
+		}
+		if why != WhyInvalid {
 			c.plan.Releases = append(c.plan.Releases, Release{a, why})
 			continue
 		}
 		c.take(Choice{Addr: a, Pool: c.s.PoolOf(a), Reason: rec.Reason, Kept: true})
 	}
+	// Kept in the order in which they were given, not in that of their worth.
+	slices.SortFunc(c.plan.Choices, func(x, y Choice) int {
+		return cmp.Compare(slices.Index(svc.Addresses, x.Addr), slices.Index(svc.Addresses, y.Addr))
+	})
+}
+
+// worth orders the addresses that a service has by which to keep first, the lowest.
+func (c *chooser) worth(a netip.Addr) (rank int) {
+	if familyOf(a) != c.first {
+		rank += 4
+	}
+	switch {
+	case c.s.Leaving(a):
+		rank += 2
+	case c.s.Addresses[a].ConflictKind == logv1.ConflictKind_CONFLICT_KIND_FOREIGN:
+		rank++
+	}
+	return rank
 }
 
 func (c *chooser) take(choice Choice) {
-	c.has[familyOf(choice.Addr)] = choice.Addr
+	f := familyOf(choice.Addr)
+	c.has[f] = append(c.has[f], choice.Addr)
 	c.plan.Choices = append(c.plan.Choices, choice)
 }
 
@@ -244,11 +287,11 @@ func (c *chooser) mustGo(a netip.Addr, rec *fsm.Address) Why {
 		return InNoPool
 	case c.spec.GetPool() != "" && pool != c.spec.GetPool():
 		return InOtherPool
-	case c.asked[f] && c.requested[f] != a, !c.asked[f] && c.asked[f.other()] && !c.second:
+	case !c.asked(f) && c.asked(f.other()) && !c.second:
 		return FamilyNotWanted
 	case !c.second && !c.either && f != c.first:
 		return FamilyNotWanted
-	case !c.second && c.has[f.other()].IsValid():
+	case !c.second && len(c.has[f.other()]) > 0:
 		return FamilyNotWanted
 	}
 	if why, _ := c.shareable(rec); why != WhyInvalid {

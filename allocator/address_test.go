@@ -208,7 +208,7 @@ func TestChooseAddresses(t *testing.T) {
 			{svc("6", addresses("198.51.100.0"), families(v6), policy(single)), "!requested address 198.51.100.0: family not wanted by the service"},
 			{svc("7", addresses("2001:db8::1")), "+2001:db8::1 requested"},
 			{svc("8", addresses("192.0.2.1", "2001:db8::")), "+192.0.2.1 requested, +2001:db8:: requested"},
-			{svc("1", addresses("198.51.100.0")), "-198.51.100.1 (family not wanted by the service), +198.51.100.0 requested"},
+			{svc("1", addresses("198.51.100.0")), "-198.51.100.1 (more than the service asks for), +198.51.100.0 requested"},
 		}},
 		"two addresses asked for, one in use": {two, []step{
 			{svc("1", addresses("198.51.100.1")), "+198.51.100.1 requested"},
@@ -223,7 +223,7 @@ func TestChooseAddresses(t *testing.T) {
 		}},
 		"the anycast address of a subnet": {[]*logv1.Event{only6}, []step{
 			{svc("1", addresses("2001:db8:6::")), "+2001:db8:6:: requested"},
-			{svc("1", addresses("2001:db8:6::9")), "-2001:db8:6:: (family not wanted by the service), +2001:db8:6::9 requested"},
+			{svc("1", addresses("2001:db8:6::9")), "-2001:db8:6:: (more than the service asks for), +2001:db8:6::9 requested"},
 			{svc("2"), "+2001:db8:6::1 fresh"},
 		}},
 		"no family named": {[]*logv1.Event{only6}, []step{

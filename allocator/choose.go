@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
@@ -17,10 +18,18 @@ func (c *chooser) choose() *Refusal {
 	if r := c.chooseRequested(); r != nil {
 		return r
 	}
-	switch n := len(c.plan.Choices); {
-	case n == 2, n == 1 && !c.second:
+	if r := c.chooseFirst(); r != nil {
+		return r
+	}
+	return c.chooseMore()
+}
+
+// chooseFirst finds one address of each family of which there is none.
+func (c *chooser) chooseFirst() *Refusal {
+	switch none, both := len(c.plan.Choices) == 0, len(c.has[ipv4]) > 0 && len(c.has[ipv6]) > 0; {
+	case both, !none && !c.second:
 		return nil
-	case n == 1:
+	case !none:
 		return c.chooseSecond()
 	case c.second:
 		return c.chooseBoth()
@@ -32,9 +41,8 @@ func (c *chooser) choose() *Refusal {
 // chooseRequested takes the addresses that the service asks for: all of them or none.
 func (c *chooser) chooseRequested() *Refusal {
 	before := len(c.plan.Choices)
-	for f := range c.requested {
-		a := c.requested[f]
-		if !c.asked[f] || c.has[f] == a {
+	for _, a := range slices.Concat(c.requested[ipv4], c.requested[ipv6]) {
+		if c.chosen(a) {
 			continue
 		}
 		choice, r := c.request(a)
@@ -50,7 +58,8 @@ func (c *chooser) chooseRequested() *Refusal {
 // drop takes back all choices but the first n.
 func (c *chooser) drop(n int) {
 	for _, choice := range c.plan.Choices[n:] {
-		c.has[familyOf(choice.Addr)] = netip.Addr{}
+		f := familyOf(choice.Addr)
+		c.has[f] = c.has[f][:len(c.has[f])-1]
 	}
 	c.plan.Choices = c.plan.Choices[:n]
 }
@@ -106,25 +115,118 @@ func (c *chooser) one(f family) *Refusal {
 		return nil
 	}
 	no := &Refusal{Family: f.String()}
-	if c.oneOf(c.pools(no), f, no) {
-		return nil
+	for _, class := range c.classes(c.pools(no)) {
+		if c.oneOf(class, f, no) {
+			return nil
+		}
 	}
 	return no
 }
 
-// oneOf takes an address of the first of the pools that has one; no says why
-// each has none.
+// oneOf takes an address of the first of the pools that has as many as are wanted, or
+// else of the first that has most; no says why each has none.
 func (c *chooser) oneOf(pools []string, f family, no *Refusal) bool {
-	for _, pool := range pools {
+	return c.most(pools, func(pool string) bool {
 		choice, why := c.fromPool(pool, f)
-		if why == WhyInvalid {
-			c.take(choice)
+		if why != WhyInvalid {
+			no.Pools = append(no.Pools, PoolRefusal{pool, why, f})
+			return false
+		}
+		c.take(choice)
+		return true
+	})
+}
+
+// most has take take the first addresses from the first of the pools where it can and
+// there are as many more as are wanted, or else from the first of those that have most. It
+// calls take once for each pool, and once more for the one.
+func (c *chooser) most(pools []string, take func(pool string) bool) bool {
+	before, best, n := len(c.plan.Choices), "", 0
+	for _, pool := range pools {
+		if !take(pool) {
+			continue
+		}
+		if c.count == 1 {
+			return true // no pool has more
+		}
+		if c.chooseMore() == nil && c.plan.Wish == nil {
 			return true
 		}
-		no.Pools = append(no.Pools, PoolRefusal{pool, why, f})
+		if has := len(c.plan.Choices) - before; has > n {
+			best, n = pool, has
+		}
+		c.plan.Wish = nil
+		c.drop(before)
 	}
-	return false
+	return best != "" && take(best)
 }
+
+// chooseMore adds to each family of which there is one until there are as many as the
+// service asks for, from the pool of the first.
+func (c *chooser) chooseMore() *Refusal {
+	if c.count == 1 {
+		return nil
+	}
+	if !c.leaves.IsValid() {
+		c.vain = nil // it has one: others than that pool are nothing to it
+	}
+	var no, wish Refusal
+	for _, f := range []family{c.first, c.first.other()} {
+		if len(c.has[f]) == 0 {
+			continue
+		}
+		pool := c.poolOf(f)
+		for len(c.has[f]) < c.count {
+			choice, ok := c.again(f, pool)
+			if !ok {
+				var why Why
+				if choice, why = c.fromPool(pool, f); why != WhyInvalid {
+					part := &no
+					if c.second && !c.required && len(c.has[f.other()]) > 0 && f != c.first {
+						part = &wish
+					}
+					part.add(c, f, PoolRefusal{pool, why, f})
+					break
+				}
+			}
+			c.take(choice)
+		}
+	}
+	if c.plan.Wish != nil {
+		wish.Pools = append(wish.Pools, c.plan.Wish.Pools...)
+		c.vain = append(c.vain, c.plan.Wish.beside...)
+	}
+	switch {
+	case no.Part != "":
+		no.Pools = append(no.Pools, wish.Pools...)
+		return &no
+	case wish.Part != "":
+		wish.beside = c.vain
+		c.plan.Wish = &wish
+	}
+	return nil
+}
+
+// add says that a pool has too few of a family.
+func (r *Refusal) add(c *chooser, f family, why PoolRefusal) {
+	if r.Part == "" {
+		r.Family = f.String()
+	} else {
+		r.Family = "IPv4 and IPv6"
+		r.Part += " and "
+	}
+	r.Part += fmt.Sprintf("%d of %d %s addresses", len(c.has[f]), c.count, f)
+	r.Pools = append(r.Pools, why)
+}
+
+// poolOf is the pool that further addresses of a family come from.
+func (c *chooser) poolOf(f family) string {
+	at := slices.IndexFunc(c.plan.Choices, func(choice Choice) bool { return familyOf(choice.Addr) == f })
+	return c.plan.Choices[at].Pool
+}
+
+// chosen tells whether an address is among the choices made so far.
+func (c *chooser) chosen(a netip.Addr) bool { return slices.Contains(c.has[familyOf(a)], a) }
 
 // chooseSecond adds the second family from the pool that the first came from.
 // Who only prefers two is content with one.
@@ -170,10 +272,10 @@ func (c *chooser) chooseBoth() *Refusal {
 		return nil
 	}
 	for _, class := range c.classes(c.pools(no)) {
-		for _, pool := range class {
+		if c.most(class, func(pool string) bool {
 			choice, why := c.fromPool(pool, c.first)
 			if why == WhyInvalid && c.pairIn(choice) {
-				return nil
+				return true
 			}
 			lacks := c.first
 			if why == WhyInvalid {
@@ -188,6 +290,9 @@ func (c *chooser) chooseBoth() *Refusal {
 				_, why = c.fromPool(pool, lacks.other())
 				no.Pools = append(no.Pools, PoolRefusal{pool, why, lacks.other()})
 			}
+			return false
+		}) {
+			return nil
 		}
 		if !needsBoth && (c.single(class, c.first) || c.single(class, c.first.other())) {
 			return c.chooseSecond() // in vain, but it says why
@@ -199,7 +304,7 @@ func (c *chooser) chooseBoth() *Refusal {
 // needsBoth tells whether one address will not do: both are required, or there is to be
 // another in place of each of two.
 func (c *chooser) needsBoth() bool {
-	return c.required || c.leaves.IsValid() && len(c.s.Services[c.key].Addresses) == 2
+	return c.required || c.leaves.IsValid() && slices.ContainsFunc(c.s.Services[c.key].Addresses, func(a netip.Addr) bool { return a.Is4() != c.leaves.Is4() })
 }
 
 // single takes one address of the family from one of the pools.
@@ -311,10 +416,12 @@ func (c *chooser) firstOf(pool string, f family) (Choice, Why) {
 	if c.overQuota(pool, nil) {
 		return Choice{}, Quota
 	}
-	if a := c.s.NextFresh(pool, v4); a.IsValid() {
-		return Choice{Addr: a, Pool: pool, Reason: logv1.AllocationReason_ALLOCATION_REASON_FRESH}, WhyInvalid
+	for a := range c.s.Fresh(pool, v4) {
+		if !c.chosen(a) {
+			return Choice{Addr: a, Pool: pool, Reason: logv1.AllocationReason_ALLOCATION_REASON_FRESH}, WhyInvalid
+		}
 	}
-	if free := c.s.LeastRecent(pool, v4, c.now); free != nil {
+	if free := c.s.LeastRecent(pool, v4, c.now, c.has[f]...); free != nil {
 		return Choice{Addr: free.Addr, Pool: pool, Reason: logv1.AllocationReason_ALLOCATION_REASON_REUSED}, WhyInvalid
 	}
 	use := c.s.PoolUse(pool)
@@ -322,12 +429,21 @@ func (c *chooser) firstOf(pool string, f family) (Choice, Why) {
 	if !v4 {
 		used, size, quarantined = use.Used6, use.Size6, use.Quarantined6
 	}
+	kept := c.s.PoolKept(pool)
+	for _, a := range c.has[f] { // those chosen now count as used
+		if c.s.Addresses[a] == nil && c.s.PoolOf(a) == pool {
+			used++
+			if free := c.s.Free[a]; free != nil && free.KeptUntil > c.s.Time {
+				kept--
+			}
+		}
+	}
 	switch {
 	case used >= size:
 		return Choice{}, Full
 	case used+quarantined >= size:
 		return Choice{}, Foreign
-	case c.s.PoolKept(pool) > 0:
+	case kept > 0:
 		return Choice{}, Kept
 	}
 	return Choice{}, Reserved
@@ -385,7 +501,7 @@ func first[T any](seq iter.Seq[T]) (one T, ok bool) {
 // record when it is in use.
 func (c *chooser) usable(a netip.Addr, f family, pool string, rec *fsm.Address) bool {
 	has := c.s.PoolOf(a)
-	if familyOf(a) != f || has == "" || c.s.Leaving(a) || pool != "" && has != pool || c.admits(has) != WhyInvalid ||
+	if familyOf(a) != f || c.chosen(a) || has == "" || c.s.Leaving(a) || pool != "" && has != pool || c.admits(has) != WhyInvalid ||
 		c.reservedAgainst(a) || fsm.Buggy(a) && c.s.Pools[has].Spec.GetAvoidBuggyIps() {
 		return false
 	}

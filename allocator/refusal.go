@@ -62,6 +62,8 @@ const (
 	SelectorDiffers
 	// Foreign: foreign stations have all addresses of the family that are free.
 	Foreign
+	// Surplus: the service has more addresses than it asks for.
+	Surplus
 )
 
 var whyTexts = [...]string{
@@ -87,6 +89,7 @@ var whyTexts = [...]string{
 	LetGo:           "its pool lets it go",
 	SelectorDiffers: "selector differs from that of a service that shares the address, under externalTrafficPolicy Local",
 	Foreign:         "full but for addresses in quarantine, which foreign stations have",
+	Surplus:         "more than the service asks for",
 }
 
 // String explains the reason to an operator.
@@ -111,6 +114,9 @@ type Refusal struct {
 	// Family is "IPv4", "IPv6", "IPv4 and IPv6" or "IPv4 or IPv6"; empty when the
 	// refusal is not about one.
 	Family string
+	// Part says what a service has that got some of its addresses, such as "1 of 3 IPv4
+	// addresses"; empty when it got none, or none of a family that it cannot do without.
+	Part string
 	// Requested is the address that the service asked for, as written; empty for any.
 	Requested string
 	// Why is set for a refused request, and when there is no pool to try.
@@ -206,6 +212,12 @@ func (r *Refusal) Error() string {
 			fmt.Fprintf(&b, " (%s)", r.Service)
 		}
 		return b.String()
+	case r.Part != "":
+		if r.Leaves.IsValid() {
+			b.WriteString("would have " + r.Part)
+		} else {
+			b.WriteString("has " + r.Part)
+		}
 	case r.Family != "":
 		fmt.Fprintf(&b, "no %s address", r.Family)
 	default:

@@ -51,7 +51,7 @@ func (c *chooser) promised(r *fsm.Reservation, pool string, f family) netip.Addr
 			// A range of a few names hosts, not a subnet (RFC 6164).
 			subnet := span.Size() > 2 && in.Size() > 2
 			for a := range c.s.Unused(fsm.Range{First: first, Last: last}) {
-				if !(subnet && fsm.Anycast(a)) && !c.quarantined(a) && !c.foreign(a) && !(fsm.Buggy(a) && def.Spec.GetAvoidBuggyIps()) {
+				if !c.chosen(a) && !(subnet && fsm.Anycast(a)) && !c.quarantined(a) && !c.foreign(a) && !(fsm.Buggy(a) && def.Spec.GetAvoidBuggyIps()) {
 					return a
 				}
 			}

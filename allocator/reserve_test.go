@@ -79,7 +79,7 @@ func TestQuotas(t *testing.T) {
 		{svc("4"), "!no IPv4 address: pool a: the namespace has as many as it may"},
 		{svc("4", addresses("192.0.2.9")), "!requested address 192.0.2.9: the namespace has as many as it may"},
 		{svc("4", port(82), sharing("k"), addresses("192.0.2.0")), "+192.0.2.0 requested"},
-		{svc("3", addresses("192.0.2.7")), "-192.0.2.1 (family not wanted by the service), +192.0.2.7 requested"},
+		{svc("3", addresses("192.0.2.7")), "-192.0.2.1 (more than the service asks for), +192.0.2.7 requested"},
 		{svc("1", in("none")), "!no IPv4 address: pool a: the namespace has as many as it may"},
 		{svc("1", in("big"), policy(require)), "+192.0.2.2 fresh, +2001:db8::1 fresh"},
 		{svc("2", in("big"), policy(require)), "!no IPv4 and IPv6 address: pool a: the namespace has as many as it may"},

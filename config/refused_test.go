@@ -97,7 +97,7 @@ var refused = []struct{ name, doc, want string }{
 	{"protocol", svc("  ports: [{port: 1, protocol: tcp}]"), `spec.ports[0].protocol: must be TCP or UDP or SCTP, is "tcp"`},
 	{"targetPort", svc("  ports: [{port: 1, targetPort: 2}]"), "spec.ports[0].targetPort: unknown field; allowed: name, protocol, port"},
 	{"address", svc("  ports: [{port: 1}]\n  addresses: [192.0.2.0/24]"), `spec.addresses[0]: "192.0.2.0/24" is not an IP address`},
-	{"two of one family", svc("  ports: [{port: 1}]\n  addresses: [192.0.2.1, 192.0.2.2]\n  ipFamilyPolicy: PreferDualStack"), "spec.addresses[1]: 192.0.2.2 is the second address of its family"},
+	{"two of one family", svc("  ports: [{port: 1}]\n  addresses: [192.0.2.1, 192.0.2.2]\n  ipFamilyPolicy: PreferDualStack"), "spec.addresses[1]: 192.0.2.2 is address 2 of its family; spec.addressCount allows 1"},
 	{"two addresses, one stack", svc("  ports: [{port: 1}]\n  addresses: [192.0.2.1, '2001:db8::1']"), "f:6:14: VirtualService/default/s: spec.addresses: two families with ipFamilyPolicy SingleStack"},
 	{"two families, one stack", svc("  ports: [{port: 1}]\n  ipFamilies: [IPv4, IPv6]"), "spec.ipFamilies: 2 families with ipFamilyPolicy SingleStack"},
 	{"wrong family", svc("  ports: [{port: 1}]\n  ipFamilies: [IPv6]\n  addresses: [192.0.2.1]"), "spec.addresses[0]: 192.0.2.1 is not of the family in spec.ipFamilies"},

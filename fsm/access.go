@@ -3,6 +3,7 @@ package fsm
 import (
 	"iter"
 	"net/netip"
+	"slices"
 )
 
 // PoolOf names the pool whose ranges hold a, or, of an address that is leaving,
@@ -194,19 +195,61 @@ func (s *State) NextFresh(pool string, v4 bool) netip.Addr {
 	return p.byFamily(v4).next
 }
 
+// Fresh iterates over the addresses of the pool that were never used and are given to
+// whoever asks for none by name, in the order of its ranges. NextFresh is the first.
+func (s *State) Fresh(pool string, v4 bool) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		p := s.handingOut(pool)
+		if p == nil {
+			return
+		}
+		f := p.byFamily(v4)
+		if !f.next.IsValid() || !yield(f.next) {
+			return
+		}
+		at := keyOf(f.next)
+		for i := f.at; i < len(f.hand); i++ {
+			last := keyOf(f.hand[i].Last)
+			if i > f.at {
+				at = keyOf(f.hand[i].First)
+			} else if at == last {
+				continue
+			} else {
+				at = at.plus(1)
+			}
+			for {
+				k, ok := s.idx.firstUntouched(at, last)
+				if !ok {
+					break
+				}
+				if a := k.addr(); !f.skips(a) && !yield(a) {
+					return
+				}
+				if k == last {
+					break
+				}
+				at = k.plus(1)
+			}
+		}
+	}
+}
+
 // LeastRecent is the free address of the pool that was given up longest ago,
-// of those kept for nobody at the time now (nanoseconds since 1970 UTC); nil
-// when there is none.
-func (s *State) LeastRecent(pool string, v4 bool, now int64) *Free {
+// of those kept for nobody at the time now (nanoseconds since 1970 UTC) and not
+// excepted; nil when there is none.
+func (s *State) LeastRecent(pool string, v4 bool, now int64, except ...netip.Addr) *Free {
 	p := s.handingOut(pool)
 	if p == nil {
 		return nil
 	}
 	f := p.byFamily(v4)
 	var best *Free
-	if q, ok := f.queue.Min(); ok {
-		best = s.Free[q.addr.addr()]
-	}
+	f.queue.Scan(func(q queued) bool {
+		if a := q.addr.addr(); !slices.Contains(except, a) {
+			best = s.Free[a]
+		}
+		return best == nil
+	})
 	if now <= s.Time {
 		return best
 	}
@@ -216,7 +259,8 @@ func (s *State) LeastRecent(pool string, v4 bool, now int64) *Free {
 			return false
 		}
 		free := s.Free[t.addr.addr()]
-		if free.Addr.Is4() != v4 || !p.contains(free.Addr) || f.skips(free.Addr) || s.idx.isReserved(free.Addr) {
+		if free.Addr.Is4() != v4 || !p.contains(free.Addr) || f.skips(free.Addr) || s.idx.isReserved(free.Addr) ||
+			slices.Contains(except, free.Addr) {
 			return true
 		}
 		if best == nil || lessQueued(queued{free.FreedAt, t.addr}, queued{best.FreedAt, keyOf(best.Addr)}) {

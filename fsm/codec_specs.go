@@ -109,6 +109,7 @@ func (e *encoder) service(s *logv1.Service) {
 	e.str(s.GetPreferredNode())
 	e.healthCheck(s.GetHealthCheck())
 	e.labels(s.GetSelector())
+	e.uint(uint64(s.GetAddressCount()))
 }
 
 func (d *decoder) service() *logv1.Service {
@@ -136,6 +137,7 @@ func (d *decoder) service() *logv1.Service {
 		PreferredNode:         d.name(),
 		HealthCheck:           d.healthCheck(),
 		Selector:              d.labels(),
+		AddressCount:          d.uint32(),
 	}
 }
 

@@ -74,8 +74,8 @@ func (s *Service) dump(w io.Writer) {
 	for _, r := range s.Refusals {
 		refusals = append(refusals, fmt.Sprintf("%s/%s:%d/%d", r.Pool, addrText(r.Addr), r.Family, r.Reason))
 	}
-	fmt.Fprintf(w, "service %s addresses=%v pending=%q refusals=%v ports=%v want=%v pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d preferredNode=%q selector=%s labels=%s source=%s/%d created=%d declared=%d/%d%s\n",
-		s.Key, s.Addresses, s.Pending, refusals, ports, spec.GetAddresses(), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
+	fmt.Fprintf(w, "service %s addresses=%v pending=%q refusals=%v ports=%v want=%v count=%d pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d preferredNode=%q selector=%s labels=%s source=%s/%d created=%d declared=%d/%d%s\n",
+		s.Key, s.Addresses, s.Pending, refusals, ports, spec.GetAddresses(), AddressCount(spec), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),
 		spec.GetExternalTrafficPolicy(), spec.GetSharingKey(), selectorText(spec.GetNodeSelectors()), spec.GetDelivery(),
 		spec.GetPreferredNode(), labelText(spec.GetSelector()), labelText(spec.GetLabels()), s.Source, s.Generation, s.CreatedAt, s.DeclaredAt, s.DeclaredTime, s.dumpServing())
 }

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 
@@ -23,10 +24,8 @@ func (f *folding) addressAllocated(e *logv1.AddressAllocated) error {
 	if !pool.Contains(a) {
 		return corruptf("%s allocated from pool %s, which does not hold it", a, e.GetPool())
 	}
-	for _, has := range svc.Addresses {
-		if has.Is4() == a.Is4() {
-			return corruptf("%s allocated for %s, which has %s", a, svc.Key, has)
-		}
+	if slices.Contains(svc.Addresses, a) || svc.CountOf(a) >= AddressCount(svc.Spec) {
+		return corruptf("%s allocated for %s, which has %s", a, svc.Key, svc.Addresses)
 	}
 	if rec := f.s.Addresses[a]; rec != nil {
 		if err := f.joinAddress(rec, svc); err != nil {
@@ -38,7 +37,7 @@ func (f *folding) addressAllocated(e *logv1.AddressAllocated) error {
 	f.s.idx.share(svc.sharingKey(), a)
 	c := f.editService(svc)
 	c.Addresses = append(slices.Clone(svc.Addresses), a)
-	slices.SortFunc(c.Addresses, netip.Addr.Compare) // IPv4 first
+	slices.SortStableFunc(c.Addresses, func(x, y netip.Addr) int { return cmp.Compare(x.BitLen(), y.BitLen()) }) // IPv4 first
 	f.touchAddress(a)
 	return nil
 }

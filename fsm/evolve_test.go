@@ -95,7 +95,7 @@ func TestImpossibleEvents(t *testing.T) {
 		{"unknown service default/x", []*logv1.Event{fsmtest.Refused(fsm.KeyOf("default", "x"), "y")}},
 		{"unknown pool", []*logv1.Event{fsmtest.AllocatedFor(dns, ip2, "b", free)}},
 		{"does not hold it", []*logv1.Event{fsmtest.AllocatedFor(dns, outside, "a", free)}},
-		{"which has 192.0.2.1", []*logv1.Event{fsmtest.AllocatedFor(web, ip2, "a", free)}},
+		{"which has [192.0.2.1]", []*logv1.Event{fsmtest.AllocatedFor(web, ip2, "a", free)}},
 		{"share no key", []*logv1.Event{fsmtest.AllocatedFor(dns, ip1, "a", free)}},
 		{"IPv4-mapped", []*logv1.Event{mapped}},
 		{"3 bytes", []*logv1.Event{short}},

@@ -122,11 +122,13 @@ func recordRelease(t *testing.T, dir string) {
 			NodeSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"zone": "n1"}}}, Delivery: logv1.Delivery_DELIVERY_HOST, PreferredNode: "n8",
 			HealthCheck: &logv1.HealthCheck{Http: &logv1.HttpCheck{Port: 8080, Path: "/healthz", Host: "shop"},
 				IntervalNanos: 2e9, TimeoutNanos: 1e9, Rise: 2, Fall: 3},
-			Selector: map[string]string{"app": "shop"}}))
+			Selector: map[string]string{"app": "shop"}, AddressCount: 3}))
 	w.Apply(fsmtest.Declared(fsmtest.Service("spare", 1)), fsmtest.AllocatedFor(fsm.KeyOf("default", "spare"), spare, "gold", fresh),
 		fsmtest.Opened("n8", 1, map[string]string{"zone": "n8", "rack": "1"}), fsmtest.Opened("n9", 4, nil),
 		fsmtest.AllocatedFor(shop, a4, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED),
-		fsmtest.AllocatedFor(shop, a6, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED))
+		fsmtest.AllocatedFor(shop, a6, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED),
+		fsmtest.AllocatedFor(shop, netip.MustParseAddr("2001:db8:9::3"), "gold", fresh),
+		fsmtest.AllocatedFor(shop, netip.MustParseAddr("2001:db8:9::2"), "gold", fresh))
 	w.Apply(fsmtest.OwnerAssigned(a4, "n8"), fsmtest.OwnerAssigned(a6, "n9"), fsmtest.Refused(shop, "for the record",
 		&logv1.Refusal{Pool: "gold", Reason: logv1.RefusalReason_REFUSAL_REASON_FULL, Family: logv1.IPFamily_IP_FAMILY_IPV6},
 		&logv1.Refusal{Address: fsm.FromAddr(spare), Reason: logv1.RefusalReason_REFUSAL_REASON_IN_USE}),

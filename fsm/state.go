@@ -114,7 +114,8 @@ type Service struct {
 	// CreatedAt and DeclaredAt are revisions, DeclaredTime the newest declaration's time.
 	CreatedAt, DeclaredAt uint64
 	DeclaredTime          int64
-	// Addresses that the service has, IPv4 first; at most one of each family.
+	// Addresses that the service has, IPv4 first, those of one family in the order in which
+	// they were given.
 	Addresses []netip.Addr
 	// Pending says why it has fewer than it asks for; empty when it has all.
 	Pending string

@@ -2,6 +2,7 @@ package fsm
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -189,7 +190,11 @@ func (f *faults) addresses(s *logv1.Service) {
 	if single && len(families) > 1 {
 		f.add("spec.ipFamilies", "%d families with ipFamilyPolicy SingleStack", len(families))
 	}
-	var seen [2]bool
+	count := AddressCount(s)
+	if count > MaxAddressCount {
+		f.add("spec.addressCount", "%d is not between 1 and %d", count, MaxAddressCount)
+	}
+	var seen [2][]netip.Addr
 	for i, text := range s.GetAddresses() {
 		path := fmt.Sprintf("spec.addresses[%d]", i)
 		a, err := ParseAddr(text)
@@ -197,17 +202,20 @@ func (f *faults) addresses(s *logv1.Service) {
 			f.add(path, "%v", err)
 			continue
 		}
-		if seen[fam(a)] {
-			f.add(path, "%s is the second address of its family", text)
+		if slices.Contains(seen[fam(a)], a) {
+			f.add(path, "%s comes twice", text)
+			continue
 		}
-		seen[fam(a)] = true
+		if seen[fam(a)] = append(seen[fam(a)], a); len(seen[fam(a)]) > count && count <= MaxAddressCount {
+			f.add(path, "%s is address %d of its family; spec.addressCount allows %d", text, len(seen[fam(a)]), count)
+		}
 		family := []logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV4, logv1.IPFamily_IP_FAMILY_IPV6}[fam(a)]
 		oneFamily := single || s.GetIpFamilyPolicy() == logv1.IPFamilyPolicy_IP_FAMILY_POLICY_UNSPECIFIED
 		if oneFamily && len(families) == 1 && families[0] != family {
 			f.add(path, "%s is not of the family in spec.ipFamilies", text)
 		}
 	}
-	if single && seen[0] && seen[1] {
+	if single && len(seen[0]) > 0 && len(seen[1]) > 0 {
 		f.add("spec.addresses", "two families with ipFamilyPolicy SingleStack")
 	}
 }

@@ -118,6 +118,7 @@ func (w *Walk) service() *logv1.Service {
 	svc := Service(fmt.Sprintf("s%d", w.pick(12)), uint32(1+w.pick(9)))
 	svc.Namespace = w.namespace()
 	svc.SharingKey = walkKeys[w.pick(len(walkKeys))]
+	svc.AddressCount = uint32(w.pick(4))
 	if old := w.S.Services[fsm.KeyOf(svc.Namespace, svc.Name)]; old != nil && len(old.Addresses) > 0 && w.pick(4) > 0 {
 		svc.SharingKey = old.Spec.GetSharingKey()
 	}
@@ -270,10 +271,8 @@ func (w *Walk) allocate() []*logv1.Event {
 		}
 		a = a.Next()
 	}
-	for _, has := range svc.Addresses {
-		if has.Is4() == a.Is4() {
-			return nil
-		}
+	if slices.Contains(svc.Addresses, a) || svc.CountOf(a) >= fsm.AddressCount(svc.Spec) {
+		return nil
 	}
 	if rec := w.S.Addresses[a]; rec != nil {
 		for _, other := range rec.Services {

@@ -139,6 +139,8 @@ const (
 	RefusalReason_REFUSAL_REASON_SELECTOR_DIFFERS RefusalReason = 20
 	// Foreign stations have all addresses of the family that are free.
 	RefusalReason_REFUSAL_REASON_FOREIGN RefusalReason = 21
+	// The service has more addresses than it asks for.
+	RefusalReason_REFUSAL_REASON_SURPLUS RefusalReason = 22
 )
 
 // Enum value maps for RefusalReason.
@@ -166,6 +168,7 @@ var (
 		19: "REFUSAL_REASON_LEAVING",
 		20: "REFUSAL_REASON_SELECTOR_DIFFERS",
 		21: "REFUSAL_REASON_FOREIGN",
+		22: "REFUSAL_REASON_SURPLUS",
 	}
 	RefusalReason_value = map[string]int32{
 		"REFUSAL_REASON_UNSPECIFIED":       0,
@@ -190,6 +193,7 @@ var (
 		"REFUSAL_REASON_LEAVING":           19,
 		"REFUSAL_REASON_SELECTOR_DIFFERS":  20,
 		"REFUSAL_REASON_FOREIGN":           21,
+		"REFUSAL_REASON_SURPLUS":           22,
 	}
 )
 
@@ -3773,7 +3777,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x17ALLOCATION_REASON_FRESH\x10\x03\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_REUSED\x10\x04\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_SHARED\x10\x05\x12\x1e\n" +
-	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xbb\x05\n" +
+	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xd7\x05\n" +
 	"\rRefusalReason\x12\x1e\n" +
 	"\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dREFUSAL_REASON_NOT_AN_ADDRESS\x10\x01\x12\x1d\n" +
@@ -3797,7 +3801,8 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x1aREFUSAL_REASON_QUARANTINED\x10\x12\x12\x1a\n" +
 	"\x16REFUSAL_REASON_LEAVING\x10\x13\x12#\n" +
 	"\x1fREFUSAL_REASON_SELECTOR_DIFFERS\x10\x14\x12\x1a\n" +
-	"\x16REFUSAL_REASON_FOREIGN\x10\x15*[\n" +
+	"\x16REFUSAL_REASON_FOREIGN\x10\x15\x12\x1a\n" +
+	"\x16REFUSAL_REASON_SURPLUS\x10\x16*[\n" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +

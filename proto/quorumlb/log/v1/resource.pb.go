@@ -1129,7 +1129,7 @@ type Service struct {
 	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	Labels    map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Ports     []*Port                `protobuf:"bytes,4,rep,name=ports,proto3" json:"ports,omitempty"`
-	// Addresses asked for: at most one of each family.
+	// Addresses asked for: at most address_count of each family.
 	Addresses []string `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// Pool asked for.
 	Pool           string         `protobuf:"bytes,6,opt,name=pool,proto3" json:"pool,omitempty"`
@@ -1141,6 +1141,9 @@ type Service struct {
 	SharingKey    string           `protobuf:"bytes,10,opt,name=sharing_key,json=sharingKey,proto3" json:"sharing_key,omitempty"`
 	NodeSelectors []*LabelSelector `protobuf:"bytes,11,rep,name=node_selectors,json=nodeSelectors,proto3" json:"node_selectors,omitempty"`
 	Delivery      Delivery         `protobuf:"varint,12,opt,name=delivery,proto3,enum=quorumlb.log.v1.Delivery" json:"delivery,omitempty"`
+	// How many addresses of each family it asks for, on distinct owners where that can be:
+	// 1 to 16; 0 stands for 1.
+	AddressCount uint32 `protobuf:"varint,13,opt,name=address_count,json=addressCount,proto3" json:"address_count,omitempty"`
 	// Node to prefer before all others, whatever they weigh; it may be unknown.
 	PreferredNode string `protobuf:"bytes,14,opt,name=preferred_node,json=preferredNode,proto3" json:"preferred_node,omitempty"`
 	// How each node finds out whether it can serve; unset: it is not asked.
@@ -1265,6 +1268,13 @@ func (x *Service) GetDelivery() Delivery {
 		return x.Delivery
 	}
 	return Delivery_DELIVERY_UNSPECIFIED
+}
+
+func (x *Service) GetAddressCount() uint32 {
+	if x != nil {
+		return x.AddressCount
+	}
+	return 0
 }
 
 func (x *Service) GetPreferredNode() string {
@@ -1689,7 +1699,7 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	"\x06weight\x18\x01 \x01(\rR\x06weight\x12>\n" +
 	"\n" +
 	"preference\x18\x02 \x01(\v2\x1e.quorumlb.log.v1.LabelSelectorR\n" +
-	"preference\"\x82\a\n" +
+	"preference\"\xa7\a\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12<\n" +
@@ -1705,7 +1715,8 @@ const file_quorumlb_log_v1_resource_proto_rawDesc = "" +
 	" \x01(\tR\n" +
 	"sharingKey\x12E\n" +
 	"\x0enode_selectors\x18\v \x03(\v2\x1e.quorumlb.log.v1.LabelSelectorR\rnodeSelectors\x125\n" +
-	"\bdelivery\x18\f \x01(\x0e2\x19.quorumlb.log.v1.DeliveryR\bdelivery\x12%\n" +
+	"\bdelivery\x18\f \x01(\x0e2\x19.quorumlb.log.v1.DeliveryR\bdelivery\x12#\n" +
+	"\raddress_count\x18\r \x01(\rR\faddressCount\x12%\n" +
 	"\x0epreferred_node\x18\x0e \x01(\tR\rpreferredNode\x12?\n" +
 	"\fhealth_check\x18\x0f \x01(\v2\x1c.quorumlb.log.v1.HealthCheckR\vhealthCheck\x12B\n" +
 	"\bselector\x18\x11 \x03(\v2&.quorumlb.log.v1.Service.SelectorEntryR\bselector\x1a9\n" +
