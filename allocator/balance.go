@@ -30,6 +30,8 @@ type Balance struct {
 	// away, nil until it is needed.
 	owned  []int
 	givers []*giver
+	// moved are the moves so far.
+	moved map[netip.Addr]string
 	// Damped is when the first address that flapping holds back may move, nanoseconds
 	// since 1970 UTC; 0: none is held back.
 	Damped int64
@@ -41,7 +43,7 @@ func (c *Chooser) NewBalance(opt Options, all bool) *Balance {
 	if opt.Now == 0 {
 		opt.Now = c.s.Time
 	}
-	b := &Balance{c: c, opt: opt, all: all, owned: make([]int, len(c.nodes)), givers: make([]*giver, len(c.nodes))}
+	b := &Balance{c: c, opt: opt, all: all, owned: make([]int, len(c.nodes)), givers: make([]*giver, len(c.nodes)), moved: map[netip.Addr]string{}}
 	for i, name := range c.nodes {
 		b.owned[i] = c.s.Nodes[name].Owned
 	}
@@ -73,19 +75,67 @@ func (b *Balance) Next() (BalanceMove, bool) {
 			}
 			b.owned[from]--
 			b.owned[to]++
+			b.moved[rec.Addr] = b.c.nodes[to]
+			b.askAgain(rec)
 			return BalanceMove{rec.Addr, b.c.nodes[from], b.c.nodes[to], b.c.Policy(rec.Addr).RebalancePerMinute}, true
 		}
 	}
 	return BalanceMove{}, false
 }
 
+// question is the Chooser's, with what the nodes own after the moves so far.
+func (b *Balance) question(rec *fsm.Address) question {
+	q := b.c.question(rec.Addr, b.opt)
+	if q.beside != nil && len(b.moved) > 0 {
+		q.beside = b.c.countBeside(&q, func(other *fsm.Address) string {
+			if to, moved := b.moved[other.Addr]; moved {
+				return to
+			}
+			return other.Owner
+		})
+	}
+	q.owned = b.owned
+	return q
+}
+
+// askAgain has the addresses asked about once more that want another owner than one that
+// has moved.
+func (b *Balance) askAgain(moved *fsm.Address) {
+	others, _ := b.c.beside(moved)
+	for _, rec := range others {
+		node, known := slices.BinarySearch(b.c.nodes, rec.Owner)
+		if _, gone := b.moved[rec.Addr]; gone || !known || b.givers[node] == nil || b.c.choice(rec.Addr).reasons[node] != OK {
+			continue
+		}
+		if at := slices.IndexFunc(b.givers[node].recs, func(r *fsm.Address) bool { return r.Addr == rec.Addr }); at >= 0 {
+			b.givers[node].anywhere().askAgain(at)
+		}
+	}
+}
+
 // giver is what a node may give away. What becomes of one move changes only what the nodes
-// own, so each address is asked about once: some other node is better by more than that,
+// own, so each address is asked about once, but for those that want another owner than the
+// one that moved: some other node is better by more than that,
 // or there is a set of nodes that are as good but for it, or none, and it stays for good.
 type giver struct {
 	// recs are the addresses, the best to move first. Everything below speaks of places in it.
 	recs   []*fsm.Address
 	queues []*giverQueue
+}
+
+// anywhere is the queue of addresses that may be better off on a node that owns more.
+func (g *giver) anywhere() *giverQueue {
+	at := slices.IndexFunc(g.queues, func(q *giverQueue) bool { return q.able == nil })
+	return g.queues[at]
+}
+
+func (q *giverQueue) askAgain(at int) {
+	for _, group := range q.groups {
+		group.places = slices.DeleteFunc(group.places, func(p int) bool { return p == at })
+	}
+	if i, queued := slices.BinarySearch(q.unasked, at); !queued {
+		q.unasked = slices.Insert(slices.Clone(q.unasked), i, at)
+	}
 }
 
 // giverQueue has some of a node's addresses.
@@ -187,7 +237,7 @@ func (b *Balance) giver(node int) *giver {
 		if choice.reasons[node] != OK {
 			continue // it is about to leave for another reason
 		}
-		if !choice.flat || b.wanted(rec) {
+		if others, _ := b.c.beside(rec); !choice.flat || len(others) > 0 || b.wanted(rec) {
 			choice = nil
 		}
 		q := queues[choice]
@@ -229,7 +279,7 @@ func (q *giverQueue) group(equal nodeSet) *giverGroup {
 // rivals tells whether another node is better for the address whatever the nodes own, or
 // else which are as good but for that; nil when none is.
 func (b *Balance) rivals(rec *fsm.Address, from int) (better bool, equal nodeSet) {
-	q := b.c.question(rec.Addr, b.opt)
+	q := b.question(rec)
 	own, ok := b.c.candidate(&q, from)
 	if !ok || b.opt.Preferred != nil && !own.heard {
 		return false, nil
@@ -255,8 +305,7 @@ func (b *Balance) rivals(rec *fsm.Address, from int) (better bool, equal nodeSet
 
 // target is the node that the address would be better off on; -1 when there is none.
 func (b *Balance) target(rec *fsm.Address, from int) int {
-	q := b.c.question(rec.Addr, b.opt)
-	q.owned = b.owned
+	q := b.question(rec)
 	own, ok := b.c.candidate(&q, from)
 	if !ok {
 		return -1

@@ -71,6 +71,9 @@ func (n *candidate) words(q *question) string {
 	if n.foreign {
 		out = append(out, "has not the address's subnet")
 	}
+	if n.beside > 0 {
+		out = append(out, fmt.Sprintf("has %d more of the service", n.beside))
+	}
 	if wanted := n.weight / wantedWeight; wanted > 0 {
 		out = append(out, "preferred by the service")
 	}

@@ -234,13 +234,19 @@ func (c *Chooser) ChooseOwner(addr netip.Addr, opt Options) (node string, ok boo
 	if q.rec == nil {
 		return "", false
 	}
+	node = c.best(&q)
+	return node, node != ""
+}
+
+// best is the best of the nodes that may own the address; empty for none.
+func (c *Chooser) best(q *question) string {
 	var best candidate
 	for _, i := range q.able {
-		if n, ok := c.candidate(&q, i); ok && (best.node == "" || n.better(&best, addr)) {
+		if n, ok := c.candidate(q, i); ok && (best.node == "" || n.better(&best, q.rec.Addr)) {
 			best = n
 		}
 	}
-	return best.node, best.node != ""
+	return best.node
 }
 
 // question is what a choice of owner is about.
@@ -256,6 +262,9 @@ type question struct {
 	wanted    []string
 	// owned, if set, counts what each node owns in place of the state.
 	owned []int
+	// beside counts for each node the other addresses of a service and this family that it
+	// owns; nil when there are none.
+	beside []int
 	// flapped: the address was forced to move lately.
 	flapped bool
 	// serving are those of the address's services of which it is known where they can
@@ -264,14 +273,22 @@ type question struct {
 }
 
 func (c *Chooser) question(addr netip.Addr, opt Options) question {
-	q := question{rec: c.s.Addresses[addr], opt: opt, now: opt.Now}
-	if q.rec == nil {
-		return q
+	rec := c.s.Addresses[addr]
+	if rec == nil {
+		return question{opt: opt}
 	}
+	q := c.alone(rec, opt)
+	q.beside = c.countBeside(&q, func(other *fsm.Address) string { return other.Owner })
+	return q
+}
+
+// alone is the question as if the services had no other address.
+func (c *Chooser) alone(rec *fsm.Address, opt Options) question {
+	q := question{rec: rec, opt: opt, now: opt.Now}
 	if q.now == 0 {
 		q.now = c.s.Time
 	}
-	q.policyChoice = c.choice(addr)
+	q.policyChoice = c.choice(rec.Addr)
 	q.ideal = q.policy.Placement == logv1.Placement_PLACEMENT_IDEAL
 	q.flapped = !q.ideal && q.rec.Flaps > 0 && q.rec.FlapsAt(q.now) > 0
 	q.selectors = c.selectors(q.rec)
@@ -326,6 +343,9 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 		}
 	}
 	n.foreign = !onLink(q.nets[i], q.rec.Addr)
+	if q.beside != nil {
+		n.beside = q.beside[i]
+	}
 	for _, name := range q.wanted {
 		if name == n.node {
 			n.weight += wantedWeight
@@ -337,7 +357,8 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 
 // candidate is a node that may own an address. Of two the better is the one that
 // was heard lately; then the one of which it is known that it can serve; then the one
-// that has the address's subnet; then the one that services and advertisements prefer;
+// that has the address's subnet; then the one that owns fewer of the other addresses of
+// its services; then the one that services and advertisements prefer;
 // then the one that owns fewer; then, for an address that was forced to move lately,
 // the one that started last; then the one of the higher rank.
 type candidate struct {
@@ -347,6 +368,8 @@ type candidate struct {
 	unchecked int
 	// foreign: the address's subnet is on no interface of the node.
 	foreign bool
+	// beside counts the other addresses of its services and family on the node.
+	beside int
 	// session is the node's, for an address that was forced to move lately: of nodes that
 	// are equal the one that started last is the least likely to be restarted next.
 	session uint64
@@ -384,6 +407,8 @@ func (n *candidate) compare(o *candidate) int {
 			return -1
 		}
 		return 1
+	case n.beside != o.beside:
+		return cmp.Compare(n.beside, o.beside)
 	case n.weight != o.weight:
 		return cmp.Compare(o.weight, n.weight)
 	}
