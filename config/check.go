@@ -168,6 +168,7 @@ func (c *checker) service(s *VirtualServiceSpec) *adminv1.Resource {
 		NodeSelectors:         toSelectors(s.NodeSelectors),
 		Delivery:              word(c, "spec.delivery", s.Delivery, deliveries),
 		PreferredNode:         s.PreferredNode,
+		AddressCount:          s.AddressCount,
 		HealthCheck:           c.healthCheck(s.HealthCheck),
 	}
 	for i, p := range s.Ports {
@@ -186,11 +187,14 @@ func (c *checker) families(s *VirtualServiceSpec, policy logv1.IPFamilyPolicy) [
 		list = append(list, word(c, indexed("spec.ipFamilies", i), w, families))
 	}
 	single := policy == logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK
-	if len(s.IPFamilies) == 0 && !(single && len(s.Addresses) > 1) {
+	if len(s.IPFamilies) == 0 {
 		for _, text := range s.Addresses {
 			if f := familyOf(text); f != 0 && !slices.Contains(list, f) {
 				list = append(list, f)
 			}
+		}
+		if single && len(list) > 1 {
+			return nil // it is the addresses that are wrong
 		}
 	}
 	if !single && len(list) == 1 {

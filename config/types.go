@@ -142,8 +142,11 @@ type PreferredNodeSelector struct {
 // VirtualServiceSpec is what a Kubernetes Service says, for use without Kubernetes.
 type VirtualServiceSpec struct {
 	Ports []Port `json:"ports"`
-	// Addresses asked for, at most one of each family; empty: any.
+	// Addresses asked for, at most addressCount of each family; empty: any.
 	Addresses []string `json:"addresses,omitempty"`
+	// AddressCount (default 1) is how many addresses of each family the service is to have,
+	// 1 to 16, on distinct nodes where there are so many.
+	AddressCount uint32 `json:"addressCount,omitempty"`
 	// Pool asked for; empty: any that assigns by itself.
 	Pool string `json:"pool,omitempty"`
 	// IPFamilyPolicy is SingleStack (default), PreferDualStack or RequireDualStack.

@@ -118,6 +118,7 @@ func FromService(s *logv1.Service) (*Object, error) {
 		Selector:              s.GetSelector(),
 		NodeSelectors:         fromSelectors(s.GetNodeSelectors()),
 		Delivery:              wordOf(&w, "spec.delivery", s.GetDelivery(), deliveries),
+		AddressCount:          s.GetAddressCount(),
 		PreferredNode:         s.GetPreferredNode(),
 		HealthCheck:           fromHealthCheck(s.GetHealthCheck()),
 	}

@@ -207,7 +207,7 @@ func TestGroup(t *testing.T) {
 		for _, name := range []string{"first", "dual-stack", "pools", "reservations", "l2advertisements", "services", "shared-address"} {
 			g.want(0, "apply -f ../../docs/samples/"+name+".yaml")
 		}
-		g.want(0, "get services", `^infra +dns +203.0.113.5, ?2001:db8:0:ff::15 `, `^office +wiki +192.0.2.50 `)
+		g.want(0, "get services", `^infra +dns +203.0.113.5,203.0.113.0,2001:db8:0:ff::15,2001:db8:0:ff::10 `, `^office +wiki +192.0.2.50 `)
 		code, out, _ := g.run("status")
 		if code != cli.ExitFound || strings.Contains(out, "does not exist") || strings.Contains(out, "waits for an address") {
 			g.t.Errorf("status: %d\n%s", code, out)

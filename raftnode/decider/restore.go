@@ -181,6 +181,9 @@ func (v *revert) allocate() {
 			if slices.Contains(v.s.Services[key].Addresses, a) {
 				continue
 			}
+			if svc := v.s.Services[key]; svc.CountOf(a) >= fsm.AddressCount(svc.Spec) {
+				continue // it had too many then, and was about to give this one up
+			}
 			if v.old.Leaving(a) {
 				// No pool had it then, so none can give it now: it gets another.
 				v.work.services = append(v.work.services, key)

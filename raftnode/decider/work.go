@@ -209,6 +209,7 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 		}
 	case *logv1.Event_AddressAllocated:
 		w.pushBytes(f.AddressAllocated.GetAddress())
+		w.pushIdeal(s, fsm.KeyOf(f.AddressAllocated.GetNamespace(), f.AddressAllocated.GetName()))
 		w.hope.noteShares(s, fsm.KeyOf(f.AddressAllocated.GetNamespace(), f.AddressAllocated.GetName()))
 	case *logv1.Event_AddressReleased:
 		key := fsm.KeyOf(f.AddressReleased.GetNamespace(), f.AddressReleased.GetName())
@@ -216,6 +217,7 @@ func (w *work) note(s *fsm.State, ev *logv1.Event) {
 			w.hope.noteReleased(s, a, key)
 			w.dirty.push(a)
 		}
+		w.pushIdeal(s, key)
 		w.services = append(w.services, key)
 	case *logv1.Event_EndpointsObserved:
 		w.pushService(s, f.EndpointsObserved.GetNamespace(), f.EndpointsObserved.GetName())
@@ -290,6 +292,15 @@ func (w *work) noteNode(ev *logv1.Event) {
 func (w *work) pushBytes(addr []byte) {
 	if a, err := fsm.ToAddr(addr); err == nil { // it was folded, so it is one
 		w.dirty.push(a)
+	}
+}
+
+// pushIdeal queues the addresses of a service that are to be where the others of it are not.
+func (w *work) pushIdeal(s *fsm.State, key fsm.ServiceKey) {
+	for _, a := range s.Services[key].Addresses {
+		if _, ideal := w.ideal[a]; ideal {
+			w.dirty.push(a)
+		}
 	}
 }
 

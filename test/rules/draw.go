@@ -77,11 +77,17 @@ func Service(rng *rand.Rand, i int) *logv1.Service {
 		logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK, logv1.IPFamilyPolicy_IP_FAMILY_POLICY_PREFER_DUAL_STACK,
 		logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK,
 	}[rng.IntN(3)]
+	if rng.IntN(3) == 0 {
+		svc.AddressCount = uint32(1 + rng.IntN(3))
+	}
 	switch rng.IntN(5) {
 	case 0:
 		svc.SharingKey = "key"
 	case 1:
 		svc.Addresses = []string{Address(rng).String()}
+		if more := Address(rng).String(); svc.AddressCount > 1 && more != svc.Addresses[0] && svc.IpFamilyPolicy != logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK {
+			svc.Addresses = append(svc.Addresses, more)
+		}
 	case 2:
 		svc.IpFamilies = []logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV6, logv1.IPFamily_IP_FAMILY_IPV4}
 		if svc.IpFamilyPolicy == logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK {

@@ -46,6 +46,11 @@ func (b *Book) Take(s *fsm.State, batch *logv1.Batch) (wrongs []string) {
 		}
 	}
 	declared, released := map[fsm.ServiceKey]int{}, map[netip.Addr]bool{}
+	for key, svc := range s.Services {
+		if why := b.tooMany(s, svc); why != "" {
+			wrong("%v %s", key, why)
+		}
+	}
 	for _, ev := range batch.GetEvents() {
 		switch f := ev.GetFact().(type) {
 		case *logv1.Event_RestoreBegun:
@@ -75,6 +80,22 @@ func (b *Book) Take(s *fsm.State, batch *logv1.Batch) (wrongs []string) {
 		}
 	}
 	return wrongs
+}
+
+// tooMany tells what is wrong with the number of addresses of a service. One that asks for
+// fewer than before, in this revision, may still have them.
+func (b *Book) tooMany(s *fsm.State, svc *fsm.Service) string {
+	n, most := map[bool]int{}, max(int(svc.Spec.GetAddressCount()), 1)
+	for i, a := range svc.Addresses {
+		n[a.Is4()]++
+		if slices.Contains(svc.Addresses[:i], a) {
+			return fmt.Sprintf("has %v twice", a)
+		}
+	}
+	if max(n[true], n[false]) > most && svc.DeclaredAt != s.Revision {
+		return fmt.Sprintf("has %v, and asks for %d of each family", svc.Addresses, most)
+	}
+	return ""
 }
 
 // against tells which rule an address was given against.
@@ -171,7 +192,7 @@ func isFor(s *fsm.State, pool *fsm.Pool, spec *logv1.Service) bool {
 func Unserved(s *fsm.State, now int64) string {
 	for _, key := range slices.SortedFunc(maps.Keys(s.Services), fsm.ServiceKey.Compare) {
 		svc := s.Services[key]
-		if len(svc.Addresses) > 0 {
+		if len(svc.Addresses) >= max(int(svc.Spec.GetAddressCount()), 1) {
 			continue
 		}
 		if a := couldHave(s, svc, now); a.IsValid() {
@@ -197,8 +218,8 @@ func Unserved(s *fsm.State, now int64) string {
 	return ""
 }
 
-// couldHave finds an address for a service that has none, asks for none by name and is
-// content with one: any that no rule denies it.
+// couldHave finds an address for a service that has fewer than it asks for, asks for none by
+// name and is content with one family: any that no rule denies it. All of them are of one pool.
 func couldHave(s *fsm.State, svc *fsm.Service, now int64) netip.Addr {
 	spec := svc.Spec
 	if len(spec.GetAddresses()) > 0 || spec.GetSharingKey() != "" ||
@@ -211,6 +232,9 @@ func couldHave(s *fsm.State, svc *fsm.Service, now int64) netip.Addr {
 	v4 := spec.GetIpFamilies()[0] == logv1.IPFamily_IP_FAMILY_IPV4
 	for name, pool := range s.Pools {
 		named := spec.GetPool() == name
+		if len(svc.Addresses) > 0 && (s.PoolOf(svc.Addresses[0]) != name || svc.Addresses[0].Is4() != v4) {
+			continue
+		}
 		if !isFor(s, pool, spec) || !named && (spec.GetPool() != "" || pool.Spec.GetManualOnly()) {
 			continue
 		}

@@ -68,6 +68,7 @@ apiVersion: quorumlb.io/v1, a kind, metadata and spec:
   kind: VirtualService      metadata: name, namespace (default "default"), labels
     ports                   [{name, protocol: TCP|UDP|SCTP, port}]; protocol TCP by default
     addresses, pool         what to get (default: any free address)
+    addressCount            how many of each family, on distinct nodes (default 1, most 16)
     ipFamilyPolicy          SingleStack (default) | PreferDualStack | RequireDualStack
     ipFamilies              [IPv4, IPv6] in order of preference
     externalTrafficPolicy   Cluster (default) | Local (only nodes with an endpoint, as far

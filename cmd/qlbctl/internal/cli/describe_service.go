@@ -25,6 +25,9 @@ func (a *app) describeService(ctx context.Context, w io.Writer, sv *adminv1.Serv
 	f.add("Status", a.problemOr(sv.GetPending() != "", serviceState(sv)))
 	f.add("Addresses", strings.Join(sv.GetAddresses(), ", "))
 	f.addSome("Asked for", strings.Join(spec.GetAddresses(), ", "))
+	if n := spec.GetAddressCount(); n > 1 {
+		f.add("Address count", fmt.Sprintf("%d of each family, on distinct nodes", n))
+	}
 	f.addSome("Pool asked for", spec.GetPool())
 	f.add("Ports", words.Ports(spec.GetPorts()))
 	v := o.Spec.(config.VirtualServiceSpec)

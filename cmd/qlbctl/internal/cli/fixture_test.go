@@ -149,7 +149,7 @@ func fixtureServices() []*adminv1.ServiceStatus {
 		{
 			Service: &logv1.Service{
 				Namespace: "default", Name: "dns", Labels: map[string]string{"team": "net"}, Ports: []*logv1.Port{port("", 2, 53)},
-				IpFamilyPolicy: 1, IpFamilies: []logv1.IPFamily{1}, ExternalTrafficPolicy: 1, Delivery: 1, SharingKey: "edge", PreferredNode: "n2",
+				IpFamilyPolicy: 1, IpFamilies: []logv1.IPFamily{1}, ExternalTrafficPolicy: 1, Delivery: 1, SharingKey: "edge", PreferredNode: "n2", AddressCount: 2,
 			},
 			Addresses: []string{"192.0.2.10"}, DeclaredRevision: 1000, DeclaredUnixNano: ago(90 * time.Minute),
 		},
