@@ -170,7 +170,7 @@ func (c *chooser) chooseMore() *Refusal {
 	if !c.leaves.IsValid() {
 		c.vain = nil // it has one: others than that pool are nothing to it
 	}
-	var no, wish Refusal
+	var lacks []PoolRefusal
 	for _, f := range []family{c.first, c.first.other()} {
 		if len(c.has[f]) == 0 {
 			continue
@@ -181,15 +181,23 @@ func (c *chooser) chooseMore() *Refusal {
 			if !ok {
 				var why Why
 				if choice, why = c.fromPool(pool, f); why != WhyInvalid {
-					part := &no
-					if c.second && !c.required && len(c.has[f.other()]) > 0 && f != c.first {
-						part = &wish
-					}
-					part.add(c, f, PoolRefusal{pool, why, f})
+					lacks = append(lacks, PoolRefusal{pool, why, f})
 					break
 				}
 			}
 			c.take(choice)
+		}
+	}
+	// Who only prefers two families is content with all of one, whichever that is: a pool
+	// that has more of the other must not be worse than one that has none.
+	prefers := c.second && !c.required
+	content := prefers && (len(c.has[ipv4]) >= c.count || len(c.has[ipv6]) >= c.count)
+	var no, wish Refusal
+	for _, lack := range lacks {
+		if f := lack.family; content || prefers && f != c.first && len(c.has[f.other()]) > 0 {
+			wish.add(c, f, lack)
+		} else {
+			no.add(c, f, lack)
 		}
 	}
 	if c.plan.Wish != nil {

@@ -78,6 +78,10 @@ func TestChooseSeveralAddresses(t *testing.T) {
 			{svc("1", count(2), families(v6)), "-198.51.100.0 (family not wanted by the service), -198.51.100.1 (family not wanted by the service), " +
 				"-198.51.100.2 (family not wanted by the service), +2001:db8:1::1 reused, +2001:db8:1::2 reused"},
 		}},
+		"two families preferred, fewer of the first": {[]*logv1.Event{large}, []step{
+			{svc("1", count(4), families(v6, v4), policy(prefer)), "+198.51.100.0 fresh, +198.51.100.1 fresh, +198.51.100.2 fresh, +198.51.100.3 fresh, " +
+				"+2001:db8:1::1 fresh, +2001:db8:1::2 fresh, +2001:db8:1::3 fresh"},
+		}},
 		"a quota counts each": {[]*logv1.Event{quota}, []step{
 			{svc("1", count(3)), "+203.0.113.0 fresh, +203.0.113.1 fresh, !has 2 of 3 IPv4 addresses: pool q: the namespace has as many as it may"},
 			{svc("2"), "!no IPv4 address: pool q: the namespace has as many as it may"},
