@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -199,11 +200,14 @@ func cutOff(ctx context.Context, s *Stage, limits *Limits) error {
 	return s.WaitNodes(ctx, 15*time.Second)
 }
 
-// KillMembers kills the members of the nodes at once (SIGKILL).
+// KillMembers kills the members of the nodes at once (SIGKILL). One that has ended, as a
+// leader does whose disk hangs, is as good as killed.
 func KillMembers(nodes ...*cluster.Node) error {
 	var errs []error
 	for _, n := range nodes {
-		errs = append(errs, n.Member().Signal(unix.SIGKILL))
+		if err := n.Member().Signal(unix.SIGKILL); !errors.Is(err, os.ErrProcessDone) {
+			errs = append(errs, err)
+		}
 	}
 	for _, n := range nodes {
 		errs = append(errs, n.Member().Kill())
