@@ -126,7 +126,7 @@ func (c *chooser) one(f family) *Refusal {
 // oneOf takes an address of the first of the pools that has as many as are wanted, or
 // else of the first that has most; no says why each has none.
 func (c *chooser) oneOf(pools []string, f family, no *Refusal) bool {
-	return c.most(pools, func(pool string) bool {
+	return c.most(pools, no, func(pool string) bool {
 		choice, why := c.fromPool(pool, f)
 		if why != WhyInvalid {
 			no.Pools = append(no.Pools, PoolRefusal{pool, why, f})
@@ -139,8 +139,9 @@ func (c *chooser) oneOf(pools []string, f family, no *Refusal) bool {
 
 // most has take take the first addresses from the first of the pools where it can and
 // there are as many more as are wanted, or else from the first of those that have most. It
-// calls take once for each pool, and once more for the one.
-func (c *chooser) most(pools []string, take func(pool string) bool) bool {
+// calls take once for each pool, and once more for the one. No says why none has enough
+// in place of those that leave.
+func (c *chooser) most(pools []string, no *Refusal, take func(pool string) bool) bool {
 	before, best, n := len(c.plan.Choices), "", 0
 	for _, pool := range pools {
 		if !take(pool) {
@@ -158,7 +159,30 @@ func (c *chooser) most(pools []string, take func(pool string) bool) bool {
 		c.plan.Wish = nil
 		c.drop(before)
 	}
-	return best != "" && take(best)
+	if best == "" {
+		return false
+	}
+	take(best)
+	if !c.leaves.IsValid() {
+		return true
+	}
+	// Those that it has are not given up for fewer, so another pool may do.
+	r := c.chooseMore()
+	if !c.loses() {
+		return true
+	}
+	if r == nil {
+		r = c.plan.Wish
+	}
+	if r != nil {
+		no.Pools = append(no.Pools, r.Pools...)
+		if no.Part == "" {
+			no.Part = r.Part
+		}
+	}
+	c.plan.Wish = nil
+	c.drop(before)
+	return false
 }
 
 // chooseMore adds to each family of which there is one until there are as many as the
@@ -280,7 +304,7 @@ func (c *chooser) chooseBoth() *Refusal {
 		return nil
 	}
 	for _, class := range c.classes(c.pools(no)) {
-		if c.most(class, func(pool string) bool {
+		if c.most(class, no, func(pool string) bool {
 			choice, why := c.fromPool(pool, c.first)
 			if why == WhyInvalid && c.pairIn(choice) {
 				return true

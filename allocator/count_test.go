@@ -164,6 +164,26 @@ func TestWhichAddressesAreTooMany(t *testing.T) {
 	}
 }
 
+// One that cannot replace them all does not stand before a general pool that can.
+func TestAddressesAreReplacedWhereThereAreEnough(t *testing.T) {
+	leaving := func(addresses ...string) *logv1.Event {
+		return fsmtest.Pool(&logv1.Pool{Name: "a", Addresses: addresses, Reallocate: true})
+	}
+	d := newDecider(t, leaving("192.0.2.0/31"))
+	web := svc("web", count(2))
+	d.declare(web)
+	d.Apply(leaving("203.0.113.0/32"), fsmtest.PoolDefined("c", "198.51.100.8/32"), fsmtest.Pool(&logv1.Pool{
+		Name: "b", Addresses: []string{"198.51.100.0/32"}, ServiceAllocation: &logv1.ServiceAllocation{Namespaces: []string{"default"}},
+	}))
+	if got := d.fit(web); got != "=192.0.2.0, =192.0.2.1, !keeps 192.0.2.1, which is to be replaced: would have 1 of 2 IPv4 addresses: pool b: full; pool a: full" {
+		t.Error(got)
+	}
+	d.Apply(fsmtest.PoolDefined("c", "198.51.100.8/31"))
+	if got := d.fit(web); got != "-192.0.2.0 (its pool lets it go), -192.0.2.1 (its pool lets it go), +198.51.100.8 fresh, +198.51.100.9 fresh" {
+		t.Error(got)
+	}
+}
+
 // With reallocate a service moves to another pool when that has as many, and not before.
 func TestSeveralAddressesAreReplacedTogether(t *testing.T) {
 	leaving := func(addresses ...string) *logv1.Event {

@@ -203,9 +203,6 @@ func Unserved(s *fsm.State, now int64) string {
 	s.Begin(now)
 	for _, key := range slices.SortedFunc(maps.Keys(s.Services), fsm.ServiceKey.Compare) {
 		svc := s.Services[key]
-		if svc.Spec.GetAddressCount() > 1 {
-			continue // all of its addresses may be better off in another pool: known to come late at times
-		}
 		plan, refusal := allocator.ChooseAddresses(s, svc.Spec, s.Time)
 		if (svc.Pending == "" || refusal != nil) && slices.ContainsFunc(plan.Releases, func(r allocator.Release) bool { return r.Why == allocator.InOtherPool }) {
 			continue // its address has another pool now, and is its own until it is declared again
