@@ -44,6 +44,8 @@ type live struct {
 		sync.Mutex
 		need  uint64
 		since time.Duration // since when it is not in force; 0 if it is
+		// patience is how long a member has to bring it, h if that is longer.
+		patience time.Duration
 	}
 	// lastAck is when an ack was last news, boot time.
 	lastAck          atomic.Int64

@@ -364,7 +364,7 @@ func (l *live) inForce(view View) {
 	l.behind.Lock()
 	caughtUp := l.behind.need != 0 && seen >= l.behind.need
 	if caughtUp {
-		l.behind.need, l.behind.since = 0, 0
+		l.behind.need, l.behind.since, l.behind.patience = 0, 0, 0
 	}
 	l.behind.Unlock()
 	if caughtUp {
@@ -372,14 +372,19 @@ func (l *live) inForce(view View) {
 	}
 }
 
+// maxPatience is how many h a member has at most to bring what the node has to see.
+const maxPatience = 16
+
 // lookAtSlots takes watches away from members that are silent, or behind what
-// the members say the node has to see, for more than h.
+// the members say the node has to see, for more than h. Each next member has twice the
+// time of the one before: over a long line no view comes within h.
 func (l *live) lookAtSlots() {
 	l.behind.Lock()
-	need := l.behind.need
-	late := l.behind.since != 0 && l.s.cfg.Clock.Now()-l.behind.since > l.s.times.Load().heartbeat
+	need, h := l.behind.need, l.s.times.Load().heartbeat
+	patience := max(l.behind.patience, h)
+	late := l.behind.since != 0 && l.s.cfg.Clock.Now()-l.behind.since > patience
 	if late {
-		l.behind.since = l.s.cfg.Clock.Now() // the next member has its h, too
+		l.behind.since, l.behind.patience = l.s.cfg.Clock.Now(), min(2*patience, maxPatience*h)
 	}
 	l.behind.Unlock()
 	for _, w := range l.slots {
