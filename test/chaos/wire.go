@@ -137,9 +137,10 @@ func lostAt(changes []Change, node string, at time.Time) (lost time.Time, next s
 }
 
 // mayHold says why a node under Hold may still claim an address that it lost: it was taken
-// for dead, so it may know nothing of it, and it has not heard its successor.
+// for dead, or could not be told, so it may know nothing of it, and it has not heard its
+// successor.
 func (ev evidence) mayHold(node string, lost, at time.Time, slack time.Duration) string {
-	if !ev.hold || !ev.takenForDead(node, lost) {
+	if !ev.hold || !ev.takenForDead(node, lost) && !ev.notTold(node, lost) {
 		return ""
 	}
 	heard, ever := ev.heard(node, lost)
@@ -172,6 +173,22 @@ func (ev evidence) takenForDead(node string, lost time.Time) bool {
 	return slices.ContainsFunc(ev.expiries, func(x Expiry) bool {
 		return x.Node == node && !x.At.Before(got) && !x.At.After(lost)
 	})
+}
+
+// notTold says whether the address was taken from the node by a planned move so long
+// before its successor got it that the members did not wait for its word, but until it could be
+// confirmed no longer (F, twice D at least).
+func (ev evidence) notTold(node string, lost time.Time) bool {
+	var taken time.Time
+	for _, x := range ev.changes {
+		if x.Node == node && !x.At.After(lost) {
+			taken = time.Time{}
+			if x.Lost {
+				taken = x.At
+			}
+		}
+	}
+	return !taken.IsZero() && lost.Sub(taken) >= 2*shortestDetection
 }
 
 // byAddr sorts claims under their addresses.

@@ -51,6 +51,22 @@ func TestJudge(t *testing.T) {
 		{name: "expired, Hold, does not yield", claims: claims("n1", 0, 2300), hold: true, expiries: expired, heard: 2000, bad: true},
 		{name: "expired by the next leader, Hold", claims: claims("n1", 0, 2090), hold: true, expiries: expired, heard: 1200, deposed: true},
 		{name: "moved, Hold", claims: claims("n1", 0, 1100), hold: true, bad: true},
+		{
+			name: "moved without its word, Hold, yields", claims: claims("n1", 0, 2090), hold: true, heard: 2000,
+			changes: []Change{{At: ms(0), Node: "n1"}, {At: ms(300), Node: "n1", Lost: true}, {At: ms(1000), Node: "n2"}},
+		},
+		{
+			name: "moved without its word, Hold, does not yield", claims: claims("n1", 0, 2300), hold: true, heard: 2000, bad: true,
+			changes: []Change{{At: ms(0), Node: "n1"}, {At: ms(300), Node: "n1", Lost: true}, {At: ms(1000), Node: "n2"}},
+		},
+		{
+			name: "moved without its word, Release", claims: claims("n1", 0, 1100), bad: true,
+			changes: []Change{{At: ms(0), Node: "n1"}, {At: ms(300), Node: "n1", Lost: true}, {At: ms(1000), Node: "n2"}},
+		},
+		{
+			name: "moved with its word, Hold", claims: claims("n1", 0, 1100), hold: true, bad: true,
+			changes: []Change{{At: ms(0), Node: "n1"}, {At: ms(900), Node: "n1", Lost: true}, {At: ms(1000), Node: "n2"}},
+		},
 		{name: "never had it", claims: claims("n1", 0, 100), changes: []Change{{At: ms(0), Node: "n2"}}, bad: true},
 		{
 			name: "got it back", claims: claims("n1", 2000, 2500),
