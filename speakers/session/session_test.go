@@ -337,7 +337,7 @@ func TestAnotherClusterBeginsAnew(t *testing.T) {
 	eventually(t, "a view of the new cluster", func() bool {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		return n.views[len(n.views)-1].Cluster == "fedcba9876543210"
+		return len(n.views) > 0 && n.views[len(n.views)-1].Cluster == "fedcba9876543210"
 	})
 	eventually(t, "confirmed in it", func() bool { return s.Ready() && s.State().Seen < 10 })
 }
