@@ -133,9 +133,7 @@ func (q *giverQueue) askAgain(at int) {
 	for _, group := range q.groups {
 		group.places = slices.DeleteFunc(group.places, func(p int) bool { return p == at })
 	}
-	if i, queued := slices.BinarySearch(q.unasked, at); !queued {
-		q.unasked = slices.Insert(slices.Clone(q.unasked), i, at)
-	}
+	q.unasked = insert(q.unasked, at)
 }
 
 // giverQueue has some of a node's addresses.
@@ -153,6 +151,17 @@ type giverQueue struct {
 type giverGroup struct {
 	equal  nodeSet
 	places []int
+}
+
+// add puts a place among the others: what is asked about again comes late.
+func (g *giverGroup) add(at int) { g.places = insert(g.places, at) }
+
+// insert adds a place to ascending ones.
+func insert(places []int, at int) []int {
+	if i, found := slices.BinarySearch(places, at); !found {
+		return slices.Insert(places, i, at)
+	}
+	return places
 }
 
 // first takes the first address out of what a node may give away that would be better off
@@ -195,7 +204,7 @@ func (b *Balance) first(from int) *fsm.Address {
 		case better || equal.meets(poorer):
 			return g.recs[at]
 		case equal != nil:
-			next.group(equal).places = append(next.group(equal).places, at)
+			next.group(equal).add(at)
 		}
 	}
 	if best == nil {
