@@ -47,3 +47,15 @@ func TestIdealAddressesFollowTheirSiblings(t *testing.T) {
 			"ServiceDeclared web", "OwnerReleased 10.0.0.1 n1 ADDRESS_DELETED", "AddressReleased 10.0.0.1 web", "OwnerReleased 10.0.0.2 n2 IDEAL", "--", "OwnerAssigned 10.0.0.2 n1 IDEAL")
 	})
 }
+
+// So it is when a foreign station has one, which no declaration goes before.
+func TestIdealAddressesFollowASiblingInQuarantine(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a", ideal, prefersNode(9, "n1"), prefersNode(5, "n2")), service("web", count(2))))
+		h.open("n1", "n2", "n3")
+		h.settle()
+		h.then(h.when(func() { h.must(found(foreign)) }),
+			"OwnerReleased 10.0.0.1 n1 CONFLICT", "AddressReleased 10.0.0.1 web", "AddressQuarantined 10.0.0.1 n1", "AddressAllocated 10.0.0.3 web FRESH", "OwnerReleased 10.0.0.2 n2 IDEAL", "OwnerAssigned 10.0.0.3 n2 NEW_ADDRESS", "--", "OwnerAssigned 10.0.0.2 n1 IDEAL")
+	})
+}
