@@ -35,6 +35,15 @@ type Balance struct {
 	// Damped is when the first address that flapping holds back may move, nanoseconds
 	// since 1970 UTC; 0: none is held back.
 	Damped int64
+	// damped are all that it holds back.
+	damped []*fsm.Address
+}
+
+// HeldMove is a move that waits because the address was forced to move again and again.
+type HeldMove struct {
+	BalanceMove
+	// Until is when it may be made, nanoseconds since 1970 UTC.
+	Until int64
 }
 
 // NewBalance makes one. Only nodes that opt.Preferred knows win addresses; nil: all.
@@ -73,14 +82,35 @@ func (b *Balance) Next() (BalanceMove, bool) {
 			if to < 0 {
 				continue // cannot be; it is out of the list
 			}
-			b.owned[from]--
-			b.owned[to]++
-			b.moved[rec.Addr] = b.c.nodes[to]
 			b.askAgain(rec)
-			return BalanceMove{rec.Addr, b.c.nodes[from], b.c.nodes[to], b.c.Policy(rec.Addr).RebalancePerMinute}, true
+			return b.move(rec, from, to), true
 		}
 	}
 	return BalanceMove{}, false
+}
+
+// Held lists, once Next has found nothing more, the moves that flapping holds back, by
+// address; each is reckoned with those before it.
+func (b *Balance) Held() (held []HeldMove) {
+	slices.SortFunc(b.damped, func(x, y *fsm.Address) int { return x.Addr.Compare(y.Addr) })
+	for _, rec := range b.damped {
+		from, _ := slices.BinarySearch(b.c.nodes, rec.Owner) // it was found as that node's
+		if b.c.choice(rec.Addr).reasons[from] != OK {
+			continue // it is about to leave for another reason
+		}
+		if to := b.target(rec, from); to >= 0 {
+			held = append(held, HeldMove{b.move(rec, from, to), DampedUntil(rec)})
+		}
+	}
+	return held
+}
+
+// move counts a move as made.
+func (b *Balance) move(rec *fsm.Address, from, to int) BalanceMove {
+	b.owned[from]--
+	b.owned[to]++
+	b.moved[rec.Addr] = b.c.nodes[to]
+	return BalanceMove{rec.Addr, b.c.nodes[from], b.c.nodes[to], b.c.Policy(rec.Addr).RebalancePerMinute}
 }
 
 // question is the Chooser's, with what the nodes own after the moves so far.
@@ -233,6 +263,7 @@ func (b *Balance) giver(node int) *giver {
 			if b.Damped == 0 || until < b.Damped {
 				b.Damped = until
 			}
+			b.damped = append(b.damped, rec)
 			continue
 		}
 		g.recs = append(g.recs, rec)

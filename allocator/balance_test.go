@@ -159,14 +159,7 @@ func TestBalance(t *testing.T) {
 			a.PreferredNodeSelectors = []*logv1.PreferredNodeSelector{{Weight: 1, Preference: &logv1.LabelSelector{MatchLabels: map[string]string{"name": "n1"}}}}
 		}, nil, true, []int{12, 0, 0}},
 		{"flapping holds back", func(*logv1.L2Advertisement) {}, func(f *fleet) {
-			for range 2 {
-				for _, node := range []string{"n1", "n2"} {
-					for i, a := 0, netip.MustParseAddr("10.0.0.0"); i < 12; i, a = i+1, a.Next() {
-						f.Apply(fsmtest.OwnerReleased(a, f.S.Addresses[a].Owner, f.S.Addresses[a].Epoch))
-						f.assign(a, node, logv1.OwnerReason_OWNER_REASON_LINK_DOWN)
-					}
-				}
-			}
+			f.flap(12)
 		}, true, []int{0, 12, 0}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -190,6 +183,52 @@ func TestBalance(t *testing.T) {
 				t.Errorf("owned %v, want %v", got, c.want)
 			}
 		})
+	}
+}
+
+// flap forces the first addresses to move to n1 and n2, where they end, and back again.
+func (f *fleet) flap(addresses int) {
+	for range 2 {
+		for _, node := range []string{"n1", "n2"} {
+			for i, a := 0, netip.MustParseAddr("10.0.0.0"); i < addresses; i, a = i+1, a.Next() {
+				f.Apply(fsmtest.OwnerReleased(a, f.S.Addresses[a].Owner, f.S.Addresses[a].Epoch))
+				f.assign(a, node, logv1.OwnerReason_OWNER_REASON_LINK_DOWN)
+			}
+		}
+	}
+}
+
+// A plan ends with what would move but for flapping, and until when that waits.
+func TestHeldBack(t *testing.T) {
+	f := newFleet(t, 3, 12, &logv1.L2Advertisement{Name: "ad"})
+	f.flap(9) // n2 owns them and 1 of the others, n1 and n3 one each
+	plan := allocator.NewChooser(f.S).NewBalance(allocator.Options{}, true)
+	m, more := plan.Next()
+	if !more || m.From != "n2" {
+		t.Fatalf("first move %v %t, want what n2 owns and flapping does not hold back", m, more)
+	}
+	if m, more := plan.Next(); more {
+		t.Fatalf("moves on with %v", m)
+	}
+	left := map[string]int{"n1": 1, "n2": 10, "n3": 1}
+	left[m.From]--
+	left[m.To]++
+	last := netip.Addr{}
+	for _, held := range plan.Held() {
+		if until := allocator.DampedUntil(f.S.Addresses[held.Addr]); held.Until != until || until <= f.S.Time {
+			t.Errorf("%v until %d, want %d, after %d", held.Addr, held.Until, until, f.S.Time)
+		}
+		if f.S.Addresses[held.Addr].Owner != held.From || !last.Less(held.Addr) {
+			t.Errorf("%v after %v", held, last)
+		}
+		left[held.From]--
+		left[held.To]++
+		last = held.Addr
+	}
+	for node, n := range left {
+		if n != 4 {
+			t.Errorf("%s owns %d after what is held back, want 4", node, n)
+		}
 	}
 }
 

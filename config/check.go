@@ -171,6 +171,9 @@ func (c *checker) service(s *VirtualServiceSpec) *adminv1.Resource {
 		AddressCount:          s.AddressCount,
 		HealthCheck:           c.healthCheck(s.HealthCheck),
 	}
+	if s.AddressCount == 0 && c.given("spec.addressCount") {
+		c.fail("spec.addressCount", "0 is not between 1 and %d", fsm.MaxAddressCount)
+	}
 	for i, p := range s.Ports {
 		protocol := word(c, indexed("spec.ports", i)+".protocol", p.Protocol, protocols)
 		svc.Ports = append(svc.Ports, &logv1.Port{Name: p.Name, Protocol: protocol, Port: uint32(p.Port)})

@@ -86,6 +86,7 @@ var refused = []struct{ name, doc, want string }{
 	{"timeout", svc("  ports: [{port: 1}]\n  healthCheck: {tcp: {}, timeout: 3s}"), "spec.healthCheck.timeout: 3s is not between 10ms and the interval 2s"},
 	{"no unit", svc("  ports: [{port: 1}]\n  healthCheck: {tcp: {}, timeout: '3'}"), "spec.healthCheck.timeout: \"3\": must be a duration with a unit"},
 	{"fall", svc("  ports: [{port: 1}]\n  healthCheck: {tcp: {}, fall: 101}"), "spec.healthCheck.fall: 101 is not between 1 and 100"},
+	{"no address at all", svc("  ports: [{port: 1}]\n  addressCount: 0"), "spec.addressCount: 0 is not between 1 and 16"},
 	{"too many addresses", svc("  addressCount: 17"), "spec.addressCount: 17 is not between 1 and 16"},
 	{"preferred node", svc("  preferredNode: a/b"), "spec.preferredNode: \"a/b\" holds other characters"},
 

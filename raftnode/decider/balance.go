@@ -61,23 +61,24 @@ func (c *Rebalance) decide(t *tx) (answer, error) {
 		}
 		return nil, nil
 	}
-	moves := planBalance(t)
+	moves, held := planBalance(t)
 	if len(moves) == 0 {
 		pace = 0
 	}
 	if !c.DryRun && pace != 0 && t.s.RebalancePerMinute != pace {
 		t.emit(&logv1.Event{Fact: &logv1.Event_RebalanceStarted{RebalanceStarted: &logv1.RebalanceStarted{PerMinute: pace}}})
 	}
-	return func(_ *fsm.State, r *Result) { r.Moves, r.PerMinute = moves, pace }, nil
+	return func(_ *fsm.State, r *Result) { r.Moves, r.Held, r.PerMinute = moves, held, pace }, nil
 }
 
-// planBalance lists all moves, as if each were made at once.
-func planBalance(t *tx) (moves []allocator.BalanceMove) {
+// planBalance lists all moves, as if each were made at once, and those that flapping holds
+// back.
+func planBalance(t *tx) (moves []allocator.BalanceMove, held []allocator.HeldMove) {
 	b := t.work.choose(t.s).NewBalance(allocator.Options{Preferred: t.heard, Now: t.now}, true)
 	for {
 		m, ok := b.Next()
 		if !ok {
-			return moves
+			return moves, b.Held()
 		}
 		moves = append(moves, m)
 	}

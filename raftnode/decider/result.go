@@ -31,8 +31,10 @@ type Result struct {
 	Soft int
 	// From and To answer Move: the owner until now and the one to be.
 	From, To string
-	// Moves answers Rebalance, PerMinute with the pace; 0: nothing is to move.
+	// Moves answers Rebalance, Held with the moves that flapping holds back, PerMinute with
+	// the pace; 0: nothing is to move.
 	Moves     []allocator.BalanceMove
+	Held      []allocator.HeldMove
 	PerMinute uint32
 	// Restored answers RestoreTo.
 	Restored *RestoreResult

@@ -132,6 +132,9 @@ func (s *Services) Rebalance(ctx context.Context, req *adminv1.RebalanceRequest)
 	for _, m := range res.Moves {
 		resp.Moves = append(resp.Moves, &adminv1.BalanceMove{Address: m.Addr.String(), FromNode: m.From, ToNode: m.To})
 	}
+	for _, m := range res.Held {
+		resp.Held = append(resp.Held, &adminv1.BalanceMove{Address: m.Addr.String(), FromNode: m.From, ToNode: m.To, HeldUntilUnixNano: m.Until})
+	}
 	return resp, nil
 }
 

@@ -219,8 +219,17 @@ func (a *app) warnLeftOut(p planned) {
 	}
 }
 
+// withEffects gives programs the effects after the results of a dry run.
+func (a *app) withEffects(results []any, p planned) []any {
+	if a.flags.output == "name" {
+		return results // of which the services are no part
+	}
+	return append(results[:len(results):len(results)], effectObjects(p.GetEffects())...)
+}
+
 // effect is what a change does to a service, for programs.
 type effect struct {
+	Kind       string        `json:"kind"`
 	Service    string        `json:"service"`
 	Deleted    bool          `json:"deleted,omitempty"`
 	Taken      []string      `json:"taken,omitempty"`
@@ -245,7 +254,7 @@ func effectObjects(list []*adminv1.Effect) []any {
 	out := []any{}
 	for _, e := range list {
 		one := effect{
-			Service: e.GetService(), Deleted: e.GetDeleted(), Taken: e.GetTaken(), Given: e.GetGiven(),
+			Kind: "Effect", Service: e.GetService(), Deleted: e.GetDeleted(), Taken: e.GetTaken(), Given: e.GetGiven(),
 			Leaving: e.GetLeaving(), Unselected: e.GetUnselected(), Pending: e.GetPending(),
 		}
 		for _, o := range e.GetOwners() {
@@ -318,7 +327,7 @@ func (a *app) apply(ctx context.Context, docs []*config.Document, dryRun, force 
 	for _, r := range resp.GetResults() {
 		objects = append(objects, applyResult{r.GetKind(), r.GetName(), r.GetResult(), r.GetAddresses(), r.GetPending(), refusalsOf(r.GetRefusals())})
 	}
-	err = a.print(objects, func(w io.Writer, _ bool) error {
+	err = a.print(a.withEffects(objects, resp), func(w io.Writer, _ bool) error {
 		suffix := ""
 		if dryRun {
 			suffix = " (dry run)"

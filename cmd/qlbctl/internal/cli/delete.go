@@ -94,7 +94,7 @@ func (a *app) delete(ctx context.Context, targets []target, force, ignore, dryRu
 		}
 		objects = append(objects, applyResult{Kind: t.kind.doc, Name: t.full(), Result: result})
 	}
-	err = a.print(objects, func(w io.Writer, _ bool) error {
+	err = a.print(a.withEffects(objects, resp), func(w io.Writer, _ bool) error {
 		for _, o := range objects {
 			r := o.(applyResult)
 			suffix := ""

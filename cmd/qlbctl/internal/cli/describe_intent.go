@@ -3,12 +3,10 @@ package cli
 import (
 	"fmt"
 	"io"
-	"maps"
 	"strings"
 	"time"
 
 	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/words"
-	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -85,12 +83,7 @@ func (a *app) describeReservation(w io.Writer, r *adminv1.ReservationStatus) err
 func (a *app) describeNamespace(w io.Writer, n *adminv1.NamespaceStatus) error {
 	var f fields
 	f.add("Name", n.GetNamespace().GetName())
-	labels := maps.Clone(n.GetNamespace().GetLabels())
-	if labels == nil {
-		labels = map[string]string{}
-	}
-	labels[fsm.LabelNamespaceName] = n.GetNamespace().GetName() // every namespace has it
-	f.add("Labels", words.Labels(labels))
+	f.add("Labels", words.Labels(namespaceLabels(n.GetNamespace())))
 	f.add("Declared", yesNo(n.GetDefined()))
 	f.add("Services", number(uint64(n.GetServices())))
 	f.add("Addresses", number(uint64(n.GetAddresses())))

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -254,6 +255,9 @@ func (m *fakeMember) Rebalance(_ context.Context, req *adminv1.RebalanceRequest)
 	resp.PerMinute = max(req.GetPerMinute(), 60)
 	resp.Moves = []*adminv1.BalanceMove{
 		{Address: "192.0.2.10", FromNode: "n1", ToNode: "n10"}, {Address: "2001:db8:0:1::10", FromNode: "n2", ToNode: "n10"},
+	}
+	if req.GetDryRun() {
+		resp.Held = []*adminv1.BalanceMove{{Address: "192.0.2.11", FromNode: "n1", ToNode: "n2", HeldUntilUnixNano: ago(-time.Minute)}}
 	}
 	if !req.GetDryRun() && req.GetPerMinute() != 0 {
 		m.status.RebalancePerMinute = resp.PerMinute

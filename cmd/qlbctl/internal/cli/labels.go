@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -65,7 +66,15 @@ func keepLabelled(got *adminv1.GetResponse, sel *logv1.LabelSelector) {
 	got.Pools = slices.DeleteFunc(got.Pools, func(p *adminv1.PoolStatus) bool { return not(p.GetPool().GetLabels()) })
 	got.L2Advertisements = slices.DeleteFunc(got.L2Advertisements, func(a *logv1.L2Advertisement) bool { return not(a.GetLabels()) })
 	got.Services = slices.DeleteFunc(got.Services, func(s *adminv1.ServiceStatus) bool { return not(s.GetService().GetLabels()) })
-	got.Namespaces = slices.DeleteFunc(got.Namespaces, func(n *adminv1.NamespaceStatus) bool { return not(n.GetNamespace().GetLabels()) })
+	got.Namespaces = slices.DeleteFunc(got.Namespaces, func(n *adminv1.NamespaceStatus) bool { return not(namespaceLabels(n.GetNamespace())) })
 	got.Reservations = slices.DeleteFunc(got.Reservations, func(r *adminv1.ReservationStatus) bool { return not(r.GetReservation().GetLabels()) })
 	got.Nodes = slices.DeleteFunc(got.Nodes, func(n *adminv1.NodeStatus) bool { return not(n.GetLabels()) })
+}
+
+// namespaceLabels are what selectors see of a namespace.
+func namespaceLabels(n *logv1.Namespace) map[string]string {
+	labels := map[string]string{}
+	maps.Copy(labels, n.GetLabels())
+	labels[fsm.LabelNamespaceName] = n.GetName() // every namespace has it
+	return labels
 }

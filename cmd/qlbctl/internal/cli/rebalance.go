@@ -19,12 +19,25 @@ type rebalanceResult struct {
 	Revision  uint64        `json:"revision,omitempty"`
 	PerMinute uint32        `json:"perMinute,omitempty"`
 	Moves     []balanceMove `json:"moves"`
+	// Held are moves that flapping holds back.
+	Held []balanceMove `json:"held,omitempty"`
 }
 
 type balanceMove struct {
 	Address string `json:"address"`
 	From    string `json:"from"`
 	To      string `json:"to"`
+	// HeldUntil is until when flapping holds the move back.
+	HeldUntil string `json:"heldUntil,omitempty"`
+	until     int64
+}
+
+func balanceMovesOf(list []*adminv1.BalanceMove) []balanceMove {
+	moves := []balanceMove{}
+	for _, m := range list {
+		moves = append(moves, balanceMove{m.GetAddress(), m.GetFromNode(), m.GetToNode(), moment(m.GetHeldUntilUnixNano()), m.GetHeldUntilUnixNano()})
+	}
+	return moves
 }
 
 func (r rebalanceResult) id() string { return "group/rebalance" }
@@ -40,8 +53,9 @@ func (a *app) rebalanceCmd() *cobra.Command {
 
 An address moves if another node would be chosen for it: one that is preferred more,
 or one that owns at least two addresses less. Those that were forced to move least
-often move first; addresses with placement Ideal, and those that flapping holds back,
-stay. The list is that of the moment; each move is chosen when it is made.
+often move first; addresses with placement Ideal stay, and so do those that flapping
+holds back: they are listed with the time until which they may not move. The list is
+that of the moment; each move is chosen when it is made.
 
 The group goes on by itself, also when its leader changes, until nothing is left to
 move or --stop. With --wait return when that is so.`,
@@ -60,10 +74,7 @@ move or --stop. With --wait return when that is so.`,
 		if err != nil {
 			return err
 		}
-		r := rebalanceResult{Result: "started", Revision: resp.GetRevision(), PerMinute: resp.GetPerMinute(), Moves: []balanceMove{}}
-		for _, m := range resp.GetMoves() {
-			r.Moves = append(r.Moves, balanceMove{m.GetAddress(), m.GetFromNode(), m.GetToNode()})
-		}
+		r := rebalanceResult{Result: "started", Revision: resp.GetRevision(), PerMinute: resp.GetPerMinute(), Moves: balanceMovesOf(resp.GetMoves()), Held: balanceMovesOf(resp.GetHeld())}
 		switch {
 		case stop:
 			r.Result = "stopped"
@@ -107,8 +118,16 @@ func (r rebalanceResult) write(w io.Writer) error {
 	case "balanced":
 		line = "rebalance: nothing to move"
 	}
-	_, err := fmt.Fprintln(w, line)
-	return err
+	fmt.Fprintln(w, line)
+	if len(r.Held) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "\nHeld back by flapping:")
+	t := newTable("ADDRESS", "FROM", "TO", "UNTIL")
+	for _, m := range r.Held {
+		t.row(m.Address, m.From, m.To, words.Time(m.until))
+	}
+	return t.write(w, "")
 }
 
 // waitBalanced looks until no rebalance is under way.

@@ -2915,7 +2915,9 @@ type RebalanceResponse struct {
 	// What would move as things are, in this order; none with stop.
 	Moves []*BalanceMove `protobuf:"bytes,2,rep,name=moves,proto3" json:"moves,omitempty"`
 	// The pace from now on; 0: nothing is to move.
-	PerMinute     uint32 `protobuf:"varint,3,opt,name=per_minute,json=perMinute,proto3" json:"per_minute,omitempty"`
+	PerMinute uint32 `protobuf:"varint,3,opt,name=per_minute,json=perMinute,proto3" json:"per_minute,omitempty"`
+	// What would move, too, if it had not been forced to move again and again.
+	Held          []*BalanceMove `protobuf:"bytes,4,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2971,13 +2973,22 @@ func (x *RebalanceResponse) GetPerMinute() uint32 {
 	return 0
 }
 
+func (x *RebalanceResponse) GetHeld() []*BalanceMove {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
 type BalanceMove struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	FromNode      string                 `protobuf:"bytes,2,opt,name=from_node,json=fromNode,proto3" json:"from_node,omitempty"`
-	ToNode        string                 `protobuf:"bytes,3,opt,name=to_node,json=toNode,proto3" json:"to_node,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Address  string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	FromNode string                 `protobuf:"bytes,2,opt,name=from_node,json=fromNode,proto3" json:"from_node,omitempty"`
+	ToNode   string                 `protobuf:"bytes,3,opt,name=to_node,json=toNode,proto3" json:"to_node,omitempty"`
+	// Of a move that is held back: until when.
+	HeldUntilUnixNano int64 `protobuf:"varint,4,opt,name=held_until_unix_nano,json=heldUntilUnixNano,proto3" json:"held_until_unix_nano,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *BalanceMove) Reset() {
@@ -3029,6 +3040,13 @@ func (x *BalanceMove) GetToNode() string {
 		return x.ToNode
 	}
 	return ""
+}
+
+func (x *BalanceMove) GetHeldUntilUnixNano() int64 {
+	if x != nil {
+		return x.HeldUntilUnixNano
+	}
+	return 0
 }
 
 type ForgetNodeRequest struct {
@@ -4632,16 +4650,18 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12\x1d\n" +
 	"\n" +
 	"per_minute\x18\x02 \x01(\rR\tperMinute\x12\x12\n" +
-	"\x04stop\x18\x03 \x01(\bR\x04stop\"\x84\x01\n" +
+	"\x04stop\x18\x03 \x01(\bR\x04stop\"\xb8\x01\n" +
 	"\x11RebalanceResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x124\n" +
 	"\x05moves\x18\x02 \x03(\v2\x1e.quorumlb.admin.v1.BalanceMoveR\x05moves\x12\x1d\n" +
 	"\n" +
-	"per_minute\x18\x03 \x01(\rR\tperMinute\"]\n" +
+	"per_minute\x18\x03 \x01(\rR\tperMinute\x122\n" +
+	"\x04held\x18\x04 \x03(\v2\x1e.quorumlb.admin.v1.BalanceMoveR\x04held\"\x8e\x01\n" +
 	"\vBalanceMove\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1b\n" +
 	"\tfrom_node\x18\x02 \x01(\tR\bfromNode\x12\x17\n" +
-	"\ato_node\x18\x03 \x01(\tR\x06toNode\"'\n" +
+	"\ato_node\x18\x03 \x01(\tR\x06toNode\x12/\n" +
+	"\x14held_until_unix_nano\x18\x04 \x01(\x03R\x11heldUntilUnixNano\"'\n" +
 	"\x11ForgetNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"0\n" +
 	"\x12ForgetNodeResponse\x12\x1a\n" +
@@ -4884,55 +4904,56 @@ var file_quorumlb_admin_v1_admin_proto_depIdxs = []int32{
 	78, // 44: quorumlb.admin.v1.StatusResponse.lease_times:type_name -> quorumlb.log.v1.LeaseTimes
 	24, // 45: quorumlb.admin.v1.StatusResponse.members:type_name -> quorumlb.admin.v1.MemberStatus
 	35, // 46: quorumlb.admin.v1.RebalanceResponse.moves:type_name -> quorumlb.admin.v1.BalanceMove
-	78, // 47: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
-	44, // 48: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
-	45, // 49: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
-	79, // 50: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
-	1,  // 51: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
-	6,  // 52: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
-	9,  // 53: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
-	25, // 54: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
-	27, // 55: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
-	29, // 56: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
-	31, // 57: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
-	36, // 58: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
-	38, // 59: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
-	40, // 60: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
-	42, // 61: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
-	46, // 62: quorumlb.admin.v1.AdminService.EndQuarantine:input_type -> quorumlb.admin.v1.EndQuarantineRequest
-	48, // 63: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
-	50, // 64: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
-	52, // 65: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
-	54, // 66: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
-	56, // 67: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
-	58, // 68: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
-	33, // 69: quorumlb.admin.v1.AdminService.Rebalance:input_type -> quorumlb.admin.v1.RebalanceRequest
-	60, // 70: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
-	2,  // 71: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
-	8,  // 72: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
-	10, // 73: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
-	26, // 74: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
-	28, // 75: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
-	30, // 76: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
-	32, // 77: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
-	37, // 78: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
-	39, // 79: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
-	41, // 80: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
-	43, // 81: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
-	47, // 82: quorumlb.admin.v1.AdminService.EndQuarantine:output_type -> quorumlb.admin.v1.EndQuarantineResponse
-	49, // 83: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
-	51, // 84: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
-	53, // 85: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
-	55, // 86: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
-	57, // 87: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
-	59, // 88: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
-	34, // 89: quorumlb.admin.v1.AdminService.Rebalance:output_type -> quorumlb.admin.v1.RebalanceResponse
-	61, // 90: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
-	71, // [71:91] is the sub-list for method output_type
-	51, // [51:71] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	35, // 47: quorumlb.admin.v1.RebalanceResponse.held:type_name -> quorumlb.admin.v1.BalanceMove
+	78, // 48: quorumlb.admin.v1.SetLeaseTimesRequest.times:type_name -> quorumlb.log.v1.LeaseTimes
+	44, // 49: quorumlb.admin.v1.ProbeResponse.nodes:type_name -> quorumlb.admin.v1.NodeProbe
+	45, // 50: quorumlb.admin.v1.NodeProbe.hits:type_name -> quorumlb.admin.v1.ProbeHit
+	79, // 51: quorumlb.admin.v1.EventsResponse.event:type_name -> quorumlb.log.v1.Event
+	1,  // 52: quorumlb.admin.v1.AdminService.Apply:input_type -> quorumlb.admin.v1.ApplyRequest
+	6,  // 53: quorumlb.admin.v1.AdminService.Delete:input_type -> quorumlb.admin.v1.DeleteRequest
+	9,  // 54: quorumlb.admin.v1.AdminService.Get:input_type -> quorumlb.admin.v1.GetRequest
+	25, // 55: quorumlb.admin.v1.AdminService.Status:input_type -> quorumlb.admin.v1.StatusRequest
+	27, // 56: quorumlb.admin.v1.AdminService.Drain:input_type -> quorumlb.admin.v1.DrainRequest
+	29, // 57: quorumlb.admin.v1.AdminService.Undrain:input_type -> quorumlb.admin.v1.UndrainRequest
+	31, // 58: quorumlb.admin.v1.AdminService.Move:input_type -> quorumlb.admin.v1.MoveRequest
+	36, // 59: quorumlb.admin.v1.AdminService.ForgetNode:input_type -> quorumlb.admin.v1.ForgetNodeRequest
+	38, // 60: quorumlb.admin.v1.AdminService.SetLeaseTimes:input_type -> quorumlb.admin.v1.SetLeaseTimesRequest
+	40, // 61: quorumlb.admin.v1.AdminService.SetRetention:input_type -> quorumlb.admin.v1.SetRetentionRequest
+	42, // 62: quorumlb.admin.v1.AdminService.Probe:input_type -> quorumlb.admin.v1.ProbeRequest
+	46, // 63: quorumlb.admin.v1.AdminService.EndQuarantine:input_type -> quorumlb.admin.v1.EndQuarantineRequest
+	48, // 64: quorumlb.admin.v1.AdminService.Events:input_type -> quorumlb.admin.v1.EventsRequest
+	50, // 65: quorumlb.admin.v1.AdminService.SnapshotSave:input_type -> quorumlb.admin.v1.SnapshotSaveRequest
+	52, // 66: quorumlb.admin.v1.AdminService.SnapshotRestore:input_type -> quorumlb.admin.v1.SnapshotRestoreRequest
+	54, // 67: quorumlb.admin.v1.AdminService.AddMember:input_type -> quorumlb.admin.v1.AddMemberRequest
+	56, // 68: quorumlb.admin.v1.AdminService.RemoveMember:input_type -> quorumlb.admin.v1.RemoveMemberRequest
+	58, // 69: quorumlb.admin.v1.AdminService.TransferLeadership:input_type -> quorumlb.admin.v1.TransferLeadershipRequest
+	33, // 70: quorumlb.admin.v1.AdminService.Rebalance:input_type -> quorumlb.admin.v1.RebalanceRequest
+	60, // 71: quorumlb.admin.v1.AdminService.Version:input_type -> quorumlb.admin.v1.VersionRequest
+	2,  // 72: quorumlb.admin.v1.AdminService.Apply:output_type -> quorumlb.admin.v1.ApplyResponse
+	8,  // 73: quorumlb.admin.v1.AdminService.Delete:output_type -> quorumlb.admin.v1.DeleteResponse
+	10, // 74: quorumlb.admin.v1.AdminService.Get:output_type -> quorumlb.admin.v1.GetResponse
+	26, // 75: quorumlb.admin.v1.AdminService.Status:output_type -> quorumlb.admin.v1.StatusResponse
+	28, // 76: quorumlb.admin.v1.AdminService.Drain:output_type -> quorumlb.admin.v1.DrainResponse
+	30, // 77: quorumlb.admin.v1.AdminService.Undrain:output_type -> quorumlb.admin.v1.UndrainResponse
+	32, // 78: quorumlb.admin.v1.AdminService.Move:output_type -> quorumlb.admin.v1.MoveResponse
+	37, // 79: quorumlb.admin.v1.AdminService.ForgetNode:output_type -> quorumlb.admin.v1.ForgetNodeResponse
+	39, // 80: quorumlb.admin.v1.AdminService.SetLeaseTimes:output_type -> quorumlb.admin.v1.SetLeaseTimesResponse
+	41, // 81: quorumlb.admin.v1.AdminService.SetRetention:output_type -> quorumlb.admin.v1.SetRetentionResponse
+	43, // 82: quorumlb.admin.v1.AdminService.Probe:output_type -> quorumlb.admin.v1.ProbeResponse
+	47, // 83: quorumlb.admin.v1.AdminService.EndQuarantine:output_type -> quorumlb.admin.v1.EndQuarantineResponse
+	49, // 84: quorumlb.admin.v1.AdminService.Events:output_type -> quorumlb.admin.v1.EventsResponse
+	51, // 85: quorumlb.admin.v1.AdminService.SnapshotSave:output_type -> quorumlb.admin.v1.SnapshotSaveResponse
+	53, // 86: quorumlb.admin.v1.AdminService.SnapshotRestore:output_type -> quorumlb.admin.v1.SnapshotRestoreResponse
+	55, // 87: quorumlb.admin.v1.AdminService.AddMember:output_type -> quorumlb.admin.v1.AddMemberResponse
+	57, // 88: quorumlb.admin.v1.AdminService.RemoveMember:output_type -> quorumlb.admin.v1.RemoveMemberResponse
+	59, // 89: quorumlb.admin.v1.AdminService.TransferLeadership:output_type -> quorumlb.admin.v1.TransferLeadershipResponse
+	34, // 90: quorumlb.admin.v1.AdminService.Rebalance:output_type -> quorumlb.admin.v1.RebalanceResponse
+	61, // 91: quorumlb.admin.v1.AdminService.Version:output_type -> quorumlb.admin.v1.VersionResponse
+	72, // [72:92] is the sub-list for method output_type
+	52, // [52:72] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_quorumlb_admin_v1_admin_proto_init() }
