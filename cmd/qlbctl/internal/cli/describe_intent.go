@@ -105,12 +105,12 @@ func (a *app) describeAdvertisement(w io.Writer, ad *logv1.L2Advertisement) erro
 	f.add("Placement", words.Placement(ad.GetPlacement()))
 	f.add("Rebalance", words.Rebalance(ad.GetRebalance(), ad.GetRebalancePerMinute()))
 	f.add("Services", selectors(ad.GetServiceSelectors()))
-	for i, p := range ad.GetPreferredNodeSelectors() {
+	for i, p := range preferences(ad) {
 		name := ""
 		if i == 0 {
 			name = "Prefers"
 		}
-		f.add(name, fmt.Sprintf("%d x {%s}", p.GetWeight(), selector(p.GetPreference())))
+		f.add(name, p)
 	}
 	return f.write(w)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/quorumlb/quorumlb/cmd/qlbctl/internal/words"
 	"github.com/quorumlb/quorumlb/config"
+	"github.com/quorumlb/quorumlb/fsm"
 	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
@@ -163,7 +164,7 @@ func (a *app) namespaceRows(s *section, namespaces []*adminv1.NamespaceStatus) {
 
 func (a *app) advertisementRows(s *section, ads []*logv1.L2Advertisement) error {
 	s.found = len(ads)
-	s.header = columns("NAME POOLS NODES INTERFACES ON-CONTROL-LOSS PLACEMENT", "LABELS")
+	s.header = columns("NAME POOLS NODES INTERFACES ON-CONTROL-LOSS PLACEMENT", "SERVICES PREFERS REBALANCE LABELS")
 	slices.SortStableFunc(ads, func(x, y *logv1.L2Advertisement) int { return byName(x.GetName(), y.GetName()) })
 	for _, ad := range ads {
 		o, err := config.FromAdvertisement(ad)
@@ -178,7 +179,8 @@ func (a *app) advertisementRows(s *section, ads []*logv1.L2Advertisement) error 
 			cells(t, wide, []string{
 				ad.GetName(), poolsOf(ad), selectors(ad.GetNodeSelectors()), interfaces,
 				words.ControlLoss(ad.GetOnControlLoss()), words.Placement(ad.GetPlacement()),
-			}, words.Labels(ad.GetLabels()))
+			}, selectors(ad.GetServiceSelectors()), strings.Join(preferences(ad), ","),
+				words.Rebalance(ad.GetRebalance(), ad.GetRebalancePerMinute()), words.Labels(ad.GetLabels()))
 		})
 	}
 	return nil
@@ -194,6 +196,14 @@ func poolsOf(ad *logv1.L2Advertisement) string {
 		return "all"
 	}
 	return strings.Join(names, ",")
+}
+
+// preferences gives "9 x {a=b}" for each of an advertisement's weights.
+func preferences(ad *logv1.L2Advertisement) (list []string) {
+	for _, p := range ad.GetPreferredNodeSelectors() {
+		list = append(list, fmt.Sprintf("%d x {%s}", p.GetWeight(), selector(p.GetPreference())))
+	}
+	return list
 }
 
 // selectors gives "{a=b,c in (d,e)} or {f}"; "all" for none.
@@ -229,7 +239,7 @@ func selector(sel *logv1.LabelSelector) string {
 
 func (a *app) serviceRows(s *section, services []*adminv1.ServiceStatus, problems bool) error {
 	s.found = len(services)
-	s.header = columns("NAMESPACE NAME ADDRESSES PORTS DECLARED STATUS", "POOL FAMILIES TRAFFIC SHARING-KEY DELIVERY NODES LABELS")
+	s.header = columns("NAMESPACE NAME ADDRESSES PORTS DECLARED STATUS", "POOL FAMILIES COUNT TRAFFIC SHARING-KEY DELIVERY NODES PREFERRED-NODE HEALTH-CHECK LABELS")
 	slices.SortStableFunc(services, func(x, y *adminv1.ServiceStatus) int {
 		if c := strings.Compare(x.GetService().GetNamespace(), y.GetService().GetNamespace()); c != 0 {
 			return c
@@ -250,11 +260,19 @@ func (a *app) serviceRows(s *section, services []*adminv1.ServiceStatus, problem
 			cells(t, wide, []string{
 				p.GetNamespace(), p.GetName(), strings.Join(sv.GetAddresses(), ","), words.Ports(p.GetPorts()),
 				words.Age(a.env.Now(), sv.GetDeclaredUnixNano()), serviceState(sv),
-			}, p.GetPool(), spec.IPFamilyPolicy, spec.ExternalTrafficPolicy, p.GetSharingKey(), spec.Delivery,
-				selectors(p.GetNodeSelectors()), words.Labels(p.GetLabels()))
+			}, p.GetPool(), spec.IPFamilyPolicy, number(uint64(fsm.AddressCount(p))), spec.ExternalTrafficPolicy, p.GetSharingKey(), spec.Delivery,
+				selectors(p.GetNodeSelectors()), p.GetPreferredNode(), checkOf(p), words.Labels(p.GetLabels()))
 		})
 	}
 	return nil
+}
+
+// checkOf is a service's health check in words; empty for none.
+func checkOf(spec *logv1.Service) string {
+	if spec.GetHealthCheck() == nil {
+		return ""
+	}
+	return fsm.CheckText(spec.GetHealthCheck())
 }
 
 func serviceState(sv *adminv1.ServiceStatus) string {
