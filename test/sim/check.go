@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	"github.com/quorumlb/quorumlb/speakers/session"
@@ -29,6 +30,8 @@ type checker struct {
 	heads   []headAt
 	rules   rules.Book
 	healthy []wronged
+	// policies are those of the newest revision.
+	policies allocator.Policies
 }
 
 // revision is what the group agreed on at one revision.
@@ -48,6 +51,9 @@ type ownership struct {
 	// soft is the former owner that answers those who ask it alone.
 	soft      string
 	softEpoch uint64
+	// told, softTold: an advertisement has the node announce it. A dead owner keeps an
+	// address in name until its fence time has passed, whatever pools and advertisements say.
+	told, softTold bool
 }
 
 // digestEvery is of how many revisions one has its digest compared; comparing all
@@ -204,16 +210,16 @@ func (c *checker) viewIsTrue(s *speaker, v session.View) {
 func differs(owners map[netip.Addr]ownership, node string, v session.View) string {
 	own, soft := 0, 0
 	for _, o := range owners {
-		if o.node == node {
+		if o.node == node && o.told {
 			own++
 		}
-		if o.soft == node {
+		if o.soft == node && o.softTold {
 			soft++
 		}
 	}
 	for _, vip := range v.Vips {
-		if o := owners[vip.Addr]; o.node != node || o.epoch != vip.Epoch {
-			return fmt.Sprintf("%v with epoch %d, which is %q's with epoch %d", vip.Addr, vip.Epoch, o.node, o.epoch)
+		if o := owners[vip.Addr]; o.node != node || o.epoch != vip.Epoch || !o.told {
+			return fmt.Sprintf("%v with epoch %d, which is %q's with epoch %d (announced: %t)", vip.Addr, vip.Epoch, o.node, o.epoch, o.told)
 		}
 	}
 	if own != len(v.Vips) {
@@ -223,8 +229,8 @@ func differs(owners map[netip.Addr]ownership, node string, v session.View) strin
 		return fmt.Sprintf("%d addresses that move softly, not %d", len(v.Soft), soft)
 	}
 	for _, vip := range v.Soft {
-		if o := owners[vip.Addr]; o.soft != node || o.softEpoch != vip.Epoch {
-			return fmt.Sprintf("%v moves softly with epoch %d, but from %q with epoch %d", vip.Addr, vip.Epoch, o.soft, o.softEpoch)
+		if o := owners[vip.Addr]; o.soft != node || o.softEpoch != vip.Epoch || !o.softTold {
+			return fmt.Sprintf("%v moves softly with epoch %d, but from %q with epoch %d (announced: %t)", vip.Addr, vip.Epoch, o.soft, o.softEpoch, o.softTold)
 		}
 	}
 	return ""
@@ -264,9 +270,12 @@ func (c *checker) record(s *fsm.State, batch *logv1.Batch, ch fsm.Changes, raw [
 	}
 	r := revision{chain: s.Chain, batch: batch, raw: raw, owners: c.history[len(c.history)-1].owners}
 	if len(ch.Addresses) > 0 || ch.All {
+		if ch.All {
+			c.policies.Reset()
+		}
 		r.owners = make(map[netip.Addr]ownership, len(s.Addresses))
 		for a, rec := range s.Addresses {
-			r.owners[a] = ownership{rec.Owner, rec.Epoch, rec.SoftNode, rec.SoftEpoch}
+			r.owners[a] = ownership{rec.Owner, rec.Epoch, rec.SoftNode, rec.SoftEpoch, c.announces(s, a, rec.Owner), c.announces(s, a, rec.SoftNode)}
 			if rec.Owner != "" && rec.Owner != c.history[len(c.history)-1].owners[a].node && rec.Epoch != s.Revision {
 				c.fail("%s became the owner of %v at revision %d, and its epoch is %d", rec.Owner, a, s.Revision, rec.Epoch)
 			}
@@ -279,6 +288,16 @@ func (c *checker) record(s *fsm.State, batch *logv1.Batch, ch fsm.Changes, raw [
 	}
 	c.w.logf("revision %d: %s", s.Revision, describe(batch))
 	return r
+}
+
+// announces tells whether an advertisement has the node announce the address.
+func (c *checker) announces(s *fsm.State, a netip.Addr, node string) bool {
+	n := s.Nodes[node]
+	if n == nil {
+		return false
+	}
+	_, admitted := c.policies.Of(s, a).On(n.Labels)
+	return admitted
 }
 
 // compare holds a member's state against what another was at that revision.
