@@ -321,7 +321,7 @@ func (q *giverQueue) group(equal nodeSet) *giverGroup {
 func (b *Balance) rivals(rec *fsm.Address, from int) (better bool, equal nodeSet) {
 	q := b.question(rec)
 	own, ok := b.c.candidate(&q, from)
-	if !ok || b.opt.Preferred != nil && !own.heard {
+	if !ok || own.unserved > 0 || b.opt.Preferred != nil && !own.heard {
 		return false, nil
 	}
 	for _, i := range q.able {
@@ -347,7 +347,7 @@ func (b *Balance) rivals(rec *fsm.Address, from int) (better bool, equal nodeSet
 func (b *Balance) target(rec *fsm.Address, from int) int {
 	q := b.question(rec)
 	own, ok := b.c.candidate(&q, from)
-	if !ok {
+	if !ok || own.unserved > 0 { // it is about to leave for another reason
 		return -1
 	}
 	best, to := own, -1

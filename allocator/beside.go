@@ -66,7 +66,7 @@ func (c *Chooser) idealOwner(rec *fsm.Address, asked *question, beside []int) st
 		return rec.Owner
 	}
 	q.beside = beside
-	return c.best(&q)
+	return c.best(&q).node
 }
 
 // Beside are the other addresses that want another owner than this one.

@@ -43,9 +43,12 @@ func (c *Chooser) Ranking(addr netip.Addr, opt Options) []Ranked {
 	}
 	var all []placed
 	for _, i := range q.able {
-		if n, ok := c.candidate(&q, i); ok {
+		if n, ok := c.candidate(&q, i); ok && q.serves(&n) {
 			all = append(all, placed{n, i})
 		}
+	}
+	if bad := func(n placed) bool { return n.unserved > 0 }; slices.ContainsFunc(all, func(n placed) bool { return !bad(n) }) {
+		all = slices.DeleteFunc(all, bad)
 	}
 	slices.SortFunc(all, func(a, b placed) int {
 		if a.better(&b.candidate, addr) {

@@ -22,6 +22,9 @@ type Options struct {
 	Exclude string
 	// Now is the time to measure back-off by, nanoseconds since 1970 UTC; 0: the state's.
 	Now int64
+	// Serving: only nodes that can serve all services of the address, as far as that is
+	// known. Else, where no node can, one of those that can serve the most is chosen.
+	Serving bool
 }
 
 // Back-off of a node that could not announce an address: doubled with every
@@ -112,7 +115,8 @@ func (c *Chooser) choice(addr netip.Addr) *policyChoice {
 			r := nodeReason(policy, node)
 			p.reasons = append(p.reasons, r)
 			p.weights = append(p.weights, policy.Weight(node.Labels))
-			p.nets = append(p.nets, subnets(policy, node))
+			nets, _ := subnets(policy, node, true)
+			p.nets = append(p.nets, nets)
 			p.flat = p.flat && p.weights[i] == p.weights[0]
 			if r == OK {
 				p.able = append(p.able, i)
@@ -174,9 +178,9 @@ func (c *Chooser) Eligible(addr netip.Addr, node string, now int64) Reason {
 	case r != OK:
 		return r
 	}
-	choice := c.choice(addr)
+	q := question{policyChoice: c.choice(addr), rec: rec, now: now}
 	for _, key := range rec.Services {
-		if why := c.serves(choice, c.s.Services[key], node); why != OK {
+		if why := c.serves(&q, c.s.Services[key], node); why != OK {
 			return why
 		}
 	}
@@ -234,19 +238,31 @@ func (c *Chooser) ChooseOwner(addr netip.Addr, opt Options) (node string, ok boo
 	if q.rec == nil {
 		return "", false
 	}
-	node = c.best(&q)
+	node = c.best(&q).node
 	return node, node != ""
 }
 
-// best is the best of the nodes that may own the address; empty for none.
-func (c *Chooser) best(q *question) string {
-	var best candidate
+// best is the best of the nodes that may own the address; without a name for none. A node
+// that cannot serve is better than none, but not for an address that nobody has owned.
+func (c *Chooser) best(q *question) (best candidate) {
 	for _, i := range q.able {
-		if n, ok := c.candidate(q, i); ok && (best.node == "" || n.better(&best, q.rec.Addr)) {
+		n, ok := c.candidate(q, i)
+		if !ok {
+			continue
+		}
+		switch {
+		case !q.serves(&n), best.node != "" && best.unserved == 0 && n.unserved > 0:
+		case best.node == "", best.unserved > 0 && n.unserved == 0, n.better(&best, q.rec.Addr):
 			best = n
 		}
 	}
-	return best.node
+	return best
+}
+
+// serves tells whether the node can serve, or is to be chosen although it cannot.
+func (q *question) serves(n *candidate) bool {
+	return n.unserved == 0 ||
+		!q.opt.Serving && (n.unserved < len(q.rec.Services) || q.rec.OwnerWhy != logv1.OwnerReason_OWNER_REASON_UNSPECIFIED)
 }
 
 // question is what a choice of owner is about.
@@ -335,8 +351,8 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 		n.owned = 0
 	}
 	for _, svc := range q.serving {
-		if c.serves(q.policyChoice, svc, n.node) != OK {
-			return n, false
+		if c.serves(q, svc, n.node) != OK {
+			n.unserved++
 		}
 		if _, said := svc.Health[n.node]; !said && svc.Spec.GetHealthCheck() != nil {
 			n.unchecked++
@@ -356,7 +372,8 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 }
 
 // candidate is a node that may own an address. Of two the better is the one that
-// was heard lately; then the one of which it is known that it can serve; then the one
+// was heard lately; then the one that can serve more of the address's services; then the
+// one of which that is known; then the one
 // that has the address's subnet; then the one that owns fewer of the other addresses of
 // its services; then the one that services and advertisements prefer;
 // then the one that owns fewer; then, for an address that was forced to move lately,
@@ -364,6 +381,8 @@ func (c *Chooser) candidate(q *question, i int) (candidate, bool) {
 type candidate struct {
 	node  string
 	heard bool
+	// unserved counts the address's services that the node cannot serve, as far as is known.
+	unserved int
 	// unchecked counts the services whose health check has not said anything yet.
 	unchecked int
 	// foreign: the address's subnet is on no interface of the node.
@@ -400,6 +419,8 @@ func (n *candidate) compare(o *candidate) int {
 			return -1
 		}
 		return 1
+	case n.unserved != o.unserved:
+		return cmp.Compare(n.unserved, o.unserved)
 	case n.unchecked != o.unchecked:
 		return cmp.Compare(n.unchecked, o.unchecked)
 	case n.foreign != o.foreign:
@@ -459,17 +480,41 @@ func (c *Chooser) ShouldMove(addr netip.Addr, opt Options) (why logv1.OwnerReaso
 	if r != OK {
 		opt.Exclude = rec.Owner
 	}
-	next, ok := c.ChooseOwner(addr, opt)
+	q := c.question(addr, opt)
+	next := c.best(&q)
 	switch {
-	case !ok || next == rec.Owner:
+	case next.node == "" || next.node == rec.Owner || !c.worth(&q, r, next.unserved):
 		return 0, false
+	case r == OK && c.OffSubnet(addr) && c.OnLink(addr, next.node) && c.lostLink(rec):
+		return logv1.OwnerReason_OWNER_REASON_LINK_DOWN, true
 	case r == OK && ideal:
 		return logv1.OwnerReason_OWNER_REASON_IDEAL, true
-	case r == OK && c.has(addr, next):
+	case r == OK && c.OffSubnet(addr) && c.OnLink(addr, next.node):
 		return logv1.OwnerReason_OWNER_REASON_OFF_SUBNET, true
 	case r == OK:
 		return 0, false
 	default:
 		return r.OwnerReason(), true
 	}
+}
+
+// worth tells whether an owner against whom there is a reason is left for a node that
+// cannot serve so many of the services: if it can serve no more itself, or not even answer.
+func (c *Chooser) worth(q *question, r Reason, unserved int) bool {
+	if unserved == 0 {
+		return true
+	}
+	own := 0
+	for _, svc := range q.serving {
+		if c.serves(q, svc, q.rec.Owner) != OK {
+			own++
+		}
+	}
+	switch r {
+	case Drained:
+		return unserved <= own
+	case NoEndpoint, OnlyTerminating, Unhealthy:
+		return unserved < own
+	}
+	return true
 }

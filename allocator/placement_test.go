@@ -2,6 +2,7 @@ package allocator_test
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -231,6 +232,16 @@ func TestServing(t *testing.T) {
 		{"only terminating", []*logv1.Event{local, fsmtest.Endpoints(web, nil, "n1")}, [3]allocator.Reason{ok, none, none}, "n1"},
 		{"ready on a drained node", []*logv1.Event{local, fsmtest.Endpoints(web, []string{"n3"}, "n1"), drained}, [3]allocator.Reason{ok, none, allocator.Drained}, "n1"},
 		{"ready on an unknown node", []*logv1.Event{local, fsmtest.Endpoints(web, []string{"n9"}, "n1")}, [3]allocator.Reason{ok, none, none}, "n1"},
+		{"ready where the service may not go", []*logv1.Event{serviceWith("web", func(s *logv1.Service) {
+			s.ExternalTrafficPolicy = logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL
+			s.NodeSelectors = selector("zone", "n1")
+		}), fsmtest.Endpoints(web, []string{"n2"}, "n1")}, [3]allocator.Reason{ok, allocator.ServiceNodeSelector, allocator.ServiceNodeSelector}, "n1"},
+		{"ready where announcing fails", []*logv1.Event{local, fsmtest.Endpoints(web, []string{"n2"}, "n1"), fsmtest.AnnounceFailed(ip1, "n2", "")},
+			[3]allocator.Reason{ok, allocator.AnnounceFailed, none}, "n1"},
+		{"ready where the check fails", []*logv1.Event{serviceWith("web", func(s *logv1.Service) {
+			s.ExternalTrafficPolicy = logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL
+			s.HealthCheck = &logv1.HealthCheck{Tcp: &logv1.TcpCheck{}, IntervalNanos: 1e9, TimeoutNanos: 1e9, Rise: 1, Fall: 1}
+		}), fsmtest.Endpoints(web, []string{"n2"}, "n1"), fsmtest.HealthChanged(web, "n2", false, "")}, [3]allocator.Reason{ok, ill, none}, "n1"},
 		{"not Local", []*logv1.Event{fsmtest.Endpoints(web, []string{"n2"})}, [3]allocator.Reason{ok, ok, ok}, ""},
 		{"unchecked", []*logv1.Event{check}, [3]allocator.Reason{ok, ok, ok}, ""},
 		{"failing", []*logv1.Event{check, fsmtest.HealthChanged(web, "n1", false, ""), fsmtest.HealthChanged(web, "n2", true, "")},
@@ -252,5 +263,28 @@ func TestServing(t *testing.T) {
 				t.Errorf("chosen is %q, want %q", got, c.chosen)
 			}
 		})
+	}
+}
+
+// A ranking has the nodes that can serve, or all of them where none can.
+func TestRankingOfWhatCannotServe(t *testing.T) {
+	check := serviceWith("web", func(s *logv1.Service) {
+		s.HealthCheck = &logv1.HealthCheck{Tcp: &logv1.TcpCheck{}, IntervalNanos: 1e9, TimeoutNanos: 1e9, Rise: 1, Fall: 1}
+	})
+	l := cluster(t)
+	l.Apply(check, fsmtest.OwnerAssigned(ip1, "n1"))
+	orders := func() (orders []int) {
+		for _, n := range allocator.NewChooser(l.S).Ranking(ip1, allocator.Options{}) {
+			orders = append(orders, n.Order)
+		}
+		return orders
+	}
+	l.Apply(fsmtest.HealthChanged(web, "n1", false, ""), fsmtest.HealthChanged(web, "n2", false, ""))
+	if got := orders(); !slices.Equal(got, []int{0, 0, 1}) {
+		t.Errorf("n3 can serve: %v", got)
+	}
+	l.Apply(fsmtest.HealthChanged(web, "n3", false, ""))
+	if got := orders(); slices.Contains(got, 0) {
+		t.Errorf("nobody can serve: %v", got)
 	}
 }

@@ -106,6 +106,9 @@ func (a *Address) dump(w io.Writer) {
 	if a.SoftNode != "" {
 		fmt.Fprintf(w, " soft=%s/%d", a.SoftNode, a.SoftEpoch)
 	}
+	if a.OnLink {
+		fmt.Fprint(w, " onLink")
+	}
 	fmt.Fprintln(w)
 }
 

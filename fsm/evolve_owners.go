@@ -25,7 +25,8 @@ func (f *folding) ownerReleased(e *logv1.OwnerReleased) error {
 	if e.GetSoft() {
 		f.beginSoft(c, rec.Owner, rec.Epoch)
 	}
-	c.Owner, c.Epoch, c.OwnerTime, c.OwnerWhy, c.FirstUse = "", 0, f.s.Time, e.GetReason(), false
+	c.Owner, c.Epoch, c.OwnerTime, c.OwnerWhy = "", 0, f.s.Time, e.GetReason()
+	c.FirstUse, c.OnLink = false, false
 	return nil
 }
 
@@ -78,7 +79,7 @@ func (f *folding) ownerAssigned(e *logv1.OwnerAssigned) error {
 		f.s.idx.dropOwner("", keyOf(c.Addr))
 	}
 	c.Owner, c.Epoch, c.OwnerTime, c.OwnerWhy = n.Name, f.revision, f.s.Time, e.GetReason()
-	c.FirstUse = e.GetFirstUse()
+	c.FirstUse, c.OnLink = e.GetFirstUse(), e.GetOnLink()
 	f.editNode(f.s.Nodes[n.Name]).Owned++
 	f.s.idx.ownerSet(n.Name).Set(keyOf(c.Addr))
 	f.countOwned(c.Addr, n.Name, 1)

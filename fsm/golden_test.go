@@ -129,7 +129,9 @@ func recordRelease(t *testing.T, dir string) {
 		fsmtest.AllocatedFor(shop, a6, "gold", logv1.AllocationReason_ALLOCATION_REASON_REQUESTED),
 		fsmtest.AllocatedFor(shop, netip.MustParseAddr("2001:db8:9::3"), "gold", fresh),
 		fsmtest.AllocatedFor(shop, netip.MustParseAddr("2001:db8:9::2"), "gold", fresh))
-	w.Apply(fsmtest.OwnerAssigned(a4, "n8"), fsmtest.OwnerAssigned(a6, "n9"), fsmtest.Refused(shop, "for the record",
+	onLink := fsmtest.OwnerAssigned(a4, "n8")
+	onLink.GetOwnerAssigned().OnLink = true
+	w.Apply(onLink, fsmtest.OwnerAssigned(a6, "n9"), fsmtest.Refused(shop, "for the record",
 		&logv1.Refusal{Pool: "gold", Reason: logv1.RefusalReason_REFUSAL_REASON_FULL, Family: logv1.IPFamily_IP_FAMILY_IPV6},
 		&logv1.Refusal{Address: fsm.FromAddr(spare), Reason: logv1.RefusalReason_REFUSAL_REASON_IN_USE}),
 		fsmtest.Released(fsm.KeyOf("default", "spare"), spare, w.Now+1))

@@ -193,6 +193,7 @@ func encodeAddress(e *encoder, a *Address) {
 	e.bool(a.FirstUse)
 	e.str(a.SoftNode)
 	e.uint(a.SoftEpoch)
+	e.bool(a.OnLink)
 }
 
 func (e *encoder) prior(node string, at, session, epoch uint64) {
@@ -229,6 +230,7 @@ func decodeAddress(d *decoder) (netip.Addr, *Address) {
 	a.FirstUse = d.bool()
 	a.SoftNode = d.name()
 	a.SoftEpoch = d.uint()
+	a.OnLink = d.bool()
 	return a.Addr, a
 }
 

@@ -188,6 +188,8 @@ type Address struct {
 	// FirstUse: nobody owned the address before its owner, who asks the wire for
 	// foreign stations.
 	FirstUse bool
+	// OnLink: its subnet was on an interface of the owner when that was chosen.
+	OnLink bool
 	// SoftNode is a former owner that goes on answering those who ask it alone;
 	// empty for none. SoftEpoch is the epoch that it had.
 	SoftNode  string

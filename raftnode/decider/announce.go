@@ -150,7 +150,7 @@ func (c *MoveUnproven) decide(t *tx) (answer, error) {
 		return nil, nil
 	}
 	owner := t.s.Nodes[rec.Owner]
-	opt := allocator.Options{Preferred: t.heard, Exclude: rec.Owner, Now: t.now}
+	opt := allocator.Options{Preferred: t.heard, Exclude: rec.Owner, Now: t.now, Serving: true}
 	if to, ok := t.work.choose(t.s).ChooseOwner(rec.Addr, opt); ok && t.heard(to) && owner.SessionState == fsm.SessionOpen {
 		t.emit(ownerReleased(rec, logv1.OwnerReason_OWNER_REASON_UNPROVEN))
 	}

@@ -111,3 +111,99 @@ func TestHealthChecks(t *testing.T) {
 		h.refused(old, ErrNoSession)
 	})
 }
+
+// Given an address that is served nowhere, when its owner gives it up, dies or is drained,
+// or before the next one has it, then it is not left without an owner: of the other nodes one
+// that can serve the most of its services has it, until another can serve more.
+func TestAnAddressThatIsServedNowhere(t *testing.T) {
+	ill := func(h *harness, nodes ...string) {
+		for _, n := range nodes {
+			h.must(h.says(n, false))
+		}
+	}
+	for name, c := range map[string]struct {
+		given func(h *harness)
+		when  func(h *harness)
+		then  []string
+	}{
+		"all fail at once": {nil, func(h *harness) { ill(h, "n1", "n2", "n3") },
+			[]string{"HealthChanged web n1 false", "OwnerReleased 10.0.0.1 n1 NOT_SERVING", "--", "HealthChanged web n2 false", "--", "HealthChanged web n3 false", "--", "OwnerAssigned 10.0.0.1 n2 NOT_SERVING"}},
+		"its owner dies": {func(h *harness) { ill(h, "n2", "n3", "n1") }, func(h *harness) { h.must(h.expire("n1")) },
+			[]string{"SessionExpired n1", "OwnerAssigned 10.0.0.1 n2 OWNER_EXPIRED"}},
+		"its owner is drained": {func(h *harness) { ill(h, "n2", "n3", "n1") }, func(h *harness) { h.must(&Drain{Node: "n1", Actor: "a"}) },
+			[]string{"NodeDrained n1", "OwnerReleased 10.0.0.1 n1 DRAIN", "--", "OwnerAssigned 10.0.0.1 n2 DRAIN"}},
+		"the only one that can serve is drained": {func(h *harness) { ill(h, "n2", "n3") }, func(h *harness) { h.must(&Drain{Node: "n1", Actor: "a"}) },
+			[]string{"NodeDrained n1"}},
+		"the only one that can serve leaves": {func(h *harness) { ill(h, "n2", "n3") }, func(h *harness) { h.must(&Leave{Node: "n1", Session: h.session("n1")}) },
+			[]string{"NodeDrained n1", "OwnerReleased 10.0.0.1 n1 LEAVE", "--", "OwnerAssigned 10.0.0.1 n2 LEAVE"}},
+		"the only one that can serve loses its link": {func(h *harness) { ill(h, "n2", "n3") }, func(h *harness) {
+			h.must(&LinksChanged{Node: "n1", Session: h.session("n1"), Links: links("eth0", false)})
+		}, []string{"NodeLinksChanged n1", "OwnerReleased 10.0.0.1 n1 LINK_DOWN", "--", "OwnerAssigned 10.0.0.1 n2 LINK_DOWN"}},
+		"another can serve again": {func(h *harness) { ill(h, "n1", "n2", "n3") }, func(h *harness) { h.must(h.says("n3", true)) },
+			[]string{"HealthChanged web n3 true", "OwnerReleased 10.0.0.1 n2 NOT_SERVING", "--", "OwnerAssigned 10.0.0.1 n3 NOT_SERVING"}},
+		"a new node is there": {func(h *harness) { ill(h, "n1", "n2", "n3") }, func(h *harness) { h.open("n4") },
+			[]string{"SessionOpened n4 1", "OwnerReleased 10.0.0.1 n2 NOT_SERVING", "--", "OwnerAssigned 10.0.0.1 n4 NOT_SERVING"}},
+		"it moves to no node of those": {func(h *harness) { ill(h, "n2", "n3") }, func(h *harness) {
+			h.refused(&Move{Address: vipAddr, Actor: "a"}, new(*PreconditionError))
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+				oneVip(h)
+				h.open("n3")
+				h.must(apply(service("web", checked)))
+				h.must(h.says("n1", true))
+				h.settle()
+				if c.given != nil {
+					c.given(h)
+					h.settle()
+				}
+				h.then(h.when(func() { c.when(h) }), c.then...)
+			})
+		})
+	}
+}
+
+// Given an address that two services share, when the check of one fails everywhere, then
+// the other loses nothing, and has the node that can serve it.
+func TestASharedAddressGoesByMoreThanItsWorstService(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a"), service("web", shares(80), checked), service("smtp", shares(25), checked)))
+		h.open("n1", "n2", "n3")
+		h.settle()
+		says := func(node, name string, healthy bool) {
+			h.must(&HealthObserved{Node: node, Session: h.session(node), Results: []HealthResult{{Service: fsm.KeyOf("default", name), Healthy: healthy}}})
+		}
+		for _, n := range []string{"n3", "n2", "n1"} {
+			says(n, "smtp", false)
+			says(n, "web", n != "n2")
+		}
+		h.settle()
+		own := h.owner(vip)
+		if own != "n1" && own != "n3" {
+			t.Fatalf("owner is %q, want one where web is healthy", own)
+		}
+		other := map[string]string{"n1": "n3", "n3": "n1"}[own]
+		h.then(h.when(func() { h.must(h.expire(own)) }), "SessionExpired "+own, "OwnerAssigned 10.0.0.1 "+other+" OWNER_EXPIRED")
+		h.then(h.when(func() { says(other, "web", false) }), "HealthChanged web "+other+" false")
+		h.then(h.when(func() { says("n2", "web", true) }), "HealthChanged web n2 true",
+			"OwnerReleased 10.0.0.1 "+other+" NOT_SERVING", "--", "OwnerAssigned 10.0.0.1 n2 NOT_SERVING")
+	})
+}
+
+// A ready endpoint keeps nobody from an address that cannot go there.
+func TestAReadyEndpointWhereAnnouncingFails(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		oneVip(h)
+		h.must(apply(service("web", local)))
+		h.must(endpoints([]string{"n1"}, "n2"))
+		h.settle()
+		h.then(h.when(func() {
+			h.must(&AnnounceFailed{Node: "n1", Address: vipAddr, Epoch: h.epoch(vip), Reason: "test"})
+		}), "AnnounceFailed 10.0.0.1 n1", "OwnerReleased 10.0.0.1 n1 ANNOUNCE_FAILED", "--", "OwnerAssigned 10.0.0.1 n2 ANNOUNCE_FAILED")
+		h.then(h.when(func() { time.Sleep(time.Minute) }), "OwnerReleased 10.0.0.1 n2 NOT_SERVING", "--", "OwnerAssigned 10.0.0.1 n1 NOT_SERVING")
+	})
+}

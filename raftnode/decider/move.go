@@ -53,7 +53,7 @@ func (c *Move) decide(t *tx) (answer, error) {
 // target is the node to move to.
 func (c *Move) target(t *tx, rec *fsm.Address) (string, error) {
 	if c.To == "" {
-		opt := allocator.Options{Preferred: t.heard, Exclude: rec.Owner, Now: t.now}
+		opt := allocator.Options{Preferred: t.heard, Exclude: rec.Owner, Now: t.now, Serving: true}
 		to, ok := t.work.choose(t.s).ChooseOwner(rec.Addr, opt)
 		if !ok {
 			return "", &PreconditionError{Reason: fmt.Sprintf("no other node may own %s", rec.Addr)}

@@ -152,7 +152,7 @@ func (o *owners) mayStay(rec *fsm.Address) {
 		o.retryFailures(rec)
 		return
 	}
-	o.mayDoBetter(rec.Addr, rec.Owner)
+	o.mayDoBetter(rec, rec.Owner)
 	o.noteForeign(rec.Addr)
 }
 
@@ -166,11 +166,12 @@ func (o *owners) noteForeign(addr netip.Addr) {
 
 // mayDoBetter has the address looked at with every node that changes if its owner
 // will only do until another can take it.
-func (o *owners) mayDoBetter(addr netip.Addr, owner string) {
-	if o.choose().Makeshift(addr, owner) {
-		o.w.idle[addr] = struct{}{}
+func (o *owners) mayDoBetter(rec *fsm.Address, owner string) {
+	if o.choose().Makeshift(rec.Addr, owner, o.now) {
+		o.w.idle[rec.Addr] = struct{}{}
+		o.retryFailures(rec)
 	} else {
-		delete(o.w.idle, addr)
+		delete(o.w.idle, rec.Addr)
 	}
 }
 
@@ -270,12 +271,12 @@ func (o *owners) give(rec *fsm.Address, exclude string, as *logv1.OwnerAssigned)
 		o.retryFailures(rec)
 		return
 	}
-	o.mayDoBetter(rec.Addr, to)
+	o.mayDoBetter(rec, to)
 	addr := rec.Addr
 	if as.Predecessor == to {
 		as.Predecessor = "" // undrained: it returns
 	}
-	as.Address, as.Node = fsm.FromAddr(addr), to
+	as.Address, as.Node, as.OnLink = fsm.FromAddr(addr), to, c.OnLink(addr, to)
 	o.emit(&logv1.Event{Fact: &logv1.Event_OwnerAssigned{OwnerAssigned: as}})
 	o.noteForeign(addr)
 	o.d.targets.drop(addr)

@@ -193,3 +193,55 @@ func TestAnUnprovenMakeshiftOwnerIsLeftOnce(t *testing.T) {
 		h.then(h.when(func() { h.must(&MoveUnproven{Node: to, Address: vipAddr, Epoch: h.epoch(vip)}) }))
 	})
 }
+
+// twoLinks are those of a node whose first one has the subnet of the addresses; without
+// carrier its configuration may be gone, too.
+func twoLinks(lan, configured bool) []*logv1.Link {
+	first, second := links("eth0", lan), links("eth1", true)
+	first[0].Prefixes = nil
+	if configured {
+		first[0].Prefixes = []string{"10.0.0.0/24"}
+	}
+	second[0].Prefixes = []string{"172.16.0.0/24"}
+	return append(first, second...)
+}
+
+// Given nodes with two links, when the one that has the subnet loses its carrier, then the
+// address leaves at once: neither flapping nor a soft move holds it back.
+func TestAnAddressLeavesWithTheLinkOfItsSubnet(t *testing.T) {
+	for name, configured := range map[string]bool{"which keeps its configuration": true, "with its configuration": false} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(h *harness) {
+				h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+				oneVip(h)
+				h.open("n3")
+				say := func(node string, lan, configured bool) {
+					h.must(&LinksChanged{Node: node, Session: h.session(node), Links: twoLinks(lan, configured)})
+				}
+				for _, n := range []string{"n1", "n2", "n3"} {
+					say(n, true, true)
+				}
+				for _, n := range []string{"n1", "n2"} { // forced twice: it makes no voluntary move for a while
+					h.must(h.expire(n))
+					h.settle()
+				}
+				own, process := h.owner(vip), byte(2)
+				for _, n := range []string{"n1", "n2"} {
+					h.must(openSession(n, process))
+					say(n, true, true)
+				}
+				h.must(&Drain{Node: own, Grace: time.Hour, Actor: "admin:test"})
+				h.settle()
+				own = h.owner(vip)
+				got := h.when(func() { say(own, false, configured) })
+				if want := "OwnerReleased 10.0.0.1 " + own + " LINK_DOWN"; len(got) < 2 || got[1] != want {
+					t.Fatalf("got %q, want %s", got, want)
+				}
+				if to := h.owner(vip); to == "" || to == own {
+					t.Errorf("owner is %q after %s", to, own)
+				}
+				h.then(h.when(func() { say(own, true, true) }), "NodeLinksChanged "+own)
+			})
+		})
+	}
+}

@@ -2933,7 +2933,9 @@ type OwnerAssigned struct {
 	Predecessor string `protobuf:"bytes,4,opt,name=predecessor,proto3" json:"predecessor,omitempty"`
 	// Nobody has owned the address since it was allocated: the owner asks the wire
 	// whether a foreign station has it.
-	FirstUse      bool `protobuf:"varint,5,opt,name=first_use,json=firstUse,proto3" json:"first_use,omitempty"`
+	FirstUse bool `protobuf:"varint,5,opt,name=first_use,json=firstUse,proto3" json:"first_use,omitempty"`
+	// The address's subnet is on an interface of the node to announce on, which is up.
+	OnLink        bool `protobuf:"varint,6,opt,name=on_link,json=onLink,proto3" json:"on_link,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2999,6 +3001,13 @@ func (x *OwnerAssigned) GetPredecessor() string {
 func (x *OwnerAssigned) GetFirstUse() bool {
 	if x != nil {
 		return x.FirstUse
+	}
+	return false
+}
+
+func (x *OwnerAssigned) GetOnLink() bool {
+	if x != nil {
+		return x.OnLink
 	}
 	return false
 }
@@ -3729,13 +3738,14 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x124\n" +
 	"\x06reason\x18\x04 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\x12\x12\n" +
-	"\x04soft\x18\x05 \x01(\bR\x04soft\"\xb2\x01\n" +
+	"\x04soft\x18\x05 \x01(\bR\x04soft\"\xcb\x01\n" +
 	"\rOwnerAssigned\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x124\n" +
 	"\x06reason\x18\x03 \x01(\x0e2\x1c.quorumlb.log.v1.OwnerReasonR\x06reason\x12 \n" +
 	"\vpredecessor\x18\x04 \x01(\tR\vpredecessor\x12\x1b\n" +
-	"\tfirst_use\x18\x05 \x01(\bR\bfirstUse\"s\n" +
+	"\tfirst_use\x18\x05 \x01(\bR\bfirstUse\x12\x17\n" +
+	"\aon_link\x18\x06 \x01(\bR\x06onLink\"s\n" +
 	"\rSoftMoveEnded\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\fR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x124\n" +
