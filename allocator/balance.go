@@ -89,6 +89,39 @@ func (b *Balance) Next() (BalanceMove, bool) {
 	return BalanceMove{}, false
 }
 
+// Part finds a move that parts addresses of one service: of those that are asked about the
+// first that shares its owner with another of its service and family, and need not. False
+// when there is none.
+func (b *Balance) Part(among []netip.Addr) (BalanceMove, bool) {
+	for _, addr := range among {
+		rec := b.c.s.Addresses[addr]
+		if rec == nil || rec.Owner == "" || rec.SoftNode != "" || b.c.Policy(addr).Placement == logv1.Placement_PLACEMENT_IDEAL {
+			continue
+		}
+		from, _ := slices.BinarySearch(b.c.nodes, rec.Owner)
+		q := b.question(rec)
+		if q.beside == nil || q.beside[from] == 0 || q.reasons[from] != OK {
+			continue
+		}
+		if b.opt.Preferred != nil && !b.opt.Preferred(rec.Owner) {
+			continue // it would have to give the address up
+		}
+		if to := b.target(rec, from); to >= 0 && q.beside[to] < q.beside[from] && b.dampedUntil(rec) <= b.opt.Now {
+			return b.move(rec, from, to), true
+		}
+	}
+	return BalanceMove{}, false
+}
+
+// dampedUntil is DampedUntil, and notes what flapping holds back.
+func (b *Balance) dampedUntil(rec *fsm.Address) int64 {
+	until := DampedUntil(rec)
+	if until > b.opt.Now && (b.Damped == 0 || until < b.Damped) {
+		b.Damped = until
+	}
+	return until
+}
+
 // Held lists, once Next has found nothing more, the moves that flapping holds back, by
 // address; each is reckoned with those before it.
 func (b *Balance) Held() (held []HeldMove) {
@@ -259,10 +292,7 @@ func (b *Balance) giver(node int) *giver {
 		if rec.SoftNode != "" {
 			continue // the clients of its former owner would be cut off
 		}
-		if until := DampedUntil(rec); until > b.opt.Now {
-			if b.Damped == 0 || until < b.Damped {
-				b.Damped = until
-			}
+		if b.dampedUntil(rec) > b.opt.Now {
 			b.damped = append(b.damped, rec)
 			continue
 		}

@@ -69,6 +69,17 @@ func (c *Chooser) idealOwner(rec *fsm.Address, asked *question, beside []int) st
 	return c.best(&q).node
 }
 
+// Crowded tells whether the node owns another address of one family of a service that has
+// this one.
+func (c *Chooser) Crowded(addr netip.Addr, node string) bool {
+	rec := c.s.Addresses[addr]
+	if rec == nil || node == "" {
+		return false
+	}
+	others, _ := c.beside(rec)
+	return slices.ContainsFunc(others, func(other *fsm.Address) bool { return other.Owner == node })
+}
+
 // Beside are the other addresses that want another owner than this one.
 func (c *Chooser) Beside(addr netip.Addr) (others []netip.Addr) {
 	if rec := c.s.Addresses[addr]; rec != nil {

@@ -94,8 +94,8 @@ func TestFamiliesMayShareAnOwner(t *testing.T) {
 	}
 }
 
-// Addresses that had to share a node stay when another returns. A rebalance parts them,
-// and ends.
+// Addresses that had to share a node do not leave it the moment another returns. A
+// rebalance parts them, and ends.
 func TestRebalancePartsAddressesOfAService(t *testing.T) {
 	for seed := range uint64(30) {
 		random := rand.New(rand.NewPCG(seed, 1))
@@ -134,6 +134,60 @@ func TestRebalancePartsAddressesOfAService(t *testing.T) {
 		if n := f.crowded(); n != 0 {
 			t.Errorf("seed %d: %d pairs still share a node", seed, n)
 		}
+	}
+}
+
+// damp forces an address away from its owner and back.
+func (f *fleet) damp(a netip.Addr) {
+	owner := f.S.Addresses[a].Owner
+	for _, node := range []string{"n2", "n1", owner} {
+		if f.S.Addresses[a].Owner != node {
+			f.Apply(fsmtest.OwnerReleased(a, f.S.Addresses[a].Owner, f.S.Addresses[a].Epoch))
+			f.assign(a, node, logv1.OwnerReason_OWNER_REASON_LINK_DOWN)
+		}
+	}
+}
+
+// Part moves those that share a node with another of their service, and only to where none
+// is: not for balance, and nothing that flapping or a soft move holds back.
+func TestPart(t *testing.T) {
+	for seed := range uint64(30) {
+		random := rand.New(rand.NewPCG(seed, 2))
+		f := newFleet(t, 2, 20, &logv1.L2Advertisement{Name: "a"})
+		var all []netip.Addr
+		for i := range 6 {
+			all = append(all, f.several(fmt.Sprint("m", i), 2+random.IntN(4))...)
+		}
+		for n := range 3 {
+			f.open(3 + n)
+		}
+		held := all[random.IntN(len(all))]
+		f.damp(held)
+		clear(f.moves)
+		plan := allocator.NewChooser(f.S).NewBalance(allocator.Options{}, false)
+		for m, ok := plan.Part(all); ok; m, ok = plan.Part(all) {
+			rec := f.S.Addresses[m.Addr]
+			if len(f.S.Services[rec.Services[0]].Addresses) == 1 || !allocator.NewChooser(f.S).Crowded(m.Addr, rec.Owner) || m.Addr == held {
+				t.Fatalf("seed %d: %v moves", seed, m)
+			}
+			f.Apply(fsmtest.OwnerReleased(m.Addr, m.From, rec.Epoch))
+			f.assign(m.Addr, m.To, logv1.OwnerReason_OWNER_REASON_REBALANCE)
+		}
+		if n := f.crowded(); n != 0 {
+			t.Errorf("seed %d: %d pairs still share a node", seed, n)
+		}
+		if len(f.moves) > len(all) {
+			t.Errorf("seed %d: %d addresses moved", seed, len(f.moves))
+		}
+	}
+	f := newFleet(t, 1, 0, &logv1.L2Advertisement{Name: "a"})
+	all := f.several("m", 2)
+	f.open(2)
+	f.damp(all[0])
+	f.damp(all[1])
+	plan := allocator.NewChooser(f.S).NewBalance(allocator.Options{}, false)
+	if m, ok := plan.Part(all); ok || plan.Damped != min(allocator.DampedUntil(f.S.Addresses[all[0]]), allocator.DampedUntil(f.S.Addresses[all[1]])) {
+		t.Errorf("%v %t, to be looked at again at %d", m, ok, plan.Damped)
 	}
 }
 

@@ -1,7 +1,10 @@
 package decider
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/quorumlb/quorumlb/allocator"
@@ -115,8 +118,9 @@ func (r *reign) rebalance(o *owners) {
 		return
 	}
 	ordered := o.s.RebalancePerMinute != 0
+	even := ordered || gradual(o.s)
 	switch {
-	case !ordered && !gradual(o.s):
+	case !even && len(o.w.crowded) == 0:
 		b.settled = true
 		return
 	case o.w.dead.len()+o.w.dirty.len()+len(o.w.sweep) > 0 || b.underWay(o.s):
@@ -130,7 +134,14 @@ func (r *reign) rebalance(o *owners) {
 		return
 	}
 	plan := o.choose().NewBalance(allocator.Options{Preferred: o.preferred, Now: o.now}, ordered)
-	m, ok := plan.Next()
+	var m allocator.BalanceMove
+	ok := false
+	if even {
+		m, ok = plan.Next()
+	}
+	if !ok {
+		m, ok = plan.Part(o.w.stillCrowded(o.s))
+	}
 	if !ok {
 		b.settled = plan.Damped == 0
 		b.at = o.boot + time.Duration(plan.Damped-o.now) + minAgain
@@ -141,7 +152,7 @@ func (r *reign) rebalance(o *owners) {
 		}
 		return
 	}
-	pace := m.PerMinute
+	pace := cmp.Or(m.PerMinute, DefaultRebalancePerMinute)
 	if ordered {
 		pace = o.s.RebalancePerMinute
 	}
@@ -149,6 +160,16 @@ func (r *reign) rebalance(o *owners) {
 	b.at = o.boot + balancePause
 	o.d.targets.set(m.Addr, m.To)
 	o.emit(ownerReleased(o.s.Addresses[m.Addr], logv1.OwnerReason_OWNER_REASON_REBALANCE))
+}
+
+// stillCrowded lists the crowded addresses, and forgets those that are no longer.
+func (w *work) stillCrowded(s *fsm.State) []netip.Addr {
+	c := w.choose(s)
+	maps.DeleteFunc(w.crowded, func(a netip.Addr, _ struct{}) bool {
+		rec := s.Addresses[a]
+		return rec == nil || !c.Crowded(a, rec.Owner)
+	})
+	return slices.SortedFunc(maps.Keys(w.crowded), netip.Addr.Compare)
 }
 
 // underWay tells whether the newest move is not completed yet.

@@ -102,3 +102,45 @@ func TestRebalanceOnlyToNodesThatAreHeard(t *testing.T) {
 		}
 	})
 }
+
+// Addresses of one service that had to share a node are parted without being asked, once
+// the nodes are quiet; others stay where they are.
+func TestAddressesOfAServiceArePartedWhenNodesAreQuiet(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		h.open("n1", "n2", "n3")
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a"), service("web", count(3)), service("other")))
+		h.settle()
+		apart := func() bool {
+			owners := map[string]bool{}
+			for _, a := range []string{"10.0.0.1", "10.0.0.2", "10.0.0.3"} {
+				owners[h.owner(a)] = true
+			}
+			return len(owners) == 3 && !owners[""]
+		}
+		if !apart() {
+			t.Fatal("the addresses share nodes from the start")
+		}
+		// Every speaker is restarted.
+		for i, n := range []string{"n1", "n2", "n3"} {
+			h.must(&Leave{Node: n, Session: h.session(n)})
+			h.settle()
+			h.must(&Leave{Node: n, Session: h.session(n), Done: true})
+			h.must(openSession(n, byte(i+2)))
+			h.settle()
+		}
+		if apart() {
+			t.Fatal("nothing shares a node after the restarts")
+		}
+		other := h.owner("10.0.0.4")
+		h.then(h.when(func() { time.Sleep(balanceQuiet - time.Second) }))
+		got := h.when(func() { time.Sleep(time.Minute) })
+		if !apart() || h.owner("10.0.0.4") != other || len(got) != 3 || !strings.HasSuffix(got[0], "REBALANCE") {
+			t.Errorf("after a while: %t, %q\n%s", apart(), h.owner("10.0.0.4"), strings.Join(got, "\n"))
+		}
+		// With too few nodes they stay.
+		h.must(h.expire("n3"))
+		h.settle()
+		h.then(h.when(func() { time.Sleep(time.Hour) }))
+	})
+}

@@ -154,6 +154,7 @@ func (o *owners) mayStay(rec *fsm.Address) {
 	}
 	o.mayDoBetter(rec, rec.Owner)
 	o.noteForeign(rec.Addr)
+	o.noteCrowded(rec.Addr, rec.Owner)
 }
 
 // noteForeign has all addresses looked at with every node that changes for the better, if
@@ -161,6 +162,13 @@ func (o *owners) mayStay(rec *fsm.Address) {
 func (o *owners) noteForeign(addr netip.Addr) {
 	if o.choose().OffSubnet(addr) {
 		o.w.foreign = true
+	}
+}
+
+// noteCrowded has the address parted from others of its service, once the nodes are quiet.
+func (o *owners) noteCrowded(addr netip.Addr, owner string) {
+	if o.choose().Crowded(addr, owner) {
+		o.w.crowded[addr] = struct{}{}
 	}
 }
 
@@ -279,6 +287,7 @@ func (o *owners) give(rec *fsm.Address, exclude string, as *logv1.OwnerAssigned)
 	as.Address, as.Node, as.OnLink = fsm.FromAddr(addr), to, c.OnLink(addr, to)
 	o.emit(&logv1.Event{Fact: &logv1.Event_OwnerAssigned{OwnerAssigned: as}})
 	o.noteForeign(addr)
+	o.noteCrowded(addr, to)
 	o.d.targets.drop(addr)
 }
 

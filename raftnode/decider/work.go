@@ -44,6 +44,8 @@ type work struct {
 	// that will do only until another is.
 	// ideal ones follow the hash, so any node may concern them.
 	idle, ideal map[netip.Addr]struct{}
+	// crowded addresses share their owner with another of their service, or did.
+	crowded map[netip.Addr]struct{}
 	// foreign: some owner has not the subnet of its address, so a node that changes may
 	// have it: then all are looked at.
 	foreign bool
@@ -86,6 +88,7 @@ func newWork(d *Decider, head *fsm.State) *work {
 		fences:   map[string]*parked{},
 		idle:     map[netip.Addr]struct{}{},
 		ideal:    map[netip.Addr]struct{}{},
+		crowded:  map[netip.Addr]struct{}{},
 		faulty:   map[fsm.ServiceKey]struct{}{},
 		hope:     hope{all: true},
 		sweepAll: true,
@@ -443,6 +446,7 @@ func (w *work) choose(s *fsm.State) *allocator.Chooser {
 func (w *work) forget(a netip.Addr) {
 	delete(w.idle, a)
 	delete(w.ideal, a)
+	delete(w.crowded, a)
 }
 
 // parkedLen counts the addresses that wait for an old or dead owner.
