@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	adminv1 "github.com/quorumlb/quorumlb/proto/quorumlb/admin/v1"
 	"github.com/quorumlb/quorumlb/test/lab"
 	"github.com/quorumlb/quorumlb/test/lab/cluster"
 )
@@ -30,7 +31,8 @@ spec:
 `
 
 // TestOneServiceOnSeveralNodes: a service with addressCount 3 has three owners on distinct
-// nodes, and a client reaches all of its addresses; also after an owner has lost power.
+// nodes, and a client reaches all of its addresses; also after an owner has lost power. Those
+// that had to share a node, while others were drained, are parted later, and nothing is lost.
 func TestOneServiceOnSeveralNodes(t *testing.T) {
 	lab.Require(t)
 	ctx := t.Context()
@@ -51,9 +53,9 @@ func TestOneServiceOnSeveralNodes(t *testing.T) {
 		ok(t, err)
 	}
 	// spread waits until all are answered, by distinct nodes, none of them the dead one.
-	spread := func(dead string) (nodes map[string]bool) {
+	spread := func(dead string, within time.Duration) (nodes map[string]bool) {
 		t.Helper()
-		ok(t, lab.Poll(ctx, 15*time.Second, func(ctx context.Context) error {
+		ok(t, lab.Poll(ctx, within, func(ctx context.Context) error {
 			vips, err := c.VIPs(ctx)
 			if err != nil {
 				return err
@@ -77,12 +79,47 @@ func TestOneServiceOnSeveralNodes(t *testing.T) {
 		t.Logf("owners: %v", nodes)
 		return nodes
 	}
-	before := spread("")
+	spread("", 15*time.Second)
+	begin := time.Now()
+	drained := func(undo bool) {
+		t.Helper()
+		ok(t, c.Do(ctx, func(ctx context.Context, a adminv1.AdminServiceClient) (err error) {
+			for _, n := range c.Nodes[2:] {
+				if undo {
+					_, err = a.Undrain(ctx, &adminv1.UndrainRequest{Node: n.Name})
+				} else {
+					_, err = a.Drain(ctx, &adminv1.DrainRequest{Node: n.Name})
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	drained(false)
+	ok(t, lab.Poll(ctx, 15*time.Second, func(ctx context.Context) error {
+		vips, err := c.VIPs(ctx)
+		for _, v := range vips {
+			if v.GetOwner() != c.Nodes[0].Name && v.GetOwner() != c.Nodes[1].Name {
+				return fmt.Errorf("%s is with %q", v.GetAddress(), v.GetOwner())
+			}
+		}
+		return err
+	}))
+	drained(true)
+	before := spread("", 90*time.Second) // when the nodes have been quiet for 30 s
+	t.Logf("parted %v after the drain", time.Since(begin).Round(time.Second))
+	for addr, probe := range probes {
+		if r := probe.Window(begin, time.Now().Add(-lab.Patience)); r.Lost > 0 {
+			t.Errorf("%d of %d datagrams to %s were lost", r.Lost, r.Sent, addr)
+		}
+	}
 	for _, n := range c.Nodes {
 		if before[n.Name] && !n.IsMember() {
 			at, err := n.Host.PowerOff()
 			ok(t, err)
-			spread(n.Name)
+			spread(n.Name, 15*time.Second)
 			t.Logf("all are answered again %v after the power-off of %s", time.Since(at).Round(time.Millisecond), n.Name)
 			return
 		}
@@ -92,7 +129,7 @@ func TestOneServiceOnSeveralNodes(t *testing.T) {
 		if before[n.Name] {
 			_, err := n.Host.PowerOff()
 			ok(t, err)
-			spread(n.Name)
+			spread(n.Name, 15*time.Second)
 			return
 		}
 	}
