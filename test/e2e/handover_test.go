@@ -137,6 +137,50 @@ func TestHandOver(t *testing.T) {
 	t.Run("the subnet", func(t *testing.T) { subnet(t, s) })
 }
 
+// TestHandOverWithASecondLink has an owner lose the carrier of the link that has the address's
+// subnet while another link to announce on stays up: the address leaves at once, again and
+// again, although it has flapped by then and would make no voluntary move.
+func TestHandOverWithASecondLink(t *testing.T) {
+	s := open(t, scenario.Options{Cluster: cluster.Options{SpeakerArgs: []string{"--interfaces", "second*"}}})
+	ctx := t.Context()
+	for i, n := range s.Nodes {
+		onHost(t, n.Host, "ip link add second0 type veth peer name other0")
+		onHost(t, n.Host, fmt.Sprintf("ip addr add 198.51.100.%d/24 dev second0", i+1))
+		onHost(t, n.Host, "ip link set other0 up")
+		onHost(t, n.Host, "ip link set second0 up")
+	}
+	up := func(n *cluster.Node, names ...string) {
+		t.Helper()
+		ok(t, lab.Poll(ctx, 20*time.Second, func(ctx context.Context) error {
+			var is []string
+			for _, l := range linksOf(ctx, s, n.Name) {
+				if l.GetUp() {
+					is = append(is, l.GetName())
+				}
+			}
+			if slices.Sort(is); !slices.Equal(is, names) {
+				return fmt.Errorf("%s has the links %v up, want %v", n.Name, is, names)
+			}
+			return nil
+		}))
+	}
+	for _, n := range s.Nodes {
+		up(n, cluster.LAN, "second0")
+	}
+	addr := s.Addrs[slices.IndexFunc(s.Addrs, netip.Addr.Is4)]
+	for range 4 {
+		v, err := vipStatus(ctx, s, addr)
+		ok(t, err)
+		n, after, start := s.Node(v.GetOwner()), newest(t, s), time.Now()
+		ok(t, s.LAN.PortDown(n.Name))
+		to := goes(t, s, addr, n, after, "LINK_DOWN", "ANNOUNCE_FAILED")
+		t.Logf("%s went from %s to %s, seen %v after its carrier was lost", addr, n.Name, to.Name, time.Since(start).Round(time.Millisecond))
+		up(n, "second0")
+		ok(t, s.LAN.PortUp(n.Name))
+		up(n, cluster.LAN, "second0")
+	}
+}
+
 // linksOf are the links of a node, as the leader knows them.
 func linksOf(ctx context.Context, s *scenario.Stage, node string) []*logv1.Link {
 	got, _ := s.Get(ctx, false, "nodes")
