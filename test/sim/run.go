@@ -195,10 +195,8 @@ func (w *World) unanswered(s *fsm.State) string {
 		if claimed[a] {
 			continue
 		}
-		for node := range s.Nodes {
-			if chooser.Eligible(a, node, s.Time) == allocator.OK {
-				return fmt.Sprintf("nobody answers for %v, which %q owns in the log and %q may own", a, rec.Owner, node)
-			}
+		if node, ok := chooser.ChooseOwner(a, allocator.Options{}); ok {
+			return fmt.Sprintf("nobody answers for %v, which %q owns in the log and %q may own", a, rec.Owner, node)
 		}
 	}
 	return ""
