@@ -126,9 +126,9 @@ func (c *chooser) one(f family) *Refusal {
 // else of the first that has most; no says why each has none.
 func (c *chooser) oneOf(pools []string, f family, no *Refusal) bool {
 	return c.most(pools, no, func(pool string) bool {
-		choice, why := c.fromPool(pool, f)
-		if why != WhyInvalid {
-			no.Pools = append(no.Pools, PoolRefusal{pool, why, f})
+		choice, lack := c.fromPool(pool, f)
+		if lack.Why != WhyInvalid {
+			no.Pools = append(no.Pools, lack)
 			return false
 		}
 		c.take(choice)
@@ -147,9 +147,9 @@ func (c *chooser) chooseSecond() *Refusal {
 	from := len(c.vain) // it has one: others than that pool are nothing to it
 	choice, ok := c.again(f, have.Pool)
 	if !ok {
-		var why Why
-		if choice, why = c.fromPool(have.Pool, f); why != WhyInvalid {
-			no := &Refusal{Family: f.String(), Pools: []PoolRefusal{{have.Pool, why, f}}}
+		var lack PoolRefusal
+		if choice, lack = c.fromPool(have.Pool, f); lack.Why != WhyInvalid {
+			no := &Refusal{Family: f.String(), Pools: []PoolRefusal{lack}}
 			if !c.required {
 				no.beside = c.vain[from:]
 				c.plan.Wish = no
@@ -184,22 +184,20 @@ func (c *chooser) chooseBoth() *Refusal {
 	}
 	for _, class := range c.classes(c.pools(no)) {
 		if c.most(class, no, func(pool string) bool {
-			choice, why := c.fromPool(pool, c.first)
-			if why == WhyInvalid && c.pairIn(choice) {
+			choice, lack := c.fromPool(pool, c.first)
+			if lack.Why == WhyInvalid && c.pairIn(choice) {
 				return true
 			}
-			lacks := c.first
-			if why == WhyInvalid {
-				lacks = c.first.other()
-				if _, why = c.fromPool(pool, lacks); why == WhyInvalid {
-					why = Quota // of each one, but not of both
+			if lack.Why == WhyInvalid {
+				if _, lack = c.fromPool(pool, c.first.other()); lack.Why == WhyInvalid {
+					lack.Why = Quota // of each one, but not of both
 				}
 			}
-			no.Pools = append(no.Pools, PoolRefusal{pool, why, lacks})
-			if !needsBoth && lacks == c.first {
+			no.Pools = append(no.Pools, lack)
+			if !needsBoth && lack.family == c.first {
 				// Either would do.
-				_, why = c.fromPool(pool, lacks.other())
-				no.Pools = append(no.Pools, PoolRefusal{pool, why, lacks.other()})
+				_, other := c.fromPool(pool, c.first.other())
+				no.Pools = append(no.Pools, other)
 			}
 			return false
 		}) {
@@ -258,8 +256,8 @@ func (c *chooser) pairIn(choice Choice) bool {
 	f := familyOf(choice.Addr).other()
 	other, ok := c.again(f, choice.Pool)
 	if !ok {
-		var why Why
-		if other, why = c.fromPool(choice.Pool, f); why != WhyInvalid {
+		var lack PoolRefusal
+		if other, lack = c.fromPool(choice.Pool, f); lack.Why != WhyInvalid {
 			c.drop(len(c.plan.Choices) - 1)
 			return false
 		}
@@ -307,13 +305,18 @@ func (c *chooser) anyPoolHas(f family) bool {
 	return false
 }
 
-// fromPool finds an address that nobody has and that is kept for nobody.
-func (c *chooser) fromPool(pool string, f family) (Choice, Why) {
+// fromPool finds an address that nobody has and that is kept for nobody, or tells what
+// is lacking.
+func (c *chooser) fromPool(pool string, f family) (Choice, PoolRefusal) {
 	choice, why := c.firstOf(pool, f)
-	if why.frees() {
-		c.vain = append(c.vain, PoolRefusal{pool, why, f})
+	lack := PoolRefusal{Pool: pool, Why: why, family: f}
+	if why == Resting {
+		lack.until = c.s.NextKeptOf(pool, f == ipv4, c.has[f]...).KeptUntil
 	}
-	return choice, why
+	if why.frees() {
+		c.vain = append(c.vain, lack)
+	}
+	return choice, lack
 }
 
 func (c *chooser) firstOf(pool string, f family) (Choice, Why) {
@@ -340,24 +343,23 @@ func (c *chooser) firstOf(pool string, f family) (Choice, Why) {
 	if !v4 {
 		used, size, quarantined = use.Used6, use.Size6, use.Quarantined6
 	}
-	kept := c.s.PoolKept(pool)
 	for _, a := range c.has[f] { // those chosen now count as used
 		if c.s.Addresses[a] == nil && c.s.PoolOf(a) == pool {
 			used++
-			if free := c.s.Free[a]; free != nil && free.KeptUntil > c.s.Time {
-				kept--
-			}
 		}
 	}
+	kept := c.s.NextKeptOf(pool, v4, c.has[f]...)
 	switch {
 	case used >= size:
 		return Choice{}, Full
 	case used+quarantined >= size:
 		return Choice{}, Foreign
-	case kept > 0:
-		return Choice{}, Kept
+	case kept == nil:
+		return Choice{}, Reserved
+	case kept.Rests():
+		return Choice{}, Resting
 	}
-	return Choice{}, Reserved
+	return Choice{}, Kept
 }
 
 // again finds an address of the family that is the service's own; in one pool, or any

@@ -46,7 +46,8 @@ const (
 	NoFamily
 	// Full: all addresses of the family are in use.
 	Full
-	// Kept: all free addresses of the family are kept for services that had them.
+	// Kept: all free addresses of the family are kept for services that had them, or rest;
+	// of those kept one falls free first.
 	Kept
 	// Reserved: the address asked for, or all that is free, is promised to another
 	// service or held back.
@@ -64,6 +65,9 @@ const (
 	Foreign
 	// Surplus: the service has more addresses than it asks for.
 	Surplus
+	// Resting: the free address of the family that others may have first is in the
+	// pool's quarantine, since its service gave it up.
+	Resting
 )
 
 var whyTexts = [...]string{
@@ -90,6 +94,7 @@ var whyTexts = [...]string{
 	SelectorDiffers: "selector differs from that of a service that shares the address, under externalTrafficPolicy Local",
 	Foreign:         "full but for addresses in quarantine, which foreign stations have",
 	Surplus:         "more than the service asks for",
+	Resting:         "full but for addresses in its quarantine after use",
 }
 
 // String explains the reason to an operator.
@@ -106,6 +111,8 @@ type PoolRefusal struct {
 	Why  Why
 	// family that it lacks.
 	family family
+	// until, with Resting, is when the first address has rested, nanoseconds since 1970 UTC.
+	until int64
 }
 
 // Refusal is why a service has fewer addresses than it asks for. One state and
@@ -142,7 +149,7 @@ func (w Why) hopeless() bool { return w == NotSelected || w == ManualOnly }
 
 // frees tells of a pool that may give something to the service when an address falls free.
 func (w Why) frees() bool {
-	return w == Full || w == Kept || w == Reserved || w == Quota || w == Foreign
+	return w == Full || w == Kept || w == Reserved || w == Quota || w == Foreign || w == Resting
 }
 
 // hopelessKept bounds the pools without hope that a refusal names for programs:
@@ -174,7 +181,7 @@ func (r *Refusal) Refusals() []fsm.Refusal {
 				continue
 			}
 			n++
-			out = append(out, fsm.Refusal{Pool: p.Pool, Reason: p.Why.Reason(), Family: p.family.proto()})
+			out = append(out, fsm.Refusal{Pool: p.Pool, Reason: p.Why.Reason(), Family: p.family.proto(), Until: p.until})
 		}
 	}
 	return out

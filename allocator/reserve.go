@@ -97,7 +97,7 @@ func (c *chooser) foreign(a netip.Addr) bool {
 func (c *chooser) withinQuota(pool string, rec *fsm.Address, f family) bool {
 	over := c.overQuota(pool, rec)
 	if over {
-		c.vain = append(c.vain, PoolRefusal{pool, Quota, f})
+		c.vain = append(c.vain, PoolRefusal{Pool: pool, Why: Quota, family: f})
 	}
 	return !over
 }

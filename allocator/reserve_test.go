@@ -2,6 +2,7 @@ package allocator_test
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -191,23 +192,69 @@ func TestRefusalNamesTheOtherHalf(t *testing.T) {
 	}
 }
 
+// rest deletes a service whose address is in quarantine after use for as long, and kept
+// for its name.
+func (d *decider) rest(name string, quarantine, kept time.Duration) (until int64) {
+	key := fsm.KeyOf("default", name)
+	end := d.Now + int64(quarantine)
+	ev := fsmtest.Released(key, d.S.Services[key].Addresses[0], max(end, d.Now+int64(kept)))
+	ev.GetAddressReleased().QuarantinedUntilUnixNano = end
+	d.Apply(ev, fsmtest.Deleted(key))
+	return end
+}
+
 func TestQuarantine(t *testing.T) {
 	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/31"))
-	release := func(name string, quarantine time.Duration) {
-		key := fsm.KeyOf("default", name)
-		a := d.S.Services[key].Addresses[0]
-		ev := fsmtest.Released(key, a, d.Now+int64(quarantine))
-		ev.GetAddressReleased().QuarantinedUntilUnixNano = d.Now + int64(quarantine)
-		d.Apply(ev, fsmtest.Deleted(key))
-	}
 	d.play(t, []step{{svc("1"), "+192.0.2.0 fresh"}, {svc("2"), "+192.0.2.1 fresh"}})
-	release("1", time.Hour)
+	d.rest("1", time.Hour, 0)
 	d.play(t, []step{
-		{svc("3"), "!no IPv4 address: pool a: full but for addresses kept for deleted services"},
+		{svc("3"), "!no IPv4 address: pool a: full but for addresses in its quarantine after use"},
 		{svc("3", addresses("192.0.2.0")), "!requested address 192.0.2.0: in quarantine after another service gave it up"},
 		{svc("1"), "+192.0.2.0 retained"}, // it may come back
 	})
-	release("1", time.Hour)
+	d.rest("1", time.Hour, 0)
 	d.Now += int64(2 * time.Hour)
 	d.play(t, []step{{svc("3", addresses("192.0.2.0")), "+192.0.2.0 requested"}})
+}
+
+// What a pool lacks is told by the address that others may have first: one that is kept
+// for its last service, or one that rests.
+func TestWhatFallsFreeFirst(t *testing.T) {
+	d := newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/29", "2001:db8::1/128"))
+	for _, name := range []string{"0", "1", "2", "3", "4", "5", "6", "7"} {
+		d.declare(svc(name))
+	}
+	d.declare(svc("six", families(v6)))
+	lacks := func(why allocator.Why, until int64) {
+		t.Helper()
+		_, err := allocator.ChooseAddresses(d.S, svc("w"), d.Now)
+		var r *allocator.Refusal
+		want := []fsm.Refusal{{Pool: "a", Reason: why.Reason(), Family: v4, Until: until}}
+		if !errors.As(err, &r) || !slices.Equal(r.Refusals(), want) {
+			t.Errorf("%v, want %v", r.Refusals(), want)
+		}
+	}
+	lacks(allocator.Full, 0)
+	d.remove("six", time.Minute)
+	lacks(allocator.Full, 0) // it is of another family
+	late := d.rest("0", 5*time.Hour, 0)
+	lacks(allocator.Resting, late)
+	d.rest("1", time.Hour, 6*time.Hour) // the retention is longer
+	lacks(allocator.Resting, late)
+	early := d.rest("2", 4*time.Hour, 4*time.Hour) // a shorter one would not help
+	lacks(allocator.Resting, early)
+	d.rest("3", time.Minute, time.Hour)
+	lacks(allocator.Kept, 0)
+	// What is promised to another, or a foreign station has, is nothing to wait for.
+	d.Apply(reserved("r", "else", 0, "192.0.2.3"))
+	lacks(allocator.Resting, early)
+	d.Apply(fsmtest.Quarantined(netip.MustParseAddr("192.0.2.2"), "n1", fsm.MAC{2}, d.Now+int64(time.Minute)))
+	lacks(allocator.Resting, late)
+	d.Now += int64(5 * time.Hour)
+	d.play(t, []step{{svc("w"), "+192.0.2.0 reused"}, {svc("x"), "!no IPv4 address: pool a: full but for addresses kept for deleted services"}})
+	// What it takes itself is nothing to wait for.
+	d = newDecider(t, fsmtest.PoolDefined("a", "192.0.2.0/31"))
+	d.play(t, []step{{svc("1"), "+192.0.2.0 fresh"}, {svc("2"), "+192.0.2.1 fresh"}})
+	d.rest("1", time.Hour, 0)
+	d.play(t, []step{{svc("1", count(2)), "+192.0.2.0 retained, !has 1 of 2 IPv4 addresses: pool a: full"}})
 }

@@ -73,9 +73,9 @@ func (c *chooser) chooseMore() *Refusal {
 		for len(c.has[f]) < c.count {
 			choice, ok := c.again(f, pool)
 			if !ok {
-				var why Why
-				if choice, why = c.fromPool(pool, f); why != WhyInvalid {
-					lacks = append(lacks, PoolRefusal{pool, why, f})
+				var lack PoolRefusal
+				if choice, lack = c.fromPool(pool, f); lack.Why != WhyInvalid {
+					lacks = append(lacks, lack)
 					break
 				}
 			}

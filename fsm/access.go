@@ -234,6 +234,22 @@ func (s *State) Fresh(pool string, v4 bool) iter.Seq[netip.Addr] {
 	}
 }
 
+// NextKeptOf is the free address of the pool that others may have first, of those that
+// are kept from them at State.Time and not excepted; nil when there is none.
+func (s *State) NextKeptOf(pool string, v4 bool, except ...netip.Addr) (next *Free) {
+	p := s.handingOut(pool)
+	if p == nil {
+		return nil
+	}
+	p.byFamily(v4).later.Scan(func(t timeAddr) bool {
+		if a := t.addr.addr(); !slices.Contains(except, a) {
+			next = s.Free[a]
+		}
+		return next == nil
+	})
+	return next
+}
+
 // LeastRecent is the free address of the pool that was given up longest ago,
 // of those kept for nobody at the time now (nanoseconds since 1970 UTC) and not
 // excepted; nil when there is none.

@@ -72,7 +72,7 @@ func (s *Service) dump(w io.Writer) {
 	}
 	var refusals []string
 	for _, r := range s.Refusals {
-		refusals = append(refusals, fmt.Sprintf("%s/%s:%d/%d", r.Pool, addrText(r.Addr), r.Family, r.Reason))
+		refusals = append(refusals, fmt.Sprintf("%s/%s:%d/%d/%d", r.Pool, addrText(r.Addr), r.Family, r.Reason, r.Until))
 	}
 	fmt.Fprintf(w, "service %s addresses=%v pending=%q refusals=%v ports=%v want=%v count=%d pool=%q families=%d%v traffic=%d sharing=%q nodeSelectors=%s delivery=%d preferredNode=%q selector=%s labels=%s source=%s/%d created=%d declared=%d/%d%s\n",
 		s.Key, s.Addresses, s.Pending, refusals, ports, spec.GetAddresses(), AddressCount(spec), spec.GetPool(), spec.GetIpFamilyPolicy(), spec.GetIpFamilies(),

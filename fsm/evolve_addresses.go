@@ -93,10 +93,7 @@ func (f *folding) takeAddress(a netip.Addr, key ServiceKey, e *logv1.AddressAllo
 			fi.quarantined--
 		}
 		if free != nil {
-			fi.queue.Delete(queued{free.FreedAt, keyOf(a)})
-			if free.KeptUntil > f.s.Time {
-				fi.kept--
-			}
+			fi.removeFree(f.s, free)
 		} else if a == fi.next {
 			fi.advance(f.s)
 		}
@@ -172,11 +169,7 @@ func (f *folding) freeAddress(rec *Address, svc *Service, e *logv1.AddressReleas
 	for _, p := range x.containing(buf[:0], rec.Addr) {
 		fi := p.family(rec.Addr)
 		fi.used--
-		if keptUntil <= f.s.Time {
-			fi.enqueue(x, free)
-		} else {
-			fi.kept++
-		}
+		fi.addFree(f.s, free)
 	}
 }
 

@@ -32,11 +32,8 @@ func (f *folding) addressQuarantined(e *logv1.AddressQuarantined) error {
 		x.quarantine.Set(keyOf(a))
 		for _, p := range x.containing(nil, a) {
 			fi := p.family(a)
-			fi.queue.Delete(queued{free.FreedAt, keyOf(a)})
+			fi.removeFree(f.s, free)
 			fi.quarantined++
-			if free.KeptUntil > f.s.Time {
-				fi.kept--
-			}
 		}
 	}
 	f.s.Free[a] = &c

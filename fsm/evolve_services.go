@@ -65,7 +65,7 @@ func (f *folding) allocationRefused(e *logv1.AllocationRefused) error {
 	}
 	refusals := make([]Refusal, 0, len(e.GetRefusals()))
 	for _, r := range e.GetRefusals() {
-		out := Refusal{Pool: r.GetPool(), Reason: r.GetReason(), Family: r.GetFamily()}
+		out := Refusal{Pool: r.GetPool(), Reason: r.GetReason(), Family: r.GetFamily(), Until: r.GetUntilUnixNano()}
 		if len(r.GetAddress()) > 0 {
 			if out.Addr, err = ToAddr(r.GetAddress()); err != nil {
 				return err

@@ -91,7 +91,10 @@ func samePool(have, want *poolIndex) error {
 		if err := same("queue", h.queue, w.queue); err != nil {
 			return err
 		}
-		h.queue, w.queue = nil, nil
+		if err := same("later", h.later, w.later); err != nil {
+			return err
+		}
+		h.queue, w.queue, h.later, w.later = nil, nil, nil, nil
 		if !reflect.DeepEqual(h, w) {
 			return fmt.Errorf("family %d: %+v, rebuilt %+v", i, h, w)
 		}

@@ -133,6 +133,7 @@ func recordRelease(t *testing.T, dir string) {
 	onLink.GetOwnerAssigned().OnLink = true
 	w.Apply(onLink, fsmtest.OwnerAssigned(a6, "n9"), fsmtest.Refused(shop, "for the record",
 		&logv1.Refusal{Pool: "gold", Reason: logv1.RefusalReason_REFUSAL_REASON_FULL, Family: logv1.IPFamily_IP_FAMILY_IPV6},
+		&logv1.Refusal{Pool: "gold", Reason: logv1.RefusalReason_REFUSAL_REASON_RESTING, Family: logv1.IPFamily_IP_FAMILY_IPV4, UntilUnixNano: w.Now + 6e11},
 		&logv1.Refusal{Address: fsm.FromAddr(spare), Reason: logv1.RefusalReason_REFUSAL_REASON_IN_USE}),
 		fsmtest.Released(fsm.KeyOf("default", "spare"), spare, w.Now+1))
 	lost := fsmtest.OwnerAssigned(a6, "n8")

@@ -338,8 +338,10 @@ func (x *indexes) releaseKept(s *State) {
 		f := s.Free[t.addr.addr()]
 		x.forget(f)
 		for _, p := range x.containing(nil, f.Addr) {
-			p.family(f.Addr).kept--
-			p.family(f.Addr).enqueue(x, f)
+			fi := p.family(f.Addr)
+			fi.countKept(f, -1)
+			fi.later.Delete(t)
+			fi.enqueue(x, f)
 		}
 	}
 }

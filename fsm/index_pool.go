@@ -40,8 +40,11 @@ type familyIndex struct {
 	// at most 2^63-1.
 	used int
 	size uint64
-	// kept counts the free addresses that are kept for somebody.
-	kept int
+	// kept counts the free addresses that are kept for deleted services, resting those
+	// that are in the pool's quarantine for longer. later holds both, by when the queue
+	// will hold them.
+	kept, resting int
+	later         *btree.BTreeG[timeAddr]
 	// quarantined counts the free addresses that a foreign station has.
 	quarantined int
 }
@@ -66,6 +69,7 @@ func (p *poolIndex) clone() *poolIndex {
 	c.namespaces = maps.Clone(p.namespaces)
 	for i := range c.families {
 		c.families[i].queue = p.families[i].queue.Copy()
+		c.families[i].later = p.families[i].later.Copy()
 	}
 	return &c
 }
@@ -129,7 +133,7 @@ func (x *indexes) addPool(s *State, pool *Pool) {
 	name := pool.Spec.GetName()
 	p := &poolIndex{name: name, owned: map[string]int{}, soft: map[string]int{}, namespaces: map[string]int{}}
 	for i := range p.families {
-		p.families[i] = familyIndex{avoidBuggy: pool.Spec.GetAvoidBuggyIps(), queue: newTree(lessQueued)}
+		p.families[i] = familyIndex{avoidBuggy: pool.Spec.GetAvoidBuggyIps(), queue: newTree(lessQueued), later: newTree(lessTime)}
 	}
 	for _, r := range pool.Ranges {
 		x.ranges.Set(poolRange{keyOf(r.First), keyOf(r.Last), name})
@@ -177,18 +181,48 @@ func (p *poolIndex) enter(s *State, a netip.Addr) {
 	if free.Quarantined() {
 		f.quarantined++
 	}
+	f.addFree(s, free)
+}
+
+// addFree enters a free address.
+func (f *familyIndex) addFree(s *State, free *Free) {
 	if free.KeptUntil <= s.Time {
 		f.enqueue(&s.idx, free)
-	} else {
-		f.kept++
+		return
+	}
+	f.countKept(free, 1)
+	if f.handsOut(&s.idx, free) {
+		f.later.Set(timeAddr{free.KeptUntil, keyOf(free.Addr)})
 	}
 }
 
-// enqueue enters a free address that is kept for nobody, unless it is reserved or a
-// foreign station has it.
+// removeFree takes back what addFree did for the same record.
+func (f *familyIndex) removeFree(s *State, free *Free) {
+	f.queue.Delete(queued{free.FreedAt, keyOf(free.Addr)})
+	if free.KeptUntil > s.Time {
+		f.countKept(free, -1)
+		f.later.Delete(timeAddr{free.KeptUntil, keyOf(free.Addr)})
+	}
+}
+
+// enqueue enters a free address that is kept for nobody.
 func (f *familyIndex) enqueue(x *indexes, free *Free) {
-	if !f.skips(free.Addr) && !x.isReserved(free.Addr) && !free.Quarantined() {
+	if f.handsOut(x, free) {
 		f.queue.Set(queued{free.FreedAt, keyOf(free.Addr)})
+	}
+}
+
+// handsOut tells whether a free address is for those who ask for none by name: it is
+// not reserved, and no foreign station has it.
+func (f *familyIndex) handsOut(x *indexes, free *Free) bool {
+	return !f.skips(free.Addr) && !x.isReserved(free.Addr) && !free.Quarantined()
+}
+
+func (f *familyIndex) countKept(free *Free, delta int) {
+	if free.Rests() {
+		f.resting += delta
+	} else {
+		f.kept += delta
 	}
 }
 

@@ -35,12 +35,15 @@ func (s *State) PoolNamespaces(pool string) map[string]int {
 	return nil
 }
 
-// PoolKept counts the free addresses of a pool that are kept for somebody.
-func (s *State) PoolKept(pool string) (n uint64) {
+// PoolKept counts the free addresses of a pool that are kept for deleted services, and
+// those that are in its quarantine for longer.
+func (s *State) PoolKept(pool string) (kept, resting uint64) {
 	if p := s.idx.pools[pool]; p != nil {
-		n = uint64(p.families[0].kept + p.families[1].kept)
+		for _, f := range p.families {
+			kept, resting = kept+uint64(f.kept), resting+uint64(f.resting)
+		}
 	}
-	return n
+	return kept, resting
 }
 
 // addNamespace counts an address for a namespace.

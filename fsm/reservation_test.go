@@ -85,8 +85,25 @@ func TestNamespaceUse(t *testing.T) {
 	check(1, 1)
 	l.Apply(fsmtest.Released(other, a, l.Now+int64(time.Hour)))
 	check(1, 0)
-	if l.S.PoolKept("p") != 1 {
-		t.Errorf("%d kept", l.S.PoolKept("p"))
+	if kept, resting := l.S.PoolKept("p"); kept != 1 || resting != 0 {
+		t.Errorf("%d kept, %d resting", kept, resting)
+	}
+	rests := fsmtest.Released(one, netip.MustParseAddr("192.0.2.2"), l.Now+int64(2*time.Hour))
+	rests.GetAddressReleased().QuarantinedUntilUnixNano = l.Now + int64(2*time.Hour)
+	l.Apply(rests)
+	if kept, resting := l.S.PoolKept("p"); kept != 1 || resting != 1 {
+		t.Errorf("%d kept, %d resting", kept, resting)
+	}
+	if first := l.S.NextKeptOf("p", true); first == nil || first.Addr != a || first.Rests() {
+		t.Errorf("%+v falls free first", first)
+	}
+	if next := l.S.NextKeptOf("p", true, a); next == nil || !next.Rests() {
+		t.Errorf("%+v falls free next", next)
+	}
+	l.Now += int64(3 * time.Hour)
+	l.Apply()
+	if kept, resting := l.S.PoolKept("p"); kept != 0 || resting != 0 || l.S.NextKeptOf("p", true) != nil {
+		t.Errorf("%d kept, %d resting when all may be had", kept, resting)
 	}
 }
 

@@ -136,6 +136,9 @@ type Refusal struct {
 	Family logv1.IPFamily
 	// Addr is the address asked for; invalid when it is about a pool.
 	Addr netip.Addr
+	// Until is when the first of the pool's addresses has rested, nanoseconds since 1970
+	// UTC, with REFUSAL_REASON_RESTING; else 0.
+	Until int64
 }
 
 // Endpoints are the nodes where a service has endpoints, each list sorted.
@@ -237,6 +240,10 @@ type Free struct {
 	ConflictNode                     string
 	QuarantineSince, QuarantineUntil int64
 }
+
+// Rests tells whether it is its pool's quarantine that keeps the address until
+// KeptUntil, and not the retention, which may be shorter.
+func (f *Free) Rests() bool { return f.KeptUntil != 0 && f.RestsUntil >= f.KeptUntil }
 
 // Quarantined tells whether a foreign station has the address.
 func (f *Free) Quarantined() bool { return f.QuarantineUntil != 0 }

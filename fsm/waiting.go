@@ -77,7 +77,7 @@ func (r Refusal) Frees() bool {
 	switch r.Reason {
 	case logv1.RefusalReason_REFUSAL_REASON_FULL, logv1.RefusalReason_REFUSAL_REASON_KEPT,
 		logv1.RefusalReason_REFUSAL_REASON_RESERVED, logv1.RefusalReason_REFUSAL_REASON_QUOTA,
-		logv1.RefusalReason_REFUSAL_REASON_FOREIGN:
+		logv1.RefusalReason_REFUSAL_REASON_FOREIGN, logv1.RefusalReason_REFUSAL_REASON_RESTING:
 		return r.Pool != ""
 	}
 	return false
@@ -85,7 +85,7 @@ func (r Refusal) Frees() bool {
 
 // Proto is the refusal as the log and the admin API have it.
 func (r Refusal) Proto() *logv1.Refusal {
-	out := &logv1.Refusal{Pool: r.Pool, Reason: r.Reason, Family: r.Family}
+	out := &logv1.Refusal{Pool: r.Pool, Reason: r.Reason, Family: r.Family, UntilUnixNano: r.Until}
 	if r.Addr.IsValid() {
 		out.Address = FromAddr(r.Addr)
 	}
@@ -229,6 +229,7 @@ func (e *encoder) refusal(r Refusal) {
 	if r.Addr.IsValid() {
 		e.addr(r.Addr)
 	}
+	e.int(r.Until)
 }
 
 func (d *decoder) refusal() Refusal {
@@ -240,5 +241,6 @@ func (d *decoder) refusal() Refusal {
 	if d.bool() {
 		r.Addr = d.addr()
 	}
+	r.Until = d.int()
 	return r
 }

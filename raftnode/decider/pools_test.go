@@ -2,7 +2,9 @@ package decider
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/quorumlb/quorumlb/fsm"
@@ -113,6 +115,43 @@ func TestReservationAndQuarantineEnd(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		if h.addressesOf("x") != 1 {
 			t.Error("the quarantine is over, and x has no address")
+		}
+		h.nothingMissed()
+		h.checkHead()
+	})
+}
+
+// Who waits for an address that rests says so, and until when, and has it then: not
+// before, and no later than time itself.
+func TestWaitsForWhatRests(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(&SetRetention{})
+		h.must(apply(poolWith("p", "10.0.0.1-10.0.0.1", resting(time.Hour)), service("a")))
+		h.must(remove(KindService, "a"))
+		h.must(apply(service("w"), service("x")))
+		var end int64
+		h.log.Read(func(s *fsm.State) {
+			end = s.Free[vipAddr].RestsUntil
+			want := []fsm.Refusal{{Pool: "p", Reason: logv1.RefusalReason_REFUSAL_REASON_RESTING, Family: logv1.IPFamily_IP_FAMILY_IPV4, Until: end}}
+			for _, name := range []string{"w", "x"} {
+				if got := s.Services[fsm.KeyOf("default", name)].Refusals; !slices.Equal(got, want) {
+					t.Errorf("%s: %v, want %v", name, got, want)
+				}
+			}
+		})
+		before := h.d.Stats().Retries.Load()
+		after := func(d time.Duration, tries uint64) {
+			t.Helper()
+			time.Sleep(time.Duration(end-h.wall.now().UnixNano()) + d)
+			synctest.Wait()
+			if got := h.d.Stats().Retries.Load() - before; got != tries {
+				t.Errorf("%s after the end there were %d tries, want %d", d, got, tries)
+			}
+		}
+		after(-time.Millisecond, 0)
+		after(time.Millisecond, 1)
+		if h.addressesOf("w") != 1 || h.addressesOf("x") != 0 {
+			t.Errorf("w has %d addresses, x %d", h.addressesOf("w"), h.addressesOf("x"))
 		}
 		h.nothingMissed()
 		h.checkHead()

@@ -109,9 +109,10 @@ func (v *view) pools(resp *adminv1.GetResponse) {
 				leaving = append(leaving, &adminv1.Holder{Address: rec.Addr.String(), Service: key.String()})
 			}
 		}
+		kept, resting := v.s.PoolKept(name)
 		resp.Pools = append(resp.Pools, &adminv1.PoolStatus{
 			Leaving:    leaving,
-			Namespaces: byNamespace, Kept: v.s.PoolKept(name), Reserved: v.s.PoolReserved(name), Foreign: use.Quarantined4 + use.Quarantined6,
+			Namespaces: byNamespace, Kept: kept, Resting: resting, Reserved: v.s.PoolReserved(name), Foreign: use.Quarantined4 + use.Quarantined6,
 			Pool:         v.s.Pools[name].Spec,
 			AssignedIpv4: use.Used4, AvailableIpv4: free(use.Size4, use.Used4),
 			AssignedIpv6: use.Used6, AvailableIpv6: free(use.Size6, use.Used6),

@@ -32,6 +32,7 @@ func (a *app) describePool(w io.Writer, p *adminv1.PoolStatus) error {
 	f.add("IPv6", fmt.Sprintf("%s in use, %s free", number(p.GetAssignedIpv6()), number(p.GetAvailableIpv6())))
 	f.add("Reallocate", yesNo(spec.GetReallocate()))
 	f.add("Kept", number(p.GetKept()))
+	f.add("Resting", number(p.GetResting()))
 	f.add("Reserved", number(p.GetReserved()))
 	f.add("Foreign", number(p.GetForeign()))
 	if err := f.write(w); err != nil {

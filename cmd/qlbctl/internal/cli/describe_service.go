@@ -86,7 +86,7 @@ func refusalsTable(w io.Writer, sv *adminv1.ServiceStatus) error {
 		if len(r.GetAddress()) > 0 {
 			addr = words.Addr(r.GetAddress())
 		}
-		t.row(r.GetPool(), addr, words.Family(r.GetFamily()), words.RefusalReason(r.GetReason()))
+		t.row(r.GetPool(), addr, words.Family(r.GetFamily()), words.WhyRefused(r))
 	}
 	return t.write(w, "  ")
 }

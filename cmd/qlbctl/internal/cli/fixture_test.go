@@ -83,7 +83,7 @@ func fixturePools() []*adminv1.PoolStatus {
 		{
 			Pool:         &logv1.Pool{Name: "public", Labels: map[string]string{"zone": "edge"}, Addresses: []string{"192.0.2.10-192.0.2.99", "198.51.100.0/28", "2001:db8:0:1::/64"}},
 			AssignedIpv4: 1, AvailableIpv4: 105, AssignedIpv6: 1, AvailableIpv6: 1<<63 - 1,
-			Namespaces: map[string]uint32{"default": 1, "shop": 2}, Kept: 1, Reserved: 11, Foreign: 2, Leaving: []*adminv1.Holder{{Address: "192.0.3.7", Service: "shop/web"}},
+			Namespaces: map[string]uint32{"default": 1, "shop": 2}, Kept: 1, Resting: 3, Reserved: 11, Foreign: 2, Leaving: []*adminv1.Holder{{Address: "192.0.3.7", Service: "shop/web"}},
 		},
 	}
 }
@@ -205,6 +205,7 @@ func brokenGroup() *fakeGroup {
 	g.get.Services[1].Addresses, g.get.Services[1].Pending = nil, "pool reserved: no free IPv4 address"
 	g.get.Services[1].Refusals = []*logv1.Refusal{
 		{Pool: "reserved", Reason: logv1.RefusalReason_REFUSAL_REASON_FULL, Family: logv1.IPFamily_IP_FAMILY_IPV4},
+		{Pool: "edge", Reason: logv1.RefusalReason_REFUSAL_REASON_RESTING, Family: logv1.IPFamily_IP_FAMILY_IPV4, UntilUnixNano: ago(-time.Hour)},
 		{Pool: "public", Reason: logv1.RefusalReason_REFUSAL_REASON_NOT_SELECTED, Family: logv1.IPFamily_IP_FAMILY_IPV4},
 	}
 	g.get.Nodes[0].State, g.get.Nodes[0].UnheardNanos = "Expired", int64(12*time.Minute)

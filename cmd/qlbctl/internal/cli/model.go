@@ -43,6 +43,7 @@ type poolStatus struct {
 	AvailableIPv4 uint64 `json:"availableIPv4"`
 	AvailableIPv6 uint64 `json:"availableIPv6"`
 	Kept          uint64 `json:"kept"`
+	Resting       uint64 `json:"resting"`
 	Reserved      uint64 `json:"reserved"`
 	Foreign       uint64 `json:"foreign"`
 	// Leaving are in use, but no longer in the pool.
@@ -53,7 +54,7 @@ type poolStatus struct {
 
 func poolObject(p *adminv1.PoolStatus) object {
 	o := config.FromPool(p.GetPool())
-	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6(), p.GetKept(), p.GetReserved(), p.GetForeign(), holdersOf(p.GetLeaving()), p.GetNamespaces()}
+	o.Status = poolStatus{p.GetAssignedIpv4(), p.GetAssignedIpv6(), p.GetAvailableIpv4(), p.GetAvailableIpv6(), p.GetKept(), p.GetResting(), p.GetReserved(), p.GetForeign(), holdersOf(p.GetLeaving()), p.GetNamespaces()}
 	return object{o}
 }
 
@@ -114,11 +115,14 @@ type refusalStatus struct {
 	Address string `json:"address,omitempty"`
 	Family  string `json:"family,omitempty"`
 	Reason  string `json:"reason"`
+	// Until is when the first of the addresses has rested, with RESTING.
+	Until string `json:"until,omitempty"`
 }
 
 func refusalsOf(list []*logv1.Refusal) (out []refusalStatus) {
 	for _, r := range list {
-		st := refusalStatus{Pool: r.GetPool(), Family: unset(words.Family(r.GetFamily())), Reason: strings.TrimPrefix(r.GetReason().String(), "REFUSAL_REASON_")}
+		st := refusalStatus{Pool: r.GetPool(), Family: unset(words.Family(r.GetFamily())), Reason: strings.TrimPrefix(r.GetReason().String(), "REFUSAL_REASON_"),
+			Until: moment(r.GetUntilUnixNano())}
 		if len(r.GetAddress()) > 0 {
 			st.Address = words.Addr(r.GetAddress())
 		}

@@ -34,7 +34,7 @@ func cells(t *table, wide bool, narrow []string, more ...string) {
 
 func (a *app) poolRows(s *section, pools []*adminv1.PoolStatus) {
 	s.found = len(pools)
-	s.header = columns("NAME ADDRESSES AUTO-ASSIGN USED-IPV4 FREE-IPV4 USED-IPV6 FREE-IPV6", "KEPT RESERVED FOREIGN FOR QUOTA QUARANTINE REALLOCATE LEAVING AVOID-BUGGY LABELS")
+	s.header = columns("NAME ADDRESSES AUTO-ASSIGN USED-IPV4 FREE-IPV4 USED-IPV6 FREE-IPV6", "KEPT RESTING RESERVED FOREIGN FOR QUOTA QUARANTINE REALLOCATE LEAVING AVOID-BUGGY LABELS")
 	slices.SortStableFunc(pools, func(x, y *adminv1.PoolStatus) int { return byName(x.GetPool().GetName(), y.GetPool().GetName()) })
 	for _, p := range pools {
 		spec := p.GetPool()
@@ -46,7 +46,7 @@ func (a *app) poolRows(s *section, pools []*adminv1.PoolStatus) {
 			cells(t, wide, []string{
 				spec.GetName(), words.Some(spec.GetAddresses(), most), yesNo(!spec.GetManualOnly()),
 				number(p.GetAssignedIpv4()), number(p.GetAvailableIpv4()), number(p.GetAssignedIpv6()), number(p.GetAvailableIpv6()),
-			}, number(p.GetKept()), number(p.GetReserved()), number(p.GetForeign()), allocation(spec.GetServiceAllocation()), quota(spec.GetQuota()),
+			}, number(p.GetKept()), number(p.GetResting()), number(p.GetReserved()), number(p.GetForeign()), allocation(spec.GetServiceAllocation()), quota(spec.GetQuota()),
 				words.Setting(time.Duration(spec.GetQuarantineNanos())), yesNo(spec.GetReallocate()), number(uint64(len(p.GetLeaving()))), yesNo(spec.GetAvoidBuggyIps()), words.Labels(spec.GetLabels()))
 		})
 	}

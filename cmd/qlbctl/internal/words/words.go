@@ -217,6 +217,14 @@ func RefusalReason(r logv1.RefusalReason) string {
 	return allocator.Why(r).String()
 }
 
+// WhyRefused gives the reason and, when the first address falls free by time, when.
+func WhyRefused(r *logv1.Refusal) string {
+	if r.GetUntilUnixNano() == 0 {
+		return RefusalReason(r.GetReason())
+	}
+	return RefusalReason(r.GetReason()) + ", the first until " + Time(r.GetUntilUnixNano())
+}
+
 // Refusal gives "pool p: IPv4: full" or "address 192.0.2.1: in use".
 func Refusal(r *logv1.Refusal) string {
 	subject := "pool " + r.GetPool()
@@ -228,7 +236,7 @@ func Refusal(r *logv1.Refusal) string {
 	case r.GetFamily() != 0:
 		subject += ": " + Family(r.GetFamily())
 	}
-	return subject + ": " + RefusalReason(r.GetReason())
+	return subject + ": " + WhyRefused(r)
 }
 
 // Family gives "IPv4" or "IPv6".

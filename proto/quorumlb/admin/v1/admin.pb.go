@@ -1263,12 +1263,14 @@ type PoolStatus struct {
 	Leaving []*Holder `protobuf:"bytes,10,rep,name=leaving,proto3" json:"leaving,omitempty"`
 	// Addresses in use, by the namespace of the services that have them.
 	Namespaces map[string]uint32 `protobuf:"bytes,11,rep,name=namespaces,proto3" json:"namespaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// Free addresses that are kept for the service that had them, or in quarantine.
+	// Free addresses that are kept for the service that had them.
 	Kept uint64 `protobuf:"varint,12,opt,name=kept,proto3" json:"kept,omitempty"`
 	// Addresses that are promised or held back, at most 2^63-1.
 	Reserved uint64 `protobuf:"varint,13,opt,name=reserved,proto3" json:"reserved,omitempty"`
 	// Free addresses that foreign stations have.
-	Foreign       uint64 `protobuf:"varint,14,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	Foreign uint64 `protobuf:"varint,14,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	// Free addresses that are in the pool's quarantine for longer than they are kept.
+	Resting       uint64 `protobuf:"varint,15,opt,name=resting,proto3" json:"resting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1369,6 +1371,13 @@ func (x *PoolStatus) GetReserved() uint64 {
 func (x *PoolStatus) GetForeign() uint64 {
 	if x != nil {
 		return x.Foreign
+	}
+	return 0
+}
+
+func (x *PoolStatus) GetResting() uint64 {
+	if x != nil {
+		return x.Resting
 	}
 	return 0
 }
@@ -4484,7 +4493,7 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12&\n" +
 	"\x0fsince_unix_nano\x18\x05 \x01(\x03R\rsinceUnixNano\x12&\n" +
-	"\x0funtil_unix_nano\x18\x06 \x01(\x03R\runtilUnixNano\"\xdc\x03\n" +
+	"\x0funtil_unix_nano\x18\x06 \x01(\x03R\runtilUnixNano\"\xf6\x03\n" +
 	"\n" +
 	"PoolStatus\x12)\n" +
 	"\x04pool\x18\x01 \x01(\v2\x15.quorumlb.log.v1.PoolR\x04pool\x12#\n" +
@@ -4499,7 +4508,8 @@ const file_quorumlb_admin_v1_admin_proto_rawDesc = "" +
 	"namespaces\x12\x12\n" +
 	"\x04kept\x18\f \x01(\x04R\x04kept\x12\x1a\n" +
 	"\breserved\x18\r \x01(\x04R\breserved\x12\x18\n" +
-	"\aforeign\x18\x0e \x01(\x04R\aforeign\x1a=\n" +
+	"\aforeign\x18\x0e \x01(\x04R\aforeign\x12\x18\n" +
+	"\aresting\x18\x0f \x01(\x04R\aresting\x1a=\n" +
 	"\x0fNamespacesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\x86\x03\n" +

@@ -124,7 +124,7 @@ const (
 	RefusalReason_REFUSAL_REASON_NO_FAMILY RefusalReason = 13
 	// All addresses of the family are in use.
 	RefusalReason_REFUSAL_REASON_FULL RefusalReason = 14
-	// All free addresses of the family are kept for services that had them.
+	// All free addresses of the family are kept for services that had them, or rest.
 	RefusalReason_REFUSAL_REASON_KEPT RefusalReason = 15
 	// The address asked for, or all that is free, is reserved.
 	RefusalReason_REFUSAL_REASON_RESERVED RefusalReason = 16
@@ -141,6 +141,9 @@ const (
 	RefusalReason_REFUSAL_REASON_FOREIGN RefusalReason = 21
 	// The service has more addresses than it asks for.
 	RefusalReason_REFUSAL_REASON_SURPLUS RefusalReason = 22
+	// Of the free addresses of the family, the one that others may have first is in the
+	// pool's quarantine, since its service gave it up.
+	RefusalReason_REFUSAL_REASON_RESTING RefusalReason = 23
 )
 
 // Enum value maps for RefusalReason.
@@ -169,6 +172,7 @@ var (
 		20: "REFUSAL_REASON_SELECTOR_DIFFERS",
 		21: "REFUSAL_REASON_FOREIGN",
 		22: "REFUSAL_REASON_SURPLUS",
+		23: "REFUSAL_REASON_RESTING",
 	}
 	RefusalReason_value = map[string]int32{
 		"REFUSAL_REASON_UNSPECIFIED":       0,
@@ -194,6 +198,7 @@ var (
 		"REFUSAL_REASON_SELECTOR_DIFFERS":  20,
 		"REFUSAL_REASON_FOREIGN":           21,
 		"REFUSAL_REASON_SURPLUS":           22,
+		"REFUSAL_REASON_RESTING":           23,
 	}
 )
 
@@ -2145,7 +2150,9 @@ type Refusal struct {
 	// Family that is missing.
 	Family IPFamily `protobuf:"varint,3,opt,name=family,proto3,enum=quorumlb.log.v1.IPFamily" json:"family,omitempty"`
 	// The address asked for, 4 or 16 bytes.
-	Address       []byte `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	Address []byte `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	// With REFUSAL_REASON_RESTING: when the first of the addresses has rested.
+	UntilUnixNano int64 `protobuf:"varint,5,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2206,6 +2213,13 @@ func (x *Refusal) GetAddress() []byte {
 		return x.Address
 	}
 	return nil
+}
+
+func (x *Refusal) GetUntilUnixNano() int64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
 }
 
 // A speaker process has been admitted. The session's id is the revision of
@@ -3682,12 +3696,13 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x124\n" +
-	"\brefusals\x18\x04 \x03(\v2\x18.quorumlb.log.v1.RefusalR\brefusals\"\xa2\x01\n" +
+	"\brefusals\x18\x04 \x03(\v2\x18.quorumlb.log.v1.RefusalR\brefusals\"\xca\x01\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x126\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1e.quorumlb.log.v1.RefusalReasonR\x06reason\x121\n" +
 	"\x06family\x18\x03 \x01(\x0e2\x19.quorumlb.log.v1.IPFamilyR\x06family\x12\x18\n" +
-	"\aaddress\x18\x04 \x01(\fR\aaddress\"\xb9\x02\n" +
+	"\aaddress\x18\x04 \x01(\fR\aaddress\x12&\n" +
+	"\x0funtil_unix_nano\x18\x05 \x01(\x03R\runtilUnixNano\"\xb9\x02\n" +
 	"\rSessionOpened\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\fR\aprocess\x12 \n" +
@@ -3787,7 +3802,7 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x17ALLOCATION_REASON_FRESH\x10\x03\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_REUSED\x10\x04\x12\x1c\n" +
 	"\x18ALLOCATION_REASON_SHARED\x10\x05\x12\x1e\n" +
-	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xd7\x05\n" +
+	"\x1aALLOCATION_REASON_RESERVED\x10\x06*\xf3\x05\n" +
 	"\rRefusalReason\x12\x1e\n" +
 	"\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12!\n" +
 	"\x1dREFUSAL_REASON_NOT_AN_ADDRESS\x10\x01\x12\x1d\n" +
@@ -3812,7 +3827,8 @@ const file_quorumlb_log_v1_log_proto_rawDesc = "" +
 	"\x16REFUSAL_REASON_LEAVING\x10\x13\x12#\n" +
 	"\x1fREFUSAL_REASON_SELECTOR_DIFFERS\x10\x14\x12\x1a\n" +
 	"\x16REFUSAL_REASON_FOREIGN\x10\x15\x12\x1a\n" +
-	"\x16REFUSAL_REASON_SURPLUS\x10\x16*[\n" +
+	"\x16REFUSAL_REASON_SURPLUS\x10\x16\x12\x1a\n" +
+	"\x16REFUSAL_REASON_RESTING\x10\x17*[\n" +
 	"\vDrainReason\x12\x1c\n" +
 	"\x18DRAIN_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DRAIN_REASON_ADMIN\x10\x01\x12\x16\n" +
