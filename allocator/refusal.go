@@ -148,9 +148,7 @@ func (w Why) Reason() logv1.RefusalReason { return logv1.RefusalReason(w) }
 func (w Why) hopeless() bool { return w == NotSelected || w == ManualOnly }
 
 // frees tells of a pool that may give something to the service when an address falls free.
-func (w Why) frees() bool {
-	return w == Full || w == Kept || w == Reserved || w == Quota || w == Foreign || w == Resting
-}
+func (w Why) frees() bool { return fsm.Frees(w.Reason()) }
 
 // hopelessKept bounds the pools without hope that a refusal names for programs:
 // with many pools, each for a few services, they would be most of the log.

@@ -71,14 +71,17 @@ func lessTextWait(a, b textWait) bool {
 	return lessAge(a.age, b.age)
 }
 
-// Frees tells whether an address that falls free in the pool may help: the pool
-// is for the service and has nothing left.
-func (r Refusal) Frees() bool {
-	switch r.Reason {
+// Frees tells whether an address that falls free in the pool may help.
+func (r Refusal) Frees() bool { return r.Pool != "" && Frees(r.Reason) }
+
+// Frees tells whether the reason is that of a pool that is for the service and has
+// nothing left: an address that falls free in it may help.
+func Frees(reason logv1.RefusalReason) bool {
+	switch reason {
 	case logv1.RefusalReason_REFUSAL_REASON_FULL, logv1.RefusalReason_REFUSAL_REASON_KEPT,
 		logv1.RefusalReason_REFUSAL_REASON_RESERVED, logv1.RefusalReason_REFUSAL_REASON_QUOTA,
 		logv1.RefusalReason_REFUSAL_REASON_FOREIGN, logv1.RefusalReason_REFUSAL_REASON_RESTING:
-		return r.Pool != ""
+		return true
 	}
 	return false
 }
