@@ -176,6 +176,18 @@ func TestAnUnprovenMoveIsMadeGoodOnce(t *testing.T) {
 	})
 }
 
+// An unproven move goes to another node, also where the one that it leaves would be
+// chosen before all others.
+func TestAnUnprovenMoveLeavesThePreferredNode(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.leases.set(func(l *fakeLeases) { l.auto = 10 * time.Millisecond })
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), ad("a", prefersNode(5, "n2")), service("web")))
+		h.open("n2", "n1")
+		h.then(h.when(func() { h.must(&MoveUnproven{Node: "n2", Address: vipAddr, Epoch: h.epoch(vip)}) }),
+			"OwnerReleased 10.0.0.1 n2 UNPROVEN", "--", "OwnerAssigned 10.0.0.1 n1 UNPROVEN")
+	})
+}
+
 // An owner that will only do until another can serve is no exception.
 func TestAnUnprovenMakeshiftOwnerIsLeftOnce(t *testing.T) {
 	inBubble(t, func(h *harness) {
