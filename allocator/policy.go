@@ -176,8 +176,3 @@ func union(ads []*logv1.L2Advertisement) (interfaces []string, any bool) {
 	slices.Sort(interfaces)
 	return slices.Compact(interfaces), len(ads) > 0
 }
-
-// MatchSelector tells whether labels match, as in Kubernetes.
-func MatchSelector(sel *logv1.LabelSelector, labels map[string]string) bool {
-	return fsm.MatchSelector(sel, labels)
-}

@@ -1,6 +1,7 @@
 package decider
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"time"
@@ -16,6 +17,67 @@ const (
 	FirstQuarantine   = 10 * time.Minute
 	LongestQuarantine = 6 * time.Hour
 )
+
+// ConflictObserved reports another station that has an address. One that is found
+// before the first use puts an address that nobody asked for in quarantine, and
+// its services get others.
+type ConflictObserved struct {
+	Node    string
+	Address netip.Addr
+	MAC     fsm.MAC
+	// Kind tells how it was found; Holder is the node whose kernel it is, with
+	// CONFLICT_KIND_KERNEL.
+	Kind   logv1.ConflictKind
+	Holder string
+}
+
+func (c *ConflictObserved) kind() string  { return "ConflictObserved" }
+func (c *ConflictObserved) actor() string { return "speaker:" + c.Node }
+func (c *ConflictObserved) observed()     {}
+
+func (c *ConflictObserved) decide(t *tx) (answer, error) {
+	if c.MAC == (fsm.MAC{}) {
+		var f faults
+		f.add("mac", "must not be zero")
+		return nil, f.err()
+	}
+	rec := t.s.Addresses[c.Address]
+	if rec == nil || rec.Conflict == c.MAC && rec.ConflictNode == c.Node && rec.ConflictKind == c.Kind && rec.ConflictHolder == c.Holder {
+		return nil, nil
+	}
+	if c.quarantines(t.s, rec) {
+		t.quarantine(rec, c.Node, c.MAC)
+		return nil, nil
+	}
+	t.emit(&logv1.Event{Fact: &logv1.Event_AddressConflictObserved{
+		AddressConflictObserved: &logv1.AddressConflictObserved{
+			Address: fsm.FromAddr(c.Address), Node: c.Node, Mac: bytes.Clone(c.MAC[:]), Kind: c.Kind, Holder: c.Holder,
+		},
+	}})
+	return nil, nil
+}
+
+// ConflictCleared reports that the foreign station has gone silent. Only the
+// node whose report is recorded clears it.
+type ConflictCleared struct {
+	Node    string
+	Address netip.Addr
+}
+
+func (c *ConflictCleared) kind() string  { return "ConflictCleared" }
+func (c *ConflictCleared) actor() string { return "speaker:" + c.Node }
+func (c *ConflictCleared) observed()     {}
+
+func (c *ConflictCleared) decide(t *tx) (answer, error) {
+	rec := t.s.Addresses[c.Address]
+	if rec == nil || rec.Conflict == (fsm.MAC{}) || rec.ConflictNode != c.Node {
+		return nil, nil
+	}
+	t.emit(&logv1.Event{Fact: &logv1.Event_AddressConflictCleared{
+		AddressConflictCleared: &logv1.AddressConflictCleared{Address: fsm.FromAddr(c.Address)},
+	}})
+	return nil, nil
+}
 
 // quarantines tells whether the address goes into quarantine: a foreign station
 // answered before the first use, and no service asked for this very address. Who
