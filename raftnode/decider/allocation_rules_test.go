@@ -140,8 +140,30 @@ func TestRulesBindRequests(t *testing.T) {
 				if p.GetPool().GetAvoidBuggyIps() {
 					addr = "10.0.0.0"
 				}
-				h.refused(apply(service("w", at(addr))), new(*InvalidError))
+				h.refused(apply(service("w", at(addr)), service("fine")), new(*InvalidError)) // all of it
 			})
 		})
 	}
+}
+
+// A service that loses the address that it asks for waits for it, and may be declared
+// again meanwhile; another that asks for it is refused.
+func TestRequestWaitsOnceItIsLost(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9"), service("w", at("10.0.0.5"))))
+		force := apply(pool("p", "10.0.0.1-10.0.0.4"))
+		force.Force = true
+		h.must(force)
+		h.must(apply(service("w", at("10.0.0.5")), service("fine")))
+		h.refused(apply(service("x", at("10.0.0.5"))), new(*InvalidError))
+		if h.addressesOf("w") != 0 {
+			t.Error("w has what no pool has")
+		}
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.9")))
+		if h.addressesOf("w") != 1 {
+			t.Error("w waits for what is there again")
+		}
+		h.nothingMissed()
+		h.checkHead()
+	})
 }
