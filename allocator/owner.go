@@ -47,27 +47,6 @@ func Backoff(failures uint32) time.Duration {
 	return min(d, LongestBackoff)
 }
 
-// Eligible tells whether a node may own an address at the state's time.
-func Eligible(s *fsm.State, addr netip.Addr, node string) Reason {
-	return NewChooser(s).Eligible(addr, node, s.Time)
-}
-
-// ChooseOwner chooses the node that should own an address, of the eligible ones:
-// first by preference, that of its services for one node and then that of the
-// advertisements; then, with Sticky placement, the one that owns fewest; then by
-// rendezvous hash. ok is false when no node is eligible.
-// A caller with many addresses uses one Chooser for all.
-func ChooseOwner(s *fsm.State, addr netip.Addr, opt Options) (node string, ok bool) {
-	return NewChooser(s).ChooseOwner(addr, opt)
-}
-
-// ShouldMove tells whether an address should leave its owner, and why. It stays
-// while the owner is eligible, but for Ideal placement or a subnet that only others
-// have, and while the owner merely does badly and no other node is eligible. False when nobody owns it.
-func ShouldMove(s *fsm.State, addr netip.Addr) (why logv1.OwnerReason, move bool) {
-	return NewChooser(s).ShouldMove(addr, Options{})
-}
-
 // Chooser makes many choices from one state and remembers what they have in
 // common. Between them the state may change by owner, address and service
 // events; after any other event a new Chooser is needed.
@@ -232,7 +211,10 @@ func failing(rec *fsm.Address, node string, now int64) bool {
 	return ok && now < f.Time+int64(Backoff(f.Count))
 }
 
-// ChooseOwner is the function of this name.
+// ChooseOwner chooses the node that should own an address, of the eligible ones:
+// first by preference, that of its services for one node and then that of the
+// advertisements; then, with Sticky placement, the one that owns fewest; then by
+// rendezvous hash. ok is false when no node is eligible.
 func (c *Chooser) ChooseOwner(addr netip.Addr, opt Options) (node string, ok bool) {
 	q := c.question(addr, opt)
 	if q.rec == nil {
@@ -459,7 +441,10 @@ func Rank(node string, addr netip.Addr) uint64 {
 	return xxhash.Sum64(b)
 }
 
-// ShouldMove is the function of this name, with options for the successor.
+// ShouldMove tells whether an address should leave its owner, and why; the options are
+// for the successor. It stays while the owner is eligible, but for Ideal placement or a
+// subnet that only others have, and while the owner merely does badly and no other node
+// is eligible. False when nobody owns it.
 func (c *Chooser) ShouldMove(addr netip.Addr, opt Options) (why logv1.OwnerReason, move bool) {
 	rec := c.s.Addresses[addr]
 	if rec == nil || rec.Owner == "" {

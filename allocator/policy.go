@@ -30,10 +30,6 @@ type Policy struct {
 	ads []*logv1.L2Advertisement
 }
 
-// PolicyOf combines the advertisements for an address: those for its pool that
-// select every service that has it.
-func PolicyOf(s *fsm.State, addr netip.Addr) Policy { return *new(Policies).Of(s, addr) }
-
 // Policies combines advertisements and remembers what it found. The zero value is
 // ready. After a change of a pool or an advertisement it has to be Reset.
 type Policies struct {
@@ -53,8 +49,8 @@ type poolAds struct {
 // Reset forgets everything.
 func (p *Policies) Reset() { p.pools = nil }
 
-// Of is the policy of an address. Addresses with the same one share it; it is not
-// to be changed.
+// Of is the policy of an address, of the advertisements for its pool that select every
+// service that has it. Addresses with the same one share it; it is not to be changed.
 func (p *Policies) Of(s *fsm.State, addr netip.Addr) *Policy {
 	pool := p.pool(s, s.PoolOf(addr))
 	rec := s.Addresses[addr]
