@@ -42,13 +42,33 @@ func Pool(rng *rand.Rand, name string) *logv1.Pool {
 	if rng.IntN(3) == 0 {
 		p.QuarantineNanos = int64(1+rng.IntN(3)) * int64(time.Second)
 	}
-	switch rng.IntN(6) {
-	case 0:
-		p.ServiceAllocation = &logv1.ServiceAllocation{Priority: uint32(rng.IntN(3)), Namespaces: []string{"sim"}}
-	case 1:
-		p.ServiceAllocation = &logv1.ServiceAllocation{NamespaceSelectors: []*logv1.LabelSelector{{MatchLabels: map[string]string{"team": "a"}}}}
+	if rng.IntN(2) == 0 {
+		p.ServiceAllocation = allocation(rng)
 	}
 	return p
+}
+
+// allocation is for some of the services, by whatever tells them apart, or for all.
+func allocation(rng *rand.Rand) *logv1.ServiceAllocation {
+	team := &logv1.LabelSelector{MatchLabels: map[string]string{"team": "a"}}
+	a := &logv1.ServiceAllocation{Priority: uint32(rng.IntN(3))}
+	switch rng.IntN(6) {
+	case 0:
+		a.Namespaces = []string{"sim"}
+	case 1:
+		a.NamespaceSelectors = []*logv1.LabelSelector{team}
+	case 2:
+		a.Namespaces, a.NamespaceSelectors = []string{"other"}, []*logv1.LabelSelector{team}
+	case 3:
+		a.NamespaceSelectors = []*logv1.LabelSelector{{MatchLabels: map[string]string{"kubernetes.io/metadata.name": "sim"}}}
+	}
+	switch rng.IntN(4) {
+	case 0:
+		a.ServiceSelectors = []*logv1.LabelSelector{{MatchLabels: map[string]string{"app": "web"}}}
+	case 1:
+		a.ServiceSelectors = []*logv1.LabelSelector{{MatchExpressions: []*logv1.LabelRequirement{{Key: "app", Operator: "NotIn", Values: []string{"db"}}}}}
+	}
+	return a
 }
 
 // Exchange is two pools of which one gives the other half of what it has.
@@ -65,7 +85,7 @@ func Exchange(rng *rand.Rand) (from, to *logv1.Pool) {
 func Service(rng *rand.Rand, i int) *logv1.Service {
 	svc := &logv1.Service{
 		Namespace: "sim", Name: fmt.Sprintf("s%d", i), Pool: PoolNames[i%len(PoolNames)],
-		Ports: []*logv1.Port{{Protocol: logv1.Protocol_PROTOCOL_TCP, Port: uint32(80 + i)}},
+		Ports: ports(rng), Selector: map[string]string{"app": []string{"web", "db"}[rng.IntN(2)]},
 	}
 	if rng.IntN(2) == 0 {
 		svc.Namespace = "other"
@@ -73,31 +93,50 @@ func Service(rng *rand.Rand, i int) *logv1.Service {
 	if rng.IntN(2) == 0 {
 		svc.Pool = ""
 	}
+	if rng.IntN(3) > 0 {
+		svc.Labels = map[string]string{"app": []string{"web", "db"}[rng.IntN(2)]}
+	}
+	if rng.IntN(3) == 0 {
+		svc.ExternalTrafficPolicy = logv1.ExternalTrafficPolicy_EXTERNAL_TRAFFIC_POLICY_LOCAL
+	}
+	if rng.IntN(3) == 0 {
+		svc.SharingKey = []string{"key", "other"}[rng.IntN(2)]
+	}
 	svc.IpFamilyPolicy = []logv1.IPFamilyPolicy{
 		logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK, logv1.IPFamilyPolicy_IP_FAMILY_POLICY_PREFER_DUAL_STACK,
-		logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK,
-	}[rng.IntN(3)]
+		logv1.IPFamilyPolicy_IP_FAMILY_POLICY_REQUIRE_DUAL_STACK, logv1.IPFamilyPolicy_IP_FAMILY_POLICY_UNSPECIFIED,
+	}[rng.IntN(4)]
 	if rng.IntN(3) == 0 {
 		svc.AddressCount = uint32(1 + rng.IntN(3))
 	}
 	switch rng.IntN(5) {
 	case 0:
-		svc.SharingKey = "key"
-	case 1:
 		svc.Addresses = []string{Address(rng).String()}
 		if more := Address(rng).String(); svc.AddressCount > 1 && more != svc.Addresses[0] && svc.IpFamilyPolicy != logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK {
 			svc.Addresses = append(svc.Addresses, more)
 		}
-	case 2:
+	case 1, 2:
 		svc.IpFamilies = []logv1.IPFamily{logv1.IPFamily_IP_FAMILY_IPV6, logv1.IPFamily_IP_FAMILY_IPV4}
-		if svc.IpFamilyPolicy == logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK {
+		if svc.IpFamilyPolicy == logv1.IPFamilyPolicy_IP_FAMILY_POLICY_SINGLE_STACK || rng.IntN(3) == 0 {
 			at := rng.IntN(2)
 			svc.IpFamilies = svc.IpFamilies[at : at+1]
 		}
 	case 3:
-		svc.HealthCheck = &logv1.HealthCheck{Tcp: &logv1.TcpCheck{}, IntervalNanos: int64(time.Second), TimeoutNanos: int64(time.Second), Rise: 1, Fall: 1}
+		svc.HealthCheck = &logv1.HealthCheck{Tcp: &logv1.TcpCheck{Port: 80}, IntervalNanos: int64(time.Second), TimeoutNanos: int64(time.Second), Rise: 1, Fall: 1}
 	}
 	return svc
+}
+
+// ports are one or two of so few that services which may share an address often cannot.
+func ports(rng *rand.Rand) (list []*logv1.Port) {
+	number := 80 + rng.IntN(3)
+	for range 1 + rng.IntN(4)/3 {
+		list = append(list, &logv1.Port{Port: uint32(number), Protocol: []logv1.Protocol{
+			logv1.Protocol_PROTOCOL_UNSPECIFIED, logv1.Protocol_PROTOCOL_TCP, logv1.Protocol_PROTOCOL_UDP,
+		}[rng.IntN(3)]})
+		number = 80 + (number-79)%3
+	}
+	return list
 }
 
 // Address is one that a pool may have.

@@ -172,15 +172,39 @@ func reservationOf(s *fsm.State, a netip.Addr, now int64) *fsm.Reservation {
 	return nil
 }
 
-// isFor tells whether a pool's serviceAllocation is for a service.
+// isFor tells whether a pool's serviceAllocation is for a service: the service's labels must
+// match, and its namespace. Of what matches either, one is enough; none matches all.
 func isFor(s *fsm.State, pool *fsm.Pool, spec *logv1.Service) bool {
 	sa := pool.Spec.GetServiceAllocation()
-	if sa == nil || len(sa.GetNamespaces())+len(sa.GetNamespaceSelectors()) == 0 {
+	if n := len(sa.GetServiceSelectors()); n > 0 && !oneMatches(sa.GetServiceSelectors(), spec.GetLabels()) {
+		return false
+	}
+	if len(sa.GetNamespaces())+len(sa.GetNamespaceSelectors()) == 0 || slices.Contains(sa.GetNamespaces(), spec.GetNamespace()) {
 		return true
 	}
-	n := s.Namespaces[spec.GetNamespace()]
-	return slices.Contains(sa.GetNamespaces(), spec.GetNamespace()) ||
-		len(sa.GetNamespaceSelectors()) > 0 && n != nil && n.Labels["team"] == "a"
+	labels := map[string]string{}
+	if n := s.Namespaces[spec.GetNamespace()]; n != nil {
+		maps.Copy(labels, n.Spec.GetLabels())
+	}
+	labels["kubernetes.io/metadata.name"] = spec.GetNamespace()
+	return oneMatches(sa.GetNamespaceSelectors(), labels)
+}
+
+func oneMatches(selectors []*logv1.LabelSelector, labels map[string]string) bool {
+	for _, sel := range selectors {
+		all := true
+		for k, v := range sel.GetMatchLabels() {
+			has, is := labels[k]
+			all = all && is && has == v
+		}
+		for _, req := range sel.GetMatchExpressions() { // Pool draws no other operator
+			all = all && req.GetOperator() == "NotIn" && !slices.Contains(req.GetValues(), labels[req.GetKey()])
+		}
+		if all {
+			return true
+		}
+	}
+	return false
 }
 
 // Unserved finds a service that could have an address that it lacks at the time now, in

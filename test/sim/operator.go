@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -69,7 +70,12 @@ func (o *operator) declare(ctx context.Context, rng *rand.Rand, svc *logv1.Servi
 	o.marks++
 	mark := fmt.Sprintf("mark-%d", o.marks)
 	o.mu.Unlock()
-	svc.Labels = map[string]string{"mark": mark}
+	labels := maps.Clone(svc.GetLabels())
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels["mark"] = mark
+	svc.Labels = labels
 	cmd := &decider.Apply{Actor: "admin:sim", Resources: append(more, &adminv1.Resource{Kind: &adminv1.Resource_Service{Service: svc}})}
 	r, err := o.submit(ctx, rng.IntN(maxMembers), cmd)
 	o.mu.Lock()
