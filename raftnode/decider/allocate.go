@@ -31,8 +31,14 @@ func (r *reign) allocate(t *tx, command bool) (err error) {
 			if err = r.fitAll(t, shared, command); err == nil && w.hope.any() {
 				err = r.allocateWaiting(t)
 			}
-			if err == nil {
-				err = r.fitAll(t, others, command)
+			for _, key := range others {
+				// What those before gave up is first for who waits.
+				for err == nil && w.hope.any() && t.s.AnyWaiting() && t.size < r.allocateLimit() {
+					err = r.allocateWaiting(t)
+				}
+				if err == nil {
+					err = r.fitAll(t, []fsm.ServiceKey{key}, command)
+				}
 			}
 		}
 	})

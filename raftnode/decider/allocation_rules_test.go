@@ -87,6 +87,11 @@ func TestRulesOfAllocation(t *testing.T) {
 			[]string{"ServiceDeclared b", "AddressAllocated 10.0.0.2 b FRESH"}},
 		"sharing: one Cluster, one Local": {given{pool("p", "10.0.0.1-10.0.0.9"), service("a", shares(80))}, apply(service("b", shares(81), local)),
 			[]string{"ServiceDeclared b", "AddressAllocated 10.0.0.2 b FRESH"}},
+		"what one service of a command gives up is for who waits, before the next": {
+			given{pool("p", "10.0.0.1-10.0.0.1"), pool("q", "10.1.0.1-10.1.0.1"), service("a", inPool("p")), service("w", inPool("p"))},
+			apply(service("a", inPool("q")), service("new", inPool("p"))), []string{"ServiceDeclared a", "ServiceDeclared new",
+				"AddressReleased 10.0.0.1 a", "AddressAllocated 10.1.0.1 a FRESH", "AddressAllocated 10.0.0.1 w REUSED", `AllocationRefused w ""`,
+				`AllocationRefused new "no IPv4 address: pool p: full"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(h *harness) {
