@@ -313,6 +313,9 @@ func (t *tx) give(svc *fsm.Service, f fitting) {
 	if changed {
 		t.emit(allocationRefused(svc.Key, f.why, f.refusals))
 	}
+	if len(f.plan.New()) > 0 && slices.ContainsFunc(f.plan.Choices, func(c allocator.Choice) bool { return c.Kept && t.s.Leaving(c.Addr) }) {
+		t.work.services = append(t.work.services, svc.Key) // the pool of what is new may have another for that, too
+	}
 }
 
 // release takes an address from a service. When it was the last one its owner

@@ -92,6 +92,12 @@ func TestRulesOfAllocation(t *testing.T) {
 			apply(service("a", inPool("q")), service("new", inPool("p"))), []string{"ServiceDeclared a", "ServiceDeclared new",
 				"AddressReleased 10.0.0.1 a", "AddressAllocated 10.1.0.1 a FRESH", "AddressAllocated 10.0.0.1 w REUSED", `AllocationRefused w ""`,
 				`AllocationRefused new "no IPv4 address: pool p: full"`}},
+		"a further address shows the pool in which there is one for that which leaves": {
+			given{pool("q", "10.1.0.1-10.1.0.1", "2001:db8::1-2001:db8::1"), service("w", requiresBoth), pool("q", "2001:db8::1-2001:db8::1"),
+				pool("p", "10.0.0.1-10.0.0.9", "10.1.0.1-10.1.0.1"), poolWith("p", "10.0.0.1-10.0.0.9", func(p *logv1.Pool) { p.Reallocate = true })},
+			apply(service("w", requiresBoth, count(2))), []string{
+				"ServiceDeclared w", "AddressAllocated 10.0.0.1 w FRESH", `AllocationRefused w "has 1 of 2 IPv6 addresses: pool q: full"`,
+				"AddressReleased 10.1.0.1 w", "AddressAllocated 10.0.0.2 w FRESH", `AllocationRefused w "has 1 of 2 IPv6 addresses: pool q: full"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(h *harness) {
