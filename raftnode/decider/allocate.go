@@ -175,15 +175,15 @@ func (r *reign) allocateWaiting(t *tx) error {
 				r.work.hope.all = true // the others come with the next batch
 				return nil
 			}
-			if c.wait.Pool != "" && !allocator.HasFree(t.s, c.wait, t.now) {
-				continue // another has taken it
+			if len(c.waits) > 0 && !slices.ContainsFunc(c.waits, func(w fsm.Wait) bool { return allocator.HasFree(t.s, w, t.now) }) {
+				continue // others have taken it
 			}
 			tried[c.key] = struct{}{}
 			err := r.try(t, c.key, func() {
 				svc := t.s.Services[c.key]
 				f := t.choose(svc)
 				f.keepStray(svc)
-				if f.news(svc) || c.wait.Pool != "" {
+				if f.news(svc) || len(c.waits) > 0 {
 					r.d.stats.Retries.Add(1)
 					t.give(svc, f)
 				}
@@ -195,12 +195,12 @@ func (r *reign) allocateWaiting(t *tx) error {
 	}
 }
 
-// candidate is a waiting service that may be helped. With wait set it needs that
-// something is free there.
+// candidate is a waiting service that may be helped. With waits it needs that something
+// is free for one of them.
 type candidate struct {
-	key  fsm.ServiceKey
-	age  uint64
-	wait fsm.Wait
+	key   fsm.ServiceKey
+	age   uint64
+	waits []fsm.Wait
 }
 
 // candidates are those of them that are not tried yet.
@@ -217,9 +217,15 @@ func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.Servi
 		switch {
 		case !twice:
 			found[svc.Key] = len(list)
-			list = append(list, candidate{svc.Key, svc.CreatedAt, wait})
+			c := candidate{key: svc.Key, age: svc.CreatedAt}
+			if wait.Pool != "" {
+				c.waits = []fsm.Wait{wait}
+			}
+			list = append(list, c)
 		case wait.Pool == "":
-			list[at].wait = wait // there is more hope than that
+			list[at].waits = nil // there is more hope than that
+		case list[at].waits != nil:
+			list[at].waits = append(list[at].waits, wait)
 		}
 		return true
 	}
