@@ -2,6 +2,7 @@ package decider
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -27,15 +28,22 @@ const perRun = 120
 //
 //	go test ./raftnode/decider -run TestOperationsAgainstTheRules -timeout 2h -rapid.checks=8400
 func TestOperationsAgainstTheRules(t *testing.T) {
+	judged := map[string]int{}
 	rapid.Check(t, func(rt *rapid.T) {
 		// Each is the seed of one; 0 is none, so that runs shrink by leaving them out.
 		list := rapid.SliceOfN(rapid.Uint64(), perRun, perRun).Draw(rt, "operations")
 		var wrong string
-		synctest.Test(t, func(t *testing.T) { wrong = playAgainstTheRules(t, list) })
+		synctest.Test(t, func(t *testing.T) { wrong = playAgainstTheRules(t, list, judged) })
 		if wrong != "" {
 			rt.Fatal(wrong)
 		}
 	})
+	t.Logf("the rules had to judge %v", judged)
+	for _, name := range rules.Rules {
+		if judged[name] == 0 && !testing.Short() && flag.Lookup("rapid.checks").Value.(flag.Getter).Get().(int) >= 100 {
+			t.Errorf("not once: %s", name)
+		}
+	}
 }
 
 // complaints takes down what the harness has to say, so that the run can be shrunk.
@@ -53,11 +61,11 @@ func (c *complaints) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-func playAgainstTheRules(t *testing.T, list []uint64) string {
+func playAgainstTheRules(t *testing.T, list []uint64, judged map[string]int) string {
 	c := &complaints{TB: t}
 	h := newHarness(c, func(cfg *Config) { cfg.Logger = nil })
 	h.leases.auto = 20 * time.Millisecond
-	var book rules.Book
+	book := rules.Book{Judged: judged}
 	var raws [][]byte
 	h.log.applied = func(b *logv1.Batch, ch fsm.Changes, s *fsm.State) {
 		for _, wrong := range book.Take(s, b) {
@@ -134,7 +142,11 @@ func operate(h *harness, rng *rand.Rand) string {
 	case 0, 1, 2, 3, 4, 5:
 		var list []*adminv1.Resource
 		for i := rng.IntN(8); i < 8 && len(list) < 3; i += 1 + rng.IntN(4) {
-			list = append(list, &adminv1.Resource{Kind: &adminv1.Resource_Service{Service: rules.Service(rng, i)}})
+			svc := rules.Service(rng, i)
+			if len(list) > 0 && rng.IntN(2) == 0 {
+				svc = rules.Twin(list[0].GetService(), i)
+			}
+			list = append(list, &adminv1.Resource{Kind: &adminv1.Resource_Service{Service: svc}})
 		}
 		return do(apply(list...))
 	case 6, 7, 8:

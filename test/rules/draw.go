@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 )
 
@@ -125,6 +127,13 @@ func Service(rng *rand.Rand, i int) *logv1.Service {
 		svc.HealthCheck = &logv1.HealthCheck{Tcp: &logv1.TcpCheck{Port: 80}, IntervalNanos: int64(time.Second), TimeoutNanos: int64(time.Second), Rise: 1, Fall: 1}
 	}
 	return svc
+}
+
+// Twin is the i-th service, asking for the same as another but for certain addresses.
+func Twin(svc *logv1.Service, i int) *logv1.Service {
+	twin := proto.CloneOf(svc)
+	twin.Name, twin.Addresses, twin.SharingKey = fmt.Sprintf("s%d", i), nil, ""
+	return twin
 }
 
 // ports are one or two of so few that services which may share an address often cannot.
