@@ -88,6 +88,38 @@ var mutants = []mutant{
 		Name: "alloc-hands-out-reserved", Breaks: "a reserved address that falls free joins the queue of those for anybody",
 		edits: []edit{{"fsm/index_pool.go", "!f.skips(free.Addr) && !x.isReserved(free.Addr) && ", "!f.skips(free.Addr) && "}},
 	},
+	{
+		Name: "alloc-shares-ports", Breaks: "services share an address although both have the same port",
+		edits: []edit{{"allocator/address.go", "if protocol(p) == protocol(q) && p.GetPort() == q.GetPort() {", "if protocol(p) == protocol(q) && p.GetPort() == q.GetPort() && false {"}},
+	},
+	{
+		Name: "alloc-shares-backends", Breaks: "services share an address whatever their externalTrafficPolicy and selector",
+		edits: []edit{
+			{"allocator/address.go", "if local(a) != local(b) {", "if local(a) != local(b) && false {"},
+			{"allocator/address.go", "if local(a) && !maps.Equal(", "if false && !maps.Equal("},
+		},
+	},
+	{
+		Name: "alloc-youngest-first", Breaks: "what falls free is offered first to the service that has waited least",
+		edits: []edit{{"raftnode/decider/allocate.go", "cmp.Or(cmp.Compare(a.age, b.age), a.key.Compare(b.key))", "cmp.Or(cmp.Compare(b.age, a.age), a.key.Compare(b.key))"}},
+	},
+	{
+		Name: "alloc-one-class", Breaks: "pools with a serviceAllocation for the service do not come before those for all, where the latter have more",
+		edits: []edit{{"allocator/choose.go", "return [2][]string{pools[:at], pools[at:]}", "return [2][]string{pools[:at][:0], pools}"}},
+	},
+	{
+		Name: "alloc-first-pool", Breaks: "a service with addressCount gets what the first pool has, although another has all",
+		edits: []edit{{"allocator/several.go", "\t\tif c.count == 1 {\n\t\t\treturn true // no", "\t\tif true {\n\t\t\treturn true // no"}},
+	},
+	{
+		Name: "alloc-keeps-family", Breaks: "a service that no longer wants two families keeps both",
+		edits: []edit{{"allocator/address.go", "case !c.second && len(c.has[f.other()]) > 0:", "case !c.second && len(c.has[f.other()]) > 0 && false:"},
+			{"allocator/address.go", "case !c.second && !c.either && f != c.first:", "case !c.second && !c.either && f != c.first && len(c.has[f.other()]) == 0:"}},
+	},
+	{
+		Name: "alloc-pair-of-two", Breaks: "the two families of a service come from two pools",
+		edits: []edit{{"allocator/choose.go", "other, ok := c.again(f, choice.Pool)", "other, ok := c.again(f, \"\")"}},
+	},
 
 	// decider
 	{
