@@ -143,12 +143,13 @@ func (b *Book) inState(s *fsm.State) (wrongs []string) {
 		if why := tooMany(s, svc); why != "" {
 			wrong("%v %s", key, why)
 		}
+		w := wishOf(svc.Spec)
 		for _, a := range svc.Addresses {
-			if !wishOf(svc.Spec).family(a) {
+			if !w.family(a) {
 				wrong("%v has %v, of a family that it does not want", key, svc.Addresses)
 			}
 		}
-		if w := wishOf(svc.Spec); !w.two && slices.ContainsFunc(svc.Addresses, func(a netip.Addr) bool { return a.Is4() != svc.Addresses[0].Is4() }) {
+		if !w.two && slices.ContainsFunc(svc.Addresses, func(a netip.Addr) bool { return a.Is4() != svc.Addresses[0].Is4() }) {
 			wrong("%v has %v, and wants one family", key, svc.Addresses)
 		}
 	}
