@@ -174,27 +174,17 @@ func (s *State) WaitedFor() iter.Seq[Wait] {
 }
 
 // WaitingFor iterates over the services that wait for this in a pool, the
-// longest declared first.
-func (s *State) WaitingFor(w Wait) iter.Seq[*Service] {
+// longest declared first; with after, those declared later than that.
+func (s *State) WaitingFor(w Wait, after *Service) iter.Seq[*Service] {
 	return func(yield func(*Service) bool) {
-		s.idx.waitPool.Ascend(poolWait{Wait: w}, func(k poolWait) bool {
-			return k.Wait == w && yield(s.Services[k.age.key])
+		from := poolWait{Wait: w}
+		if after != nil {
+			from.age = ageKey{after.CreatedAt, after.Key}
+		}
+		s.idx.waitPool.Ascend(from, func(k poolWait) bool {
+			return k.Wait == w && (after != nil && k.age == from.age || yield(s.Services[k.age.key]))
 		})
 	}
-}
-
-// FreeAtMost is how many addresses may be free there, at least one: an upper
-// bound that costs nothing.
-func (s *State) FreeAtMost(w Wait) uint64 {
-	p := s.handingOut(w.Pool)
-	if p == nil {
-		return 1
-	}
-	f := p.byFamily(!w.V6)
-	if !f.next.IsValid() {
-		return max(uint64(f.queue.Len()), 1)
-	}
-	return max(f.size-min(uint64(f.used), f.size), 1)
 }
 
 // WaitingForAddress iterates over the services that ask for an address in vain.

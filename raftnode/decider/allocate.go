@@ -1,7 +1,6 @@
 package decider
 
 import (
-	"cmp"
 	"errors"
 	"net/netip"
 	"slices"
@@ -153,112 +152,6 @@ func (r *reign) try(t *tx, key fsm.ServiceKey, f func()) (spoilt error) {
 // allocateBytes is how many times the usual size a batch may grow to before the
 // other services have to wait for the next one.
 const allocateBytes = 4
-
-// allocateWaiting tries those of the waiting services that something has changed
-// for, the longest waiting first. What was freed goes to as many as it is enough
-// for; who is tried in vain waits for something else from then on, so the next one
-// has its turn. Who does not wait for a free address of a pool, but for one of its own,
-// or to have one replaced, is asked first, as things are when its turn comes.
-func (r *reign) allocateWaiting(t *tx) error {
-	h := r.work.hope
-	r.work.hope = hope{}
-	tried := map[fsm.ServiceKey]struct{}{}
-	for {
-		candidates := r.candidates(t.s, t.now, &h, tried)
-		if len(candidates) == 0 {
-			return nil
-		}
-		r.d.stats.Asked.Add(uint64(len(candidates)))
-		h = hope{anyPool: h.anyPool || h.all, pools: h.pools} // the rest has been looked up
-		for _, c := range candidates {
-			if t.size >= r.allocateLimit() {
-				r.work.hope.all = true // the others come with the next batch
-				return nil
-			}
-			if len(c.waits) > 0 && !slices.ContainsFunc(c.waits, func(w fsm.Wait) bool { return allocator.HasFree(t.s, w, t.now) }) {
-				continue // others have taken it
-			}
-			tried[c.key] = struct{}{}
-			err := r.try(t, c.key, func() {
-				svc := t.s.Services[c.key]
-				f := t.choose(svc)
-				f.keepStray(svc)
-				if f.news(svc) || len(c.waits) > 0 {
-					r.d.stats.Retries.Add(1)
-					t.give(svc, f)
-				}
-			})
-			if err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// candidate is a waiting service that may be helped. With waits it needs that something
-// is free for one of them.
-type candidate struct {
-	key   fsm.ServiceKey
-	age   uint64
-	waits []fsm.Wait
-}
-
-// candidates are those of them that are not tried yet.
-func (r *reign) candidates(s *fsm.State, now int64, h *hope, tried map[fsm.ServiceKey]struct{}) []candidate {
-	found := map[fsm.ServiceKey]int{}
-	var list []candidate
-	add := func(svc *fsm.Service, wait fsm.Wait) (added bool) {
-		_, done := tried[svc.Key]
-		_, faulty := r.work.faulty[svc.Key]
-		if done || faulty {
-			return false
-		}
-		at, twice := found[svc.Key]
-		switch {
-		case !twice:
-			found[svc.Key] = len(list)
-			c := candidate{key: svc.Key, age: svc.CreatedAt}
-			if wait.Pool != "" {
-				c.waits = []fsm.Wait{wait}
-			}
-			list = append(list, c)
-		case wait.Pool == "":
-			list[at].waits = nil // there is more hope than that
-		case list[at].waits != nil:
-			list[at].waits = append(list[at].waits, wait)
-		}
-		return true
-	}
-	h.services(s, func(svc *fsm.Service) { add(svc, fsm.Wait{}) })
-	for wait := range s.WaitedFor() {
-		if !h.concerns(wait) {
-			continue
-		}
-		if wait.Namespace != "" && allocator.QuotaAllows(s, wait) {
-			for svc := range s.WaitingFor(wait) {
-				if forItself(s, svc) {
-					add(svc, fsm.Wait{}) // others do not wait for what it may have
-				}
-			}
-		}
-		if !allocator.HasFree(s, wait, now) {
-			continue
-		}
-		n := s.FreeAtMost(wait)
-		for svc := range s.WaitingFor(wait) {
-			if n == 0 {
-				break
-			}
-			if add(svc, wait) {
-				n--
-			}
-		}
-	}
-	slices.SortFunc(list, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.age, b.age), a.key.Compare(b.key))
-	})
-	return list
-}
 
 // fit gives a service what the allocator says it should have, and takes what it
 // must not keep.

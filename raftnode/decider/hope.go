@@ -37,6 +37,23 @@ func (h *hope) any() bool {
 	return h.all || h.anyPool || h.held || len(h.pools)+len(h.defined)+len(h.namespaces)+len(h.keys)+len(h.addresses)+len(h.promised) > 0
 }
 
+// add takes in another's hope.
+func (h *hope) add(o *hope) {
+	h.all, h.anyPool, h.held = h.all || o.all, h.anyPool || o.anyPool, h.held || o.held
+	markAll(&h.pools, o.pools)
+	markAll(&h.defined, o.defined)
+	markAll(&h.namespaces, o.namespaces)
+	markAll(&h.keys, o.keys)
+	markAll(&h.addresses, o.addresses)
+	markAll(&h.promised, o.promised)
+}
+
+func markAll[K comparable](set *map[K]struct{}, more map[K]struct{}) {
+	for k := range more {
+		markIn(set, k)
+	}
+}
+
 func (h *hope) clone() hope {
 	c := *h
 	c.pools, c.defined, c.namespaces = maps.Clone(h.pools), maps.Clone(h.defined), maps.Clone(h.namespaces)

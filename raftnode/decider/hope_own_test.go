@@ -200,9 +200,9 @@ func TestFaultyServiceTakesNoPlace(t *testing.T) {
 		l.Apply(fsmtest.Declared(fsmtest.Service(name, 80)), fsmtest.Refused(fsm.KeyOf("default", name), "full", full))
 	}
 	l.Apply(fsmtest.Released(fsm.KeyOf("default", "a"), netip.MustParseAddr("10.0.0.1"), 0))
-	r := &reign{work: &work{faulty: map[fsm.ServiceKey]struct{}{first: {}}}}
-	list := r.candidates(l.S, l.S.Time, &hope{anyPool: true}, nil)
-	if len(list) != 1 || list[0].key != second {
-		t.Errorf("candidates %+v", list)
+	q := newTurns(&tx{s: l.S, now: l.S.Time}, map[fsm.ServiceKey]struct{}{first: {}})
+	q.hopeful(&hope{anyPool: true})
+	if c, ok := q.next(); !ok || c.key != second {
+		t.Errorf("it is the turn of %+v (%t)", c, ok)
 	}
 }

@@ -260,3 +260,31 @@ func TestTheOneThatChangedLeaves(t *testing.T) {
 		h.checkHead()
 	})
 }
+
+// Given services that wait for several pools, when something falls free in all of them, then
+// who has waited longest has the first choice, also before one that is looked at for a pool
+// of which it waits alone.
+func TestTurnsGoByArrival(t *testing.T) {
+	inBubble(t, func(h *harness) {
+		h.must(&SetRetention{})
+		only := func(priority uint32, namespaces ...string) func(*logv1.Pool) {
+			return func(p *logv1.Pool) {
+				p.ServiceAllocation = &logv1.ServiceAllocation{Priority: priority, Namespaces: namespaces}
+			}
+		}
+		elsewhere := func(s *logv1.Service) { s.Namespace = "other" }
+		h.must(apply(pool("p", "10.0.0.1-10.0.0.1"), poolWith("q", "10.1.0.1-10.1.0.1", only(2, "default", "other")), poolWith("r", "10.2.0.1-10.2.0.1", only(3, "other"))))
+		h.must(apply(service("x", inPool("p")), service("y", inPool("q")), service("z", inPool("r"), elsewhere)))
+		h.must(apply(service("first")))
+		h.must(apply(service("second")))
+		h.must(apply(service("third", elsewhere))) // waits for q and r
+		h.settle()
+		gone := remove(KindService, "x", "y", "z")
+		gone.Names[2].Namespace = "other"
+		h.then(h.when(func() { h.must(gone) }), "AddressReleased 10.0.0.1 x", "ServiceDeleted x", "AddressReleased 10.1.0.1 y", "ServiceDeleted y",
+			"AddressReleased 10.2.0.1 z", "ServiceDeleted z",
+			"AddressAllocated 10.1.0.1 first REUSED", `AllocationRefused first ""`, "AddressAllocated 10.0.0.1 second REUSED", `AllocationRefused second ""`,
+			"AddressAllocated 10.2.0.1 third REUSED", `AllocationRefused third ""`)
+		h.nothingMissed()
+	})
+}

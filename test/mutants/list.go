@@ -101,7 +101,11 @@ var mutants = []mutant{
 	},
 	{
 		Name: "alloc-youngest-first", Breaks: "what falls free is offered first to the service that has waited least",
-		edits: []edit{{"raftnode/decider/allocate.go", "cmp.Or(cmp.Compare(a.age, b.age), a.key.Compare(b.key))", "cmp.Or(cmp.Compare(b.age, a.age), a.key.Compare(b.key))"}},
+		edits: []edit{{"raftnode/decider/turns.go", "c := fsm.CompareAge(a.svc, b.svc)", "c := fsm.CompareAge(b.svc, a.svc)"}},
+	},
+	{
+		Name: "alloc-one-round", Breaks: "what one of those that wait gives up for something else is not offered to those that have waited longer",
+		edits: []edit{{"raftnode/decider/turns.go", "if len(r.work.hope.pools) > 0 {", "if false {"}},
 	},
 	{
 		Name: "alloc-one-class", Breaks: "pools with a serviceAllocation for the service do not come before those for all, where the latter have more",

@@ -355,8 +355,7 @@ func (p *play) has(g *gift, pool *fsm.Pool) (offer, bool) {
 
 // queue: no address that is given was there for one that has waited longer, before what is
 // given up for it was. But who is declared and asks for addresses is served at once, so that
-// nobody takes them, and so is who has to leave others or a foreign station. Of those that
-// wait only the ones that wait for the very same are compared.
+// nobody takes them, and so is who has to leave others or a foreign station.
 func (p *play) queue(g *gift) string {
 	if p.declared[g.svc.Key] && len(g.wish.named) > 0 || p.lost[g.svc.Key] || g.events > len(g.list) && (p.shared[g.svc.Key] || shares(p.s, g.svc)) {
 		return ""
@@ -365,14 +364,13 @@ func (p *play) queue(g *gift) string {
 	waits := func(svc *fsm.Service) bool { return svc.Pending != "" || len(svc.Refusals) > 0 }
 	for key, svc := range p.s.Services {
 		older := cmp.Or(cmp.Compare(svc.CreatedAt, g.svc.CreatedAt), key.Compare(g.svc.Key)) < 0
-		if key != g.svc.Key && !older && waits(svc) && waits(g.svc) && p.alike(svc, g.svc) {
-			p.judged["before younger ones that wait for the same"]++ // as it should be
+		if key != g.svc.Key && !older && waits(svc) && waits(g.svc) && slices.ContainsFunc(g.list, func(e *logv1.AddressAllocated) bool {
+			return couldTake(p.s, svc, p.s.Pools[e.GetPool()], toAddr(e.GetAddress()))
+		}) {
+			p.judged["before younger ones that wait for it"]++ // as it should be
 		}
 		if !waits(svc) || !older || p.declared[key] || p.lost[key] {
 			continue
-		}
-		if waits(g.svc) && (p.swapped || !p.alike(svc, g.svc) || p.hasOwn(g.svc)) {
-			continue // they do not wait for the same
 		}
 		for _, e := range g.list {
 			a := toAddr(e.GetAddress())
@@ -390,18 +388,6 @@ func shares(s *fsm.State, svc *fsm.Service) bool {
 	return slices.ContainsFunc(svc.Addresses, func(a netip.Addr) bool { return len(s.Addresses[a].Services) > 1 })
 }
 
-// alike tells whether two services wait for the very same.
-func (p *play) alike(a, b *fsm.Service) bool {
-	for _, pool := range p.s.Pools {
-		_, bound := pool.Quota(a.Key.Namespace)
-		if mayTake(p.s, pool, a.Spec) != mayTake(p.s, pool, b.Spec) || bound && a.Key.Namespace != b.Key.Namespace {
-			return false
-		}
-	}
-	return slices.Equal(a.Refusals, b.Refusals) && a.Spec.GetPool() == b.Spec.GetPool() && a.Spec.GetIpFamilyPolicy() == b.Spec.GetIpFamilyPolicy() &&
-		slices.Equal(a.Spec.GetIpFamilies(), b.Spec.GetIpFamilies()) && wishOf(a.Spec).count == wishOf(b.Spec).count
-}
-
 // apart counts what keeps a service from an address of its sharing key.
 func (p *play) apart(g *gift) string {
 	for _, other := range p.s.Services {
@@ -412,19 +398,4 @@ func (p *play) apart(g *gift) string {
 		}
 	}
 	return ""
-}
-
-// hasOwn tells whether there is something that a service may have and most others may not.
-func (p *play) hasOwn(svc *fsm.Service) bool {
-	for _, f := range p.s.Free {
-		if f.Key == svc.Key && f.KeptUntil > p.s.Time {
-			return true
-		}
-	}
-	for _, r := range p.s.Reservations {
-		if r.Key() == svc.Key {
-			return true
-		}
-	}
-	return svc.Spec.GetSharingKey() != "" || len(svc.Spec.GetAddresses()) > 0 || len(svc.Addresses) > 0
 }

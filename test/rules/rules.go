@@ -23,7 +23,7 @@ type Book struct {
 var Rules = []string{
 	"given", "joins others", "services on one address", "kept apart: " + samePort, "kept apart: " + otherPolicy, "kept apart: " + otherBackends,
 	"any family", "one pool for all", "a pool for it before one for all", "a pool with both families before one with one",
-	"a pool with more before one with fewer", "pools by priority", "pools by name", "addresses of a pool", "before older ones that wait", "before younger ones that wait for the same",
+	"a pool with more before one with fewer", "pools by priority", "pools by name", "addresses of a pool", "before older ones that wait", "before younger ones that wait for it",
 }
 
 // Take finds what no state may have, and what the batch that s is the result of may not
@@ -54,8 +54,6 @@ type play struct {
 	// declared are the services that were declared so far, lost those that gave up an address.
 	// shared are those that had one together with others.
 	declared, lost, shared map[fsm.ServiceKey]bool
-	// swapped: somebody gave up an address for another.
-	swapped bool
 }
 
 func (p *play) wrong(format string, args ...any) {
@@ -71,7 +69,6 @@ func (p *play) batch(batch *logv1.Batch) error {
 		if g := exchangeOf(p.s, batch.GetEvents()[i:]); g != nil && i >= judged && !restores {
 			p.judge(g, p.queue)
 			judged = i + g.events
-			p.swapped = p.swapped || g.events > len(g.list)
 		}
 		switch f := ev.GetFact().(type) {
 		case *logv1.Event_RestoreBegun:
