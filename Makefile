@@ -70,6 +70,10 @@ chaos: ## five nodes under a random mix of faults (SEED=, TIME=10m; a report in 
 sim: ## simulate random schedules for TIME (60s), or play the one of SEED again
 	$(GO) test ./test/sim -count=1 -timeout 0 -run '^TestSim$$' -v -args -sim.seed=$(or $(SEED),0) -sim.time=$(or $(TIME),60s)
 
+.PHONY: operations
+operations: ## hold a million random operations against the rules of allocation, ten minutes (CHECKS=8400 runs of 120)
+	$(GO) test ./raftnode/decider -count=1 -timeout 0 -run '^TestOperationsAgainstTheRules$$' -v -rapid.checks=$(or $(CHECKS),8400)
+
 .PHONY: model
 model: ## check the protocol with spin, and that each of its rules is needed
 	@./test/prepare model
