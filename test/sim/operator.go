@@ -183,6 +183,10 @@ func (o *operator) order(rng *rand.Rand) (name string, do func(ctx context.Conte
 		if rng.IntN(2) == 0 {
 			cmd.Ready, cmd.Terminating = nil, cmd.Ready
 		}
+		if at == 0 {
+			cmd.Ready, cmd.Terminating = nil, nil
+			return send("no endpoints", cmd)
+		}
 		return send("endpoints on "+node, cmd)
 	case 20:
 		return "announcing fails", func(ctx context.Context) { o.failToAnnounce(ctx, at, addr) }

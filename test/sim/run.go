@@ -11,6 +11,7 @@ import (
 	"github.com/quorumlb/quorumlb/allocator"
 	"github.com/quorumlb/quorumlb/fsm"
 	"github.com/quorumlb/quorumlb/internal/leasetime"
+	logv1 "github.com/quorumlb/quorumlb/proto/quorumlb/log/v1"
 	"github.com/quorumlb/quorumlb/test/rules"
 )
 
@@ -195,11 +196,25 @@ func (w *World) unanswered(s *fsm.State) string {
 		if claimed[a] {
 			continue
 		}
-		if node, ok := chooser.ChooseOwner(a, allocator.Options{}); ok {
-			return fmt.Sprintf("nobody answers for %v, which %q owns in the log and %q may own", a, rec.Owner, node)
+		for node := range s.Nodes {
+			why := chooser.Eligible(a, node, s.Time)
+			if why == allocator.OK || badly(rec, node, why) {
+				return fmt.Sprintf("nobody answers for %v, which %q owns in the log and %q may own (%v)", a, rec.Owner, node, why)
+			}
 		}
 	}
 	return ""
+}
+
+// badly tells whether a node against which there is a reason is to own an address all the
+// same, when none is better: it cannot serve, and somebody has owned it before.
+func badly(rec *fsm.Address, node string, why allocator.Reason) bool {
+	switch why {
+	case allocator.NoEndpoint, allocator.OnlyTerminating, allocator.Unhealthy:
+		_, failed := rec.Failures[node]
+		return !failed && rec.OwnerWhy != logv1.OwnerReason_OWNER_REASON_UNSPECIFIED
+	}
+	return false
 }
 
 // settled is a time, in nanoseconds since 1970 UTC, that has been past for two seconds on
