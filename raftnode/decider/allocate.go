@@ -57,18 +57,28 @@ func (r *reign) fitAll(t *tx, keys []fsm.ServiceKey, command bool) (err error) {
 	return t.err
 }
 
-// partSharing parts the services that have an address together with others from
-// those that have not.
+// partSharing parts the services that have an address together with others, and may have
+// to leave it, from those that have not. Who only wants more has no right to be first.
 func (t *tx) partSharing(keys []fsm.ServiceKey) (shared, others []fsm.ServiceKey) {
 	for _, key := range keys {
 		svc := t.s.Services[key]
-		if svc != nil && slices.ContainsFunc(svc.Addresses, func(a netip.Addr) bool { return len(t.s.Addresses[a].Services) > 1 }) {
+		if svc != nil && slices.ContainsFunc(svc.Addresses, func(a netip.Addr) bool { return len(t.s.Addresses[a].Services) > 1 }) && t.leaves(svc) {
 			shared = append(shared, key)
 		} else {
 			others = append(others, key)
 		}
 	}
 	return shared, others
+}
+
+// leaves tells whether a service is to give up an address as things are. What goes wrong
+// here goes wrong again when it is served.
+func (t *tx) leaves(svc *fsm.Service) (yes bool) {
+	_ = guard(func() error {
+		yes = len(t.choose(svc).plan.Releases) > 0
+		return nil
+	})
+	return yes
 }
 
 // queueUnserved queues, for a new head, the services that the leader before had
