@@ -92,6 +92,10 @@ func TestRulesOfAllocation(t *testing.T) {
 			apply(service("a", inPool("q")), service("new", inPool("p"))), []string{"ServiceDeclared a", "ServiceDeclared new",
 				"AddressReleased 10.0.0.1 a", "AddressAllocated 10.1.0.1 a FRESH", "AddressAllocated 10.0.0.1 w REUSED", `AllocationRefused w ""`,
 				`AllocationRefused new "no IPv4 address: pool p: full"`}},
+		"who shares an address and wants a further one has its turn after those that wait": {
+			given{pool("p", "10.0.0.1-10.0.0.1"), service("a", shares(80)), service("b", shares(25)), service("w", inPool("p"))},
+			apply(pool("p", "10.0.0.1-10.0.0.2"), service("a", shares(80), count(2))), []string{"PoolDefined p", "ServiceDeclared a",
+				"AddressAllocated 10.0.0.2 w FRESH", `AllocationRefused w ""`, `AllocationRefused a "has 1 of 2 IPv4 addresses: pool p: full"`}},
 		"a further address shows the pool in which there is one for that which leaves": {
 			given{pool("q", "10.1.0.1-10.1.0.1", "2001:db8::1-2001:db8::1"), service("w", requiresBoth), pool("q", "2001:db8::1-2001:db8::1"),
 				pool("p", "10.0.0.1-10.0.0.9", "10.1.0.1-10.1.0.1"), poolWith("p", "10.0.0.1-10.0.0.9", func(p *logv1.Pool) { p.Reallocate = true })},
