@@ -47,8 +47,8 @@ func (c *Chooser) Ranking(addr netip.Addr, opt Options) []Ranked {
 			all = append(all, placed{n, i})
 		}
 	}
-	if bad := func(n placed) bool { return n.unserved > 0 }; slices.ContainsFunc(all, func(n placed) bool { return !bad(n) }) {
-		all = slices.DeleteFunc(all, bad)
+	if slices.ContainsFunc(all, func(n placed) bool { return n.unserved == 0 }) {
+		all = slices.DeleteFunc(all, func(n placed) bool { return n.unserved > 0 })
 	}
 	slices.SortFunc(all, func(a, b placed) int {
 		if a.better(&b.candidate, addr) {

@@ -214,7 +214,8 @@ func failing(rec *fsm.Address, node string, now int64) bool {
 // ChooseOwner chooses the node that should own an address, of the eligible ones:
 // first by preference, that of its services for one node and then that of the
 // advertisements; then, with Sticky placement, the one that owns fewest; then by
-// rendezvous hash. ok is false when no node is eligible.
+// rendezvous hash. Where no node is, it is one that is eligible but for what it can serve;
+// see Options.Serving. ok is false when there is none either.
 func (c *Chooser) ChooseOwner(addr netip.Addr, opt Options) (node string, ok bool) {
 	q := c.question(addr, opt)
 	if q.rec == nil {
@@ -444,7 +445,7 @@ func Rank(node string, addr netip.Addr) uint64 {
 // ShouldMove tells whether an address should leave its owner, and why; the options are
 // for the successor. It stays while the owner is eligible, but for Ideal placement or a
 // subnet that only others have, and while the owner merely does badly and no other node
-// is eligible. False when nobody owns it.
+// would do better. False when nobody owns it.
 func (c *Chooser) ShouldMove(addr netip.Addr, opt Options) (why logv1.OwnerReason, move bool) {
 	rec := c.s.Addresses[addr]
 	if rec == nil || rec.Owner == "" {
